@@ -1,0 +1,131 @@
+"""
+The client's side of the protocol without input or output: requests out, events in.
+
+Implements docs/protocol.md, sections 3 and 4, "Replies": they come in the
+order of the requests, so a session remembers which request is the oldest
+unanswered one. Shared by every client; imports no Twisted.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from msgspec import Raw
+
+from gloom.errors import JobFailed, ProtocolError, RequestRefused
+from gloom.messages import BrokerMessage, Request, decode_broker_message, encode_request
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """
+    The broker's reply to one request.
+
+    Attributes:
+        request: The request that it answers.
+        error: Why it was refused, or None.
+        message: The whole reply.
+    """
+
+    request: Request
+    error: RequestRefused | None
+    message: BrokerMessage
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """
+    How a job of this master ended.
+
+    Attributes:
+        id: The job's id.
+        body: The answer, as JSON; empty where the job failed.
+        error: Why it failed, or None.
+    """
+
+    id: str | int
+    body: Raw
+    error: JobFailed | None
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """
+    A job for this slave.
+
+    Attributes:
+        id: The job's id.
+        type: The job type, or None for an untyped job.
+        body: What the master sent, as JSON.
+    """
+
+    id: str | int
+    type: str | None
+    body: Raw
+
+
+Event = Reply | Outcome | Assignment
+
+
+class Session:
+    """
+    One connection, as its client sees it.
+
+    Attributes:
+        unanswered: The requests that have no reply yet, oldest first.
+    """
+
+    def __init__(self) -> None:
+        self.unanswered: deque[Request] = deque()
+
+    def ask(self, request: Request) -> bytes:
+        """Return the payload of the frame that carries *request*, and expect its reply."""
+        payload = encode_request(request)
+        self.unanswered.append(request)
+        return payload
+
+    def receive(self, frame: bytes) -> Event | None:
+        """
+        Return what *frame*, a payload from the broker, says.
+
+        Returns:
+            None for a kind of message that this version does not know
+            (unknown kinds are ignored, section 1).
+
+        Raises:
+            ProtocolError: It is not a message, or a reply without a request.
+        """
+        message = decode_broker_message(frame)
+        if message.action is not None:
+            return _assignment(message) if message.action == "job" else None
+        if message.id is not None:
+            return _outcome(message, message.id)
+        return self._reply(message)
+
+    def _reply(self, message: BrokerMessage) -> Reply:
+        if not self.unanswered:
+            raise ProtocolError(f"the broker replied to no request: {message.error or message.ok}")
+        request = self.unanswered.popleft()
+        if message.error is not None:
+            id = getattr(request, "id", None)
+            return Reply(request, RequestRefused(message.error, message.reason, id), message)
+        # The README of 2009 shows "true"; its code sends, and this broker sends, true.
+        if message.ok is not True and message.ok != "true":
+            raise ProtocolError(f"a reply must have ok or error, got neither for {type(request).__name__}")
+        return Reply(request, None, message)
+
+
+def _assignment(message: BrokerMessage) -> Assignment:
+    if message.id is None or not memoryview(message.body):
+        raise ProtocolError("a job must have an id and a body")
+    return Assignment(message.id, message.type, message.body)
+
+
+def _outcome(message: BrokerMessage, id: str | int) -> Outcome:
+    if message.error is not None:
+        failed = JobFailed(message.error, message.reason, id, message.kind, message.traceback, message.attempts)
+        return Outcome(id, message.body, failed)
+    if not memoryview(message.body):
+        raise ProtocolError(f"an outcome must have a body or an error, job {id!r} has neither")
+    return Outcome(id, message.body, None)

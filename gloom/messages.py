@@ -1,0 +1,383 @@
+"""
+The wire's vocabulary, and the one place where bytes become values.
+
+Implements the field tables of docs/protocol.md, sections 3 and 4. Nothing here
+knows a connection, a job's state or a limit; past this room there is no JSON.
+``body`` values stay `msgspec.Raw`, the sender's own bytes: the broker never
+decodes them and never writes them anew.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Annotated, Any, NoReturn
+
+import msgspec
+from msgspec import Meta, Raw, Struct
+
+from gloom.errors import (
+    GloomError,
+    InvalidAction,
+    InvalidJSON,
+    InvalidState,
+    InvalidType,
+    MissingField,
+    ProtocolError,
+    UnknownAction,
+)
+
+PROTOCOL_VERSION = 1
+
+ShortText = Annotated[str, Meta(min_length=1, max_length=255)]
+JobId = ShortText | int
+JobType = ShortText
+Priority = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+Seconds = Annotated[float, Meta(ge=0, le=1e9)]
+
+
+class Request(Struct, tag_field="action", omit_defaults=True):
+    """What a peer asks of the broker; the class's tag is the verb on the wire."""
+
+
+class Hello(Request, tag="hello"):
+    """Begin the extended level (section 4)."""
+
+    version: int
+    name: ShortText | None = None
+    heartbeat: Seconds = 0.0
+
+
+class Ping(Request, tag="ping"):
+    """Show life, and ask for it."""
+
+
+class Submit(Request, tag="submit"):
+    """Queue a job, base level (section 3)."""
+
+    id: JobId
+    body: Raw
+    type: JobType | None = None
+    priority: Priority = 0
+
+
+class ExtendedSubmit(Submit, tag="submit"):
+    """Queue a job, extended level (section 4)."""
+
+    attach: bool = False
+
+
+class Join(Request, tag="join"):
+    """Take jobs of one type; null takes only untyped jobs."""
+
+    type: JobType | None
+
+
+class Respond(Request, tag="respond"):
+    """Answer the job in hand, base level."""
+
+    body: Raw
+
+
+class ExtendedRespond(Respond, tag="respond"):
+    """Answer the job in hand and name it, extended level."""
+
+    id: JobId | None = None
+
+
+class Fail(Request, tag="fail"):
+    """Say that the job in hand failed."""
+
+    reason: str
+    kind: ShortText | None = None
+    traceback: str | None = None
+    retry: bool = False
+    id: JobId | None = None
+
+
+class Leave(Request, tag="leave"):
+    """Take no more jobs; those in hand are still answered."""
+
+
+class BrokerMessage(Struct):
+    """
+    Anything that a broker sends, as a client reads it.
+
+    An absent ``body`` is an empty `Raw`; unknown keys are ignored.
+    """
+
+    action: str | None = None
+    id: JobId | None = None
+    type: JobType | None = None
+    body: Raw = Raw()
+    ok: bool | str | None = None
+    error: str | None = None
+    reason: str = ""
+    kind: str | None = None
+    traceback: str | None = None
+    attempts: list[dict[str, Any]] = []
+    version: int | None = None
+    server: str | None = None
+    max_frame: int | None = None
+    heartbeat: float = 0.0
+    features: list[str] = []
+
+
+#: What each field may hold, in the words of an error's reason.
+FIELD_RULES = {
+    "id": "a string of 1 to 255 characters or an integer",
+    "type": "a string of 1 to 255 characters or null",
+    "priority": "an integer of signed 64 bits",
+    "body": "any JSON value",
+    "version": "an integer",
+    "name": "a string of 1 to 255 characters or null",
+    "heartbeat": "a number of seconds, 0 or more",
+    "attach": "true or false",
+    "reason": "a string",
+    "kind": "a string of 1 to 255 characters or null",
+    "traceback": "a string or null",
+    "retry": "true or false",
+}
+
+MASTER, SLAVE = "master", "slave"
+
+#: The verbs of each port by level; extended verbs need a ``hello`` before them.
+BASE_REQUESTS: dict[str, tuple[type[Request], ...]] = {
+    MASTER: (Hello, Submit),
+    SLAVE: (Hello, Join, Respond),
+}
+EXTENDED_REQUESTS: dict[str, tuple[type[Request], ...]] = {
+    MASTER: (Hello, Ping, ExtendedSubmit),
+    SLAVE: (Hello, Ping, Join, ExtendedRespond, Fail, Leave),
+}
+
+
+def verb_of(request: type[Request]) -> str:
+    """Return the verb that names *request* on the wire."""
+    return str(request.__struct_config__.tag)
+
+
+class Vocabulary:
+    """
+    What one port understands at one level: frames in, requests out.
+
+    Args:
+        role: ``"master"`` or ``"slave"``.
+        extended: Whether the peer has said ``hello``.
+    """
+
+    def __init__(self, role: str, *, extended: bool) -> None:
+        self.role = role
+        requests = (EXTENDED_REQUESTS if extended else BASE_REQUESTS)[role]
+        self.requests = {verb_of(request): request for request in requests}
+        union: Any = requests[0]
+        for request in requests[1:]:
+            union |= request
+        self._decode = msgspec.json.Decoder(union).decode
+
+    def decode(self, frame: bytes) -> Request:
+        """
+        Turn one frame's payload into a request.
+
+        Raises:
+            ProtocolError: The frame breaks section 2 or 3; the reason names
+                the field, what it may hold and what it held.
+        """
+        try:
+            # msgspec checks UTF-8 only in values that it builds: a body that
+            # is not UTF-8 would go through to a slave and break it there.
+            if not frame.isascii():
+                frame.decode()
+            return self._decode(frame)  # type: ignore[no-any-return]
+        except (ValueError, RecursionError) as error:
+            # Off the hot path: a second, slower reading finds the words.
+            self._explain(frame, error)
+
+    def _explain(self, frame: bytes, error: Exception) -> NoReturn:
+        fields = _read_fields(frame)
+        request = self._request_named(fields)
+        for field in msgspec.structs.fields(request):
+            _check_field(verb_of(request), field, fields)
+        raise InvalidType(f"action {verb_of(request)}: {error}")
+
+    def _request_named(self, fields: dict[str, Raw]) -> type[Request]:
+        if "action" not in fields:
+            raise MissingField(f"action is required: one of {self._verbs()}")
+        try:
+            verb = msgspec.json.decode(fields["action"], type=str)
+        except ValueError:
+            raise InvalidType(f"action must be a string, got {quote(fields['action'])}") from None
+        if verb in self.requests:
+            return self.requests[verb]
+        raise self._refusal_of(verb)
+
+    def _refusal_of(self, verb: str) -> ProtocolError:
+        other = SLAVE if self.role == MASTER else MASTER
+        if verb in map(verb_of, EXTENDED_REQUESTS[self.role]):
+            return InvalidState(f"{verb} needs a hello before it on this connection")
+        if verb in map(verb_of, EXTENDED_REQUESTS[other]):
+            return InvalidAction(f"{verb} is for the {other} port; this is the {self.role} port")
+        shown = quote(verb.encode(errors="replace"))
+        return UnknownAction(f"action {shown} is unknown; this port has {self._verbs()}")
+
+    def _verbs(self) -> str:
+        return ", ".join(sorted(self.requests))
+
+
+def _read_fields(frame: bytes) -> dict[str, Raw]:
+    try:
+        frame.decode()
+        if not frame.strip():
+            raise InvalidJSON("the frame is empty; expected a JSON object")
+        return msgspec.json.decode(frame, type=dict[str, Raw])
+    except UnicodeDecodeError as error:
+        raise InvalidJSON(f"the frame is not UTF-8: {error.reason} at byte {error.start}") from None
+    except msgspec.ValidationError:
+        raise InvalidJSON(f"the frame must hold a JSON object, got {quote(frame)}") from None
+    except ValueError as error:
+        raise InvalidJSON(f"{error}: {quote(frame)}") from None
+    except RecursionError:
+        raise InvalidJSON("the JSON is nested too deeply, about 1000 levels are allowed") from None
+
+
+def _check_field(verb: str, field: msgspec.structs.FieldInfo, fields: dict[str, Raw]) -> None:
+    rule = FIELD_RULES[field.encode_name]
+    if field.encode_name not in fields:
+        if field.required:
+            raise MissingField(f"{field.encode_name} is required by {verb}: {rule}")
+        return
+    raw = fields[field.encode_name]
+    if field.type is Raw:
+        return
+    try:
+        msgspec.json.decode(raw, type=field.type)
+    except ValueError:
+        raise InvalidType(f"{field.encode_name} must be {rule}, got {quote(raw)}") from None
+
+
+def quote(raw: bytes | Raw, length: int = 100) -> str:
+    """Return *raw* as text for an error's reason, cut at *length* characters."""
+    head = bytes(memoryview(raw)[: 4 * length]).decode(errors="replace")
+    return head if len(head) <= length and len(memoryview(raw)) <= 4 * length else head[:length] + "..."
+
+
+OK = b'{"ok":true}'
+
+_encode = msgspec.json.Encoder().encode
+_decode_broker_message = msgspec.json.Decoder(BrokerMessage).decode
+
+
+def encode_request(request: Request) -> bytes:
+    """Return the payload that carries *request*."""
+    return _encode(request)
+
+
+def encode_job(id: str | int, type: str | None, body: bytes | Raw) -> bytes:
+    """Return the message that hands a job to a slave (section 3)."""
+    return b"".join((b'{"action":"job","id":', _encode(id), b',"type":', _encode(type), b',"body":', body, b"}"))
+
+
+def encode_answer(id: str | int, body: bytes | Raw) -> bytes:
+    """Return the outcome of a job that was answered; *body* is not touched."""
+    return b"".join((b'{"id":', _encode(id), b',"body":', body, b"}"))
+
+
+def encode_failure(id: str | int, error: str, reason: str) -> bytes:
+    """Return the outcome of a job that failed, as a base master reads it."""
+    return _encode({"id": id, "error": error, "reason": reason})
+
+
+def encode_extended_failure(
+    id: str | int,
+    error: str,
+    reason: str,
+    kind: str | None,
+    traceback: str | None,
+    attempts: Sequence[dict[str, Any]],
+) -> bytes:
+    """Return the outcome of a job that failed, with all that section 4 adds."""
+    message = {"id": id, "error": error, "reason": reason, "attempts": attempts}
+    if kind is not None:
+        message["kind"] = kind
+    if traceback is not None:
+        message["traceback"] = traceback
+    return _encode(message)
+
+
+def encode_error(error: ProtocolError) -> bytes:
+    """Return the reply to a request that was refused."""
+    return _encode({"error": error.code, "reason": error.reason})
+
+
+def encode_welcome(server: str, max_frame_bytes: int, heartbeat: float, features: Sequence[str]) -> bytes:
+    """Return the reply to ``hello``."""
+    return _encode(
+        {
+            "ok": True,
+            "version": PROTOCOL_VERSION,
+            "server": server,
+            "max_frame": max_frame_bytes,
+            "heartbeat": heartbeat,
+            "features": features,
+        }
+    )
+
+
+def decode_broker_message(frame: bytes) -> BrokerMessage:
+    """
+    Read what a broker sent.
+
+    Raises:
+        ProtocolError: It is not a message of the protocol.
+    """
+    try:
+        return _decode_broker_message(frame)
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError(f"the broker sent what is not a message: {error}: {quote(frame)}") from None
+
+
+class BodyError(GloomError, ValueError):
+    """A Python value cannot be a body, or a body is more than Python reads."""
+
+
+def encode_body(value: Any) -> Raw:
+    """
+    Return *value* as JSON.
+
+    Raises:
+        BodyError: JSON cannot carry it: an object of another kind, NaN or an
+            infinity, a lone surrogate, nesting without an end.
+    """
+    try:
+        data = _encode(value)
+        if b"null" in data:
+            # msgspec writes NaN and the infinities as null, which would lose them silently.
+            _refuse_nan(value)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BodyError(f"not JSON: {error}") from None
+    return Raw(data)
+
+
+def _refuse_nan(value: Any) -> None:
+    json.dumps(value, allow_nan=False, skipkeys=True, default=lambda _: None)
+
+
+def decode_body(body: bytes | Raw) -> Any:
+    """
+    Return the Python value of a body.
+
+    Raises:
+        BodyError: It is nested too deeply for Python's JSON readers.
+    """
+    try:
+        return msgspec.json.decode(body)
+    except (ValueError, RecursionError):
+        return _decode_leniently(body)
+
+
+def _decode_leniently(body: bytes | Raw) -> Any:
+    # Valid JSON that msgspec declines: floats beyond the double's range.
+    try:
+        return json.loads(bytes(body))
+    except (ValueError, RecursionError) as error:
+        raise BodyError(f"cannot read the body: {error}") from None

@@ -1,0 +1,188 @@
+"""
+twistd's door: a command line becomes settings, endpoints and a service.
+
+The only room, with `gloom.cli`, that may import the global reactor.
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NoReturn
+
+import twisted
+from twisted.application.service import IService, MultiService
+from twisted.internet.abstract import isIPAddress, isIPv6Address
+from twisted.internet.endpoints import quoteStringArgument, serverFromString
+from twisted.internet.interfaces import IStreamServerEndpoint
+from twisted.python import usage
+
+import gloom
+from gloom.broker import MemoryBroker
+from gloom.errors import SettingsError, StartupError
+from gloom.service import BrokerService
+from gloom.settings import MASTER_PORT, SLAVE_PORT, Settings
+from gloom.systemd import SystemdService
+
+LOOPBACK = "127.0.0.1"
+# Twisted's 50 refuses connections when a farm of slaves comes back at once.
+BACKLOG = 1024
+
+
+class Options(usage.Options):
+    """The options of ``twistd gloom``, as strings; `postOptions` checks them all."""
+
+    synopsis = "[options]"
+    longdesc = (
+        "Runs the gloom broker: masters submit jobs on one port, slaves take them on the other. "
+        "PORT is a port number, or a Twisted endpoint description such as "
+        "tcp6:9998, unix:/run/gloom/masters.sock:mode=660 or systemd:domain=INET:name=gloom-master. "
+        "A port number listens on loopback only, unless --interface says otherwise; 0 takes a free port. "
+        "twistd stays in the foreground with: twistd --nodaemon --pidfile= gloom"
+    )
+    optParameters = [
+        [
+            "interface",
+            "i",
+            None,
+            f"IP address on which port numbers listen, 0.0.0.0 or :: for all [default: {LOOPBACK}]",
+        ],
+        ["max-frame-bytes", None, Settings.max_frame_bytes, "largest message that is accepted, 1024 to 2147483648"],
+        ["retries", None, Settings.retries, "how often a job whose slave disappeared is tried again, 0 to 100"],
+    ]
+    optFlags = [
+        ["require-type", None, "refuse jobs without a type; without this any slave may take them"],
+    ]
+
+    def __init__(self, reactor: Any = None) -> None:
+        super().__init__()
+        self._reactor = reactor
+        self["master-port"] = []
+        self["slave-port"] = []
+
+    def opt_master_port(self, port: str) -> None:
+        self["master-port"].append(port)
+
+    def opt_slave_port(self, port: str) -> None:
+        self["slave-port"].append(port)
+
+    opt_master_port.__doc__ = f"PORT for masters; may be given more than once [default: {MASTER_PORT}]"
+    opt_slave_port.__doc__ = f"PORT for slaves; may be given more than once [default: {SLAVE_PORT}]"
+
+    def opt_version(self) -> NoReturn:
+        """Show gloom's version and exit."""
+        print(f"gloom {gloom.__version__} (Twisted {twisted.__version__}, Python {platform.python_version()})")
+        sys.exit(0)
+
+    def parseOptions(self, options: list[str] | None = None) -> None:
+        try:
+            super().parseOptions(options)
+        except usage.UsageError as error:
+            # twistd would print the whole usage before the one line that matters.
+            sys.exit(f"twistd gloom: {error} (see twistd gloom --help)")
+
+    def parseArgs(self, *arguments: str) -> None:
+        if arguments:
+            raise usage.UsageError(f"unexpected argument {arguments[0]!r}")
+
+    def postOptions(self) -> None:
+        if self._reactor is None:
+            from twisted.internet import reactor
+
+            self._reactor = reactor
+        self["reactor"] = self._reactor
+        self["settings"] = self._settings()
+        ports = {
+            "master-port": self["master-port"] or [str(MASTER_PORT)],
+            "slave-port": self["slave-port"] or [str(SLAVE_PORT)],
+        }
+        self._check_interface(ports)
+        for option, values in ports.items():
+            self[f"{option}-endpoints"] = [self._endpoint(option, value) for value in values]
+
+    def _settings(self) -> Settings:
+        try:
+            return Settings(
+                max_frame_bytes=_integer("max-frame-bytes", self["max-frame-bytes"]),
+                retries=_integer("retries", self["retries"]),
+                require_type=bool(self["require-type"]),
+            )
+        except SettingsError as error:
+            raise usage.UsageError(f"--{error}") from None
+
+    def _check_interface(self, ports: dict[str, list[str]]) -> None:
+        interface = self["interface"]
+        if interface is None:
+            return
+        if not isIPAddress(interface) and not isIPv6Address(interface):
+            raise usage.UsageError(f"--interface must be an IP address such as 0.0.0.0 or ::, got {interface!r}")
+        if not any(value.strip().isdecimal() for values in ports.values() for value in values):
+            raise usage.UsageError("--interface goes with port numbers; an endpoint description has its own interface=")
+
+    def _endpoint(self, option: str, value: str) -> IStreamServerEndpoint:
+        try:
+            description = self._description(value.strip())
+            return serverFromString(self._reactor, description)
+        except LookupError as error:
+            problem = f"no socket {error} was inherited from systemd"
+        except Exception as error:
+            # Whatever a parser of Twisted or of another package raises: the value is wrong.
+            problem = str(error)
+        raise usage.UsageError(
+            f"--{option} must be a port number or a Twisted endpoint description, got {value!r}: {problem}"
+        )
+
+    def _description(self, value: str) -> str:
+        kind, _, rest = value.partition(":")
+        if value.isdecimal():
+            interface = quoteStringArgument(self["interface"] or LOOPBACK)
+            kind, rest = "tcp", value
+            value = f"tcp:{int(value)}:interface={interface}:backlog={BACKLOG}"
+        port = rest.partition(":")[0].removeprefix("port=")
+        # Twisted finds these two only when it listens, or never.
+        if kind in ("tcp", "tcp6", "ssl") and port.isdecimal() and int(port) > 65535:
+            raise ValueError("a port is 0 to 65535")
+        if kind == "tls" and not Path(port).is_dir():
+            raise ValueError(f"{port!r} is not a directory of certificates")
+        return value
+
+
+def _integer(option: str, text: Any) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise usage.UsageError(f"--{option} must be a whole number, got {text!r}") from None
+
+
+def makeService(options: Options) -> IService:
+    """Return the service that twistd runs."""
+    _report_startup_errors_in_one_line()
+    settings: Settings = options["settings"]
+    reactor = options["reactor"]
+    top = MultiService()
+    BrokerService(
+        reactor,
+        MemoryBroker(settings.retries),
+        settings,
+        options["master-port-endpoints"],
+        options["slave-port-endpoints"],
+    ).setServiceParent(top)
+    SystemdService(reactor).setServiceParent(top)
+    return top  # type: ignore[no-any-return]
+
+
+def _report_startup_errors_in_one_line() -> None:
+    # An exception is the only way out of a start that twistd reports to its
+    # launching process too (SystemExit leaves it waiting); its traceback would
+    # hide the line that matters.
+    previous = sys.excepthook
+
+    def show(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        if isinstance(error, StartupError):
+            print(error, file=sys.__stderr__)
+        else:
+            previous(kind, error, traceback)
+
+    sys.excepthook = show

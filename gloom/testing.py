@@ -1,0 +1,294 @@
+"""
+A double for tests: the real broker, protocols and clients over an in-memory wire and a clock.
+
+No socket, no reactor, no waiting: `MemoryGloom.advance` moves time and carries
+bytes until nothing is left to carry. A test of a program that uses gloom gives
+its clients `MemoryGloom.master_endpoint`, `MemoryGloom.slave_endpoint` and
+`MemoryGloom.clock` instead of real ones:
+
+    gloom = MemoryGloom()
+    slave = Slave(gloom.slave_endpoint, "double", lambda n: 2 * n, reactor=gloom.clock)
+    master = Master(gloom.master_endpoint, reactor=gloom.clock)
+    slave.startService(), master.startService()
+    answer = master.submit("double", 21)
+    gloom.advance()
+    assert gloom.result(answer) == 42
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionRefusedError
+from twisted.internet.interfaces import IConsumer, IProtocol, IProtocolFactory, IStreamClientEndpoint, ITransport
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from gloom.broker import MemoryBroker
+from gloom.framing import FlushTurn, FrameProtocol
+from gloom.protocols import MasterProtocol, PeerFactory, SlaveProtocol
+from gloom.settings import MASTER_PORT, SLAVE_PORT, Settings
+
+Result = TypeVar("Result")
+
+
+@implementer(ITransport, IConsumer)
+class MemoryTransport:
+    """
+    One end of an in-memory connection.
+
+    Attributes:
+        connected: Whether this end still takes writes.
+        stalled: Set it to keep what is written to this end in its buffer, as a peer that does not read would.
+    """
+
+    def __init__(self, host: IPv4Address, peer: IPv4Address) -> None:
+        self.connected = True
+        self.stalled = False
+        self.protocol: IProtocol | None = None
+        self._host = host
+        self._peer_address = peer
+        self._other: MemoryTransport | None = None
+        self._output = bytearray()
+        self._reading = True
+        self._producer: Any = None
+        self._closing = False
+
+    def link(self, other: MemoryTransport) -> None:
+        """Make *other* the other end."""
+        self._other, other._other = other, self
+
+    def write(self, data: bytes) -> None:
+        if self.connected:
+            self._output += data
+
+    def writeSequence(self, data: Any) -> None:
+        self.write(b"".join(data))
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        self._producer = producer
+        if not streaming:
+            producer.resumeProducing()
+
+    def unregisterProducer(self) -> None:
+        self._producer = None
+
+    def pauseProducing(self) -> None:
+        self._reading = False
+
+    def resumeProducing(self) -> None:
+        self._reading = True
+
+    def stopProducing(self) -> None:
+        self.loseConnection()
+
+    def loseConnection(self) -> None:
+        self._closing = True
+
+    def abortConnection(self) -> None:
+        self._output.clear()
+        self._end(ConnectionAborted())
+
+    def getPeer(self) -> IPv4Address:
+        return self._peer_address
+
+    def getHost(self) -> IPv4Address:
+        return self._host
+
+    def carry(self) -> bool:
+        """Move what this end has written to the other end; return whether anything happened."""
+        other = self._other
+        if not self.connected or other is None or other.stalled or not other._reading:
+            return False
+        if self._output:
+            data = bytes(self._output)
+            self._output.clear()
+            if other.protocol is not None:
+                other.protocol.dataReceived(data)
+            return True
+        if self._closing:
+            self._end(ConnectionDone())
+            return True
+        return False
+
+    def _end(self, reason: Exception) -> None:
+        for end in (self, self._other):
+            if end is not None and end.connected:
+                end.connected = False
+                if end.protocol is not None:
+                    end.protocol.connectionLost(Failure(reason))
+
+
+@implementer(IStreamClientEndpoint)
+class MemoryEndpoint:
+    """
+    A client endpoint that reaches a server factory without a network.
+
+    Attributes:
+        refusing: Set it to refuse connections, as a broker that is down would.
+        connections: The client's ends of the connections that were made, oldest first.
+    """
+
+    def __init__(self, server: IProtocolFactory, port: int) -> None:
+        self.server = server
+        self.refusing = False
+        self.connections: list[MemoryTransport] = []
+        self._port = port
+
+    def connect(self, factory: IProtocolFactory) -> Deferred[Any]:
+        if self.refusing:
+            return fail(ConnectionRefusedError())
+        near_address = IPv4Address("TCP", "127.0.0.1", 50000 + len(self.connections))
+        far_address = IPv4Address("TCP", "127.0.0.1", self._port)
+        near, far = MemoryTransport(near_address, far_address), MemoryTransport(far_address, near_address)
+        near.link(far)
+        client, server = factory.buildProtocol(far_address), self.server.buildProtocol(near_address)
+        self.connections += [near]
+        for transport, protocol in ((far, server), (near, client)):
+            transport.protocol = protocol
+            protocol.makeConnection(transport)  # type: ignore[union-attr]
+        return succeed(client)
+
+    def carry(self) -> bool:
+        """Move bytes once in both directions of every connection; return whether anything happened."""
+        ends = [end for near in self.connections for end in (near, near._other) if end is not None]
+        return any([end.carry() for end in ends])
+
+
+class RawPeer(FrameProtocol):
+    """
+    A peer that speaks whole messages, as a client in another language would.
+
+    Attributes:
+        frames: The payloads that came and were not taken yet, as bytes.
+    """
+
+    def __init__(self, gloom: MemoryGloom) -> None:
+        super().__init__(2**31, gloom.flushes, gloom.clock)
+        self.frames: list[bytes] = []
+        self._gloom = gloom
+
+    def stringReceived(self, string: bytes) -> None:
+        self.frames.append(string)
+
+    def send(self, message: Any) -> None:
+        """Send *message* as JSON, or as it is where it is bytes, and carry it."""
+        self.sendString(message if isinstance(message, bytes) else json.dumps(message).encode())
+        self._gloom.advance()
+
+    def send_bytes(self, data: bytes) -> None:
+        """Send *data* without a header, and carry it."""
+        self.transport.write(data)  # type: ignore[union-attr]
+        self._gloom.advance()
+
+    def take(self) -> list[Any]:
+        """Return the messages that came since the last call."""
+        frames, self.frames = self.frames, []
+        return [json.loads(frame) for frame in frames]
+
+    def ask(self, message: Any) -> list[Any]:
+        """Send *message* and return what comes back."""
+        self.send(message)
+        return self.take()
+
+    def drop(self) -> None:
+        """End the connection."""
+        self.transport.loseConnection()  # type: ignore[union-attr]
+        self._gloom.advance()
+
+
+class MemoryGloom:
+    """
+    A whole broker in memory.
+
+    Args:
+        settings: The broker's limits; the defaults when absent.
+
+    Attributes:
+        broker: The real in-memory broker.
+        clock: Time for everything; also the ``reactor`` of clients.
+        master_endpoint: Where masters connect.
+        slave_endpoint: Where slaves connect.
+    """
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.settings = Settings() if settings is None else settings
+        self.clock = Clock()
+        self.flushes = FlushTurn(self.clock)
+        self.restart()
+        self.master_endpoint = MemoryEndpoint(self.masters, MASTER_PORT)
+        self.slave_endpoint = MemoryEndpoint(self.slaves, SLAVE_PORT)
+
+    def restart(self) -> None:
+        """Begin anew with an empty broker, as after a crash; call `drop_all` for the connections."""
+        self.broker = MemoryBroker(self.settings.retries)
+        parts = (self.broker, self.settings, self.clock, self.flushes)
+        self.masters = PeerFactory(MasterProtocol, *parts)
+        self.slaves = PeerFactory(SlaveProtocol, *parts)
+        if hasattr(self, "master_endpoint"):
+            self.master_endpoint.server = self.masters
+            self.slave_endpoint.server = self.slaves
+
+    def advance(self, seconds: float = 0.0) -> None:
+        """Let *seconds* pass, and carry bytes until nothing is left to carry."""
+        self.clock.advance(seconds)
+        while self.master_endpoint.carry() | self.slave_endpoint.carry() or self._turn_is_due():
+            self.clock.advance(0)
+
+    def _turn_is_due(self) -> bool:
+        return any(call.getTime() <= self.clock.seconds() for call in self.clock.getDelayedCalls())
+
+    def master(self) -> RawPeer:
+        """Return a new raw connection on the master port."""
+        return self._raw(self.master_endpoint)
+
+    def slave(self) -> RawPeer:
+        """Return a new raw connection on the slave port."""
+        return self._raw(self.slave_endpoint)
+
+    def _raw(self, endpoint: MemoryEndpoint) -> RawPeer:
+        peer = RawPeer(self)
+        endpoint.connect(_Once(lambda: peer))
+        return peer
+
+    def drop_all(self) -> None:
+        """End every connection, as a broker that crashes does."""
+        for endpoint in (self.master_endpoint, self.slave_endpoint):
+            for transport in endpoint.connections:
+                transport.abortConnection()
+            endpoint.connections.clear()
+
+    @staticmethod
+    def result(deferred: Deferred[Result]) -> Result:
+        """
+        Return what *deferred* has fired with, or raise what it has failed with.
+
+        Raises:
+            AssertionError: It has not fired.
+        """
+        results: list[Any] = []
+        deferred.addBoth(results.append)
+        assert results, "the Deferred has not fired"  # noqa: S101 (this is an assertion for tests)
+        if isinstance(results[0], Failure):
+            results[0].raiseException()
+        return results[0]  # type: ignore[no-any-return]
+
+
+@implementer(IProtocolFactory)
+class _Once:
+    """A factory for one protocol."""
+
+    def __init__(self, build: Callable[[], RawPeer]) -> None:
+        self._build = build
+
+    def buildProtocol(self, addr: Any) -> Any:
+        return self._build()
+
+    def doStart(self) -> None: ...
+
+    def doStop(self) -> None: ...

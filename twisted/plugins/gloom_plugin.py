@@ -1,0 +1,10 @@
+"""twistd's door to gloom. Kept tiny: everything else is in `gloom.tap`."""
+
+from twisted.application.service import ServiceMaker
+
+gloom = ServiceMaker(
+    "gloom",
+    "gloom.tap",
+    "Distribute jobs: masters submit them, slaves take them one at a time.",
+    "gloom",
+)
