@@ -316,7 +316,7 @@ class PeerFactory(Factory, Generic[AnyPeer]):
         self.peers: set[AnyPeer] = set()
         self._all_gone: Deferred[None] | None = None
 
-    def buildProtocol(self, addr: IAddress | None) -> AnyPeer:
+    def buildProtocol(self, addr: IAddress | None) -> AnyPeer:  # type: ignore[override]
         return self._protocol(self)
 
     def peer_lost(self, peer: AnyPeer) -> None:

@@ -124,7 +124,8 @@ class Options(usage.Options):
     def _endpoint(self, option: str, value: str) -> IStreamServerEndpoint:
         try:
             description = self._description(value.strip())
-            return serverFromString(self._reactor, description)
+            endpoint: IStreamServerEndpoint = serverFromString(self._reactor, description)
+            return endpoint
         except LookupError as error:
             problem = f"no socket {error} was inherited from systemd"
         except Exception as error:
@@ -170,7 +171,7 @@ def makeService(options: Options) -> IService:
         options["slave-port-endpoints"],
     ).setServiceParent(top)
     SystemdService(reactor).setServiceParent(top)
-    return top  # type: ignore[no-any-return]
+    return top
 
 
 def _report_startup_errors_in_one_line() -> None:

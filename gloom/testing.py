@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionRefusedError
+from twisted.internet.error import ConnectError, ConnectionAborted, ConnectionDone
 from twisted.internet.interfaces import IConsumer, IProtocol, IProtocolFactory, IStreamClientEndpoint, ITransport
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
@@ -142,7 +142,7 @@ class MemoryEndpoint:
 
     def connect(self, factory: IProtocolFactory) -> Deferred[Any]:
         if self.refusing:
-            return fail(ConnectionRefusedError())
+            return fail(ConnectError(string="the broker is down"))
         near_address = IPv4Address("TCP", "127.0.0.1", 50000 + len(self.connections))
         far_address = IPv4Address("TCP", "127.0.0.1", self._port)
         near, far = MemoryTransport(near_address, far_address), MemoryTransport(far_address, near_address)
@@ -157,7 +157,7 @@ class MemoryEndpoint:
     def carry(self) -> bool:
         """Move bytes once in both directions of every connection; return whether anything happened."""
         ends = [end for near in self.connections for end in (near, near._other) if end is not None]
-        return any([end.carry() for end in ends])
+        return sum(end.carry() for end in ends) > 0
 
 
 class RawPeer(FrameProtocol):

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from twisted.internet import defer
-from twisted.logger import LogEvent, formatEvent, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+from zope.interface import implementer
 
 DEFERRED_TIMEOUT_SECONDS = 5.0
 
@@ -26,7 +27,7 @@ def _limited(function: Callable[..., Any], seconds: float) -> Callable[..., Any]
         def late(_result: object, _seconds: float) -> None:
             raise DeferredTimeout(f"the test's Deferred did not fire within {seconds} s")
 
-        return defer.maybeDeferred(function, *args, **kwargs).addTimeout(seconds, reactor, onTimeoutCancel=late)  # type: ignore[arg-type]
+        return defer.maybeDeferred(function, *args, **kwargs).addTimeout(seconds, reactor, onTimeoutCancel=late)
 
     run.__dict__.pop("_pytest_twisted_mark", None)
     return run
@@ -51,6 +52,7 @@ def logged_errors() -> Iterator[FlushErrors]:
     """Fail a test that logs a failure, unless it takes it: ``logged_errors(ValueError)``."""
     seen: list[LogEvent] = []
 
+    @implementer(ILogObserver)
     def observe(event: LogEvent) -> None:
         if event.get("log_failure") is not None or event.get("isError"):
             seen.append(event)
