@@ -106,6 +106,14 @@ class InternalError(ProtocolError):
     closes = True
 
 
+class BodyError(GloomError, ValueError):
+    """A Python value cannot be a body, or a body is more than Python reads."""
+
+
+class TryAgain(GloomError):
+    """Raised by a slave's function: spend this attempt, and give the job to a slave once more."""
+
+
 class TransportError(GloomError):
     """The connection could not be made, or it ended."""
 

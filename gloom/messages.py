@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Meta, Raw, Struct
 
 from gloom.errors import (
-    GloomError,
+    BodyError,
     InvalidAction,
     InvalidJSON,
     InvalidState,
@@ -334,10 +334,6 @@ def decode_broker_message(frame: bytes) -> BrokerMessage:
         return _decode_broker_message(frame)
     except (ValueError, RecursionError) as error:
         raise ProtocolError(f"the broker sent what is not a message: {error}: {quote(frame)}") from None
-
-
-class BodyError(GloomError, ValueError):
-    """A Python value cannot be a body, or a body is more than Python reads."""
 
 
 def encode_body(value: Any) -> Raw:

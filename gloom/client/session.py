@@ -9,16 +9,14 @@ unanswered one. Shared by every client; imports no Twisted.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from gloom.errors import JobFailed, ProtocolError, RequestRefused
 from gloom.messages import BrokerMessage, Request, decode_broker_message, encode_request
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(Struct, frozen=True):
     """
     The broker's reply to one request.
 
@@ -33,8 +31,7 @@ class Reply:
     message: BrokerMessage
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """
     How a job of this master ended.
 
@@ -49,8 +46,7 @@ class Outcome:
     error: JobFailed | None
 
 
-@dataclass(frozen=True, slots=True)
-class Assignment:
+class Assignment(Struct, frozen=True):
     """
     A job for this slave.
 
