@@ -316,6 +316,10 @@ class PeerFactory(Factory, Generic[AnyPeer]):
         self.peers: set[AnyPeer] = set()
         self._all_gone: Deferred[None] | None = None
 
+    def logPrefix(self) -> str:
+        # For Twisted's own lines: "MasterProtocol starting on 9998".
+        return self._protocol.__name__
+
     def buildProtocol(self, addr: IAddress | None) -> AnyPeer:  # type: ignore[override]
         return self._protocol(self)
 

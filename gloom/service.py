@@ -10,10 +10,11 @@ from __future__ import annotations
 import atexit
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.application.service import MultiService, Service
+from twisted.internet.address import IPv4Address
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IReactorTime, IStreamServerEndpoint
@@ -30,6 +31,17 @@ from gloom.settings import Settings
 _LOOPBACK = ("127.", "::1", "::ffff:127.")
 
 
+def exit_with(status: int) -> None:
+    """Make the process end with *status* once it ends: neither twistd nor twist has a way to say so."""
+
+    def leave() -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+    atexit.register(leave)
+
+
 class ListenService(Service):
     """
     One listening endpoint that is up, or has stopped the daemon.
@@ -41,6 +53,7 @@ class ListenService(Service):
         role: ``"masters"`` or ``"slaves"``, for the log.
         endpoint: Where to listen.
         factory: Makes the protocols.
+        exit_with: Is told the process's exit status when listening fails late.
 
     Attributes:
         port: The listening port, or None.
@@ -51,24 +64,33 @@ class ListenService(Service):
 
     log = Logger()
 
-    def __init__(self, reactor: Any, role: str, endpoint: IStreamServerEndpoint, factory: PeerFactory[Any]) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        role: str,
+        endpoint: IStreamServerEndpoint,
+        factory: PeerFactory[Any],
+        exit_with: Callable[[int], None] = exit_with,
+    ) -> None:
         self.port: IListeningPort | None = None
         self._reactor = reactor
         self._role = role
         self._endpoint = endpoint
         self._factory = factory
+        self._exit_with = exit_with
         self._listening: Deferred[Any] | None = None
+        self._starting = False
+        self._problem: str | None = None
 
     def privilegedStartService(self) -> None:
         if self._listening is not None:
             return
-        problems: list[str] = []
+        self._starting = True
         self._listening = self._endpoint.listen(self._factory)
-        self._listening.addCallbacks(self._listens, self._cannot_listen, errbackArgs=(problems.append,))
-        if problems:
-            raise StartupError(problems[0])
-        # From here on a failure comes too late for an exception.
-        self._listening.addErrback(lambda _: None)
+        self._listening.addCallbacks(self._listens, self._cannot_listen)
+        self._starting = False
+        if self._problem is not None:
+            raise StartupError(self._problem)
 
     def startService(self) -> None:
         super().startService()
@@ -96,36 +118,31 @@ class ListenService(Service):
             place += " (this host only; --interface ADDR opens it to others)"
         self.log.info("{role} on {place}", role=self._role, place=place)
 
-    def _cannot_listen(self, failure: Failure, tell: Any) -> None:
+    def _cannot_listen(self, failure: Failure) -> None:
         if failure.check(CancelledError):
             return
-        text = f"gloom: cannot listen for {self._role}: {_why(failure)}"
-        if self._reactor.running:
-            self.log.critical("{text}", text=text)
-            _exit_with(1)
-            self._reactor.stop()
+        problem = f"cannot listen for {self._role} on {_where_and_why(failure.value)}"
+        # Not critical: twist would print that before its log begins, and so the same line twice.
+        self.log.error("{problem}", problem=problem)
+        if self._starting:
+            self._problem = problem
         else:
-            tell(text)
+            # Too late for an exception.
+            self._exit_with(1)
+            self._reactor.callWhenRunning(self._reactor.stop)
 
 
-def _why(failure: Failure) -> str:
-    error = failure.value
-    if not isinstance(error, CannotListenError):
-        return str(failure.getErrorMessage())
-    why = getattr(error.socketError, "strerror", None) or error.socketError
-    where = os.fsdecode(error.interface or "any address")
-    return f"{where} port {error.port}: {why}" if isinstance(error.port, int) else f"{os.fsdecode(error.port)}: {why}"
-
-
-def _exit_with(status: int) -> None:
-    """Make the process end with *status*: neither twistd nor twist has a way to say so."""
-
-    def leave() -> None:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-
-    atexit.register(leave)
+def _where_and_why(error: Any) -> str:
+    if isinstance(error, CannotListenError):
+        why = getattr(error.socketError, "strerror", None) or error.socketError
+        if not isinstance(error.port, int):
+            return f"{os.fsdecode(error.port)}: {why}"
+        host = os.fsdecode(error.interface or "any address")
+        return f"{address_name(IPv4Address('TCP', host, error.port))}: {why}"
+    if isinstance(error, OSError) and error.filename2 is not None:
+        # A unix socket's lock file, made before the socket.
+        return f"{os.fsdecode(error.filename2).removesuffix('.lock')}: {error.strerror}"
+    return f"its endpoint: {error}"
 
 
 class BrokerService(MultiService):

@@ -182,7 +182,7 @@ def _report_startup_errors_in_one_line() -> None:
 
     def show(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
         if isinstance(error, StartupError):
-            print(error, file=sys.__stderr__)
+            print(f"gloom: {error}", file=sys.__stderr__)
         else:
             previous(kind, error, traceback)
 
