@@ -169,6 +169,8 @@ class MemoryBroker:
             job.masters = tuple(other for other in job.masters if other is not master)
             if job.queued and not job.masters:
                 job.line.queue.remove(job)
+                # The queue drops its entry later, perhaps much later.
+                job.payload = b""
                 self._forget(job)
 
     def submit(
@@ -307,7 +309,7 @@ class MemoryBroker:
         if job is None:
             raise InvalidState("no job is in hand")
         if id is not None and id != job.id:
-            raise InvalidState(f"the job in hand is {job.id!r}, not {id!r}")
+            raise InvalidState(f"the job in hand is {_show(job.id)}, not {_show(id)}")
         return job
 
     def _attempt_ended(self, job: Job, slave: Slave, how: str, now: float) -> None:
@@ -352,10 +354,10 @@ class MemoryBroker:
         self._unuse(line)
 
     def _unidle(self, slave: Slave) -> None:
-        if slave in self._idle:
+        line = slave.line
+        if line is not None and slave in line.idle:
+            del line.idle[slave]
             del self._idle[slave]
-            if slave.line is not None:
-                slave.line.idle.pop(slave, None)
 
     def _line_of(self, type: str | None) -> Line:
         """Return the line of *type* for one more user."""
@@ -370,3 +372,9 @@ class MemoryBroker:
         line.users -= 1
         if not line.users:
             del self._lines[line.type]
+
+
+def _show(id: JobKey) -> str:
+    """Return *id* for an error's reason, cut at 100 characters."""
+    text = repr(id)
+    return text if len(text) <= 100 else text[:100] + "..."

@@ -1,0 +1,98 @@
+"""Peers that write down what a broker tells them, and a picture of a broker's whole state to compare."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zope.interface import implementer
+
+from gloom.broker import Failure, Job, JobKey, MemoryBroker
+from gloom.interfaces import IMasterPeer, ISlavePeer
+
+Told = tuple[Any, ...]
+
+OK: Told = ("ok",)
+
+
+def assigned(id: JobKey) -> Told:
+    """What a slave is told when it gets the job *id*, whose payload is `payload_of` it."""
+    return ("assigned", payload_of(id))
+
+
+def payload_of(id: JobKey) -> bytes:
+    """The payload that tests submit for the job *id*."""
+    return f"job {id}".encode()
+
+
+class RecordingPeer:
+    """
+    What both kinds of peers share.
+
+    Attributes:
+        name: How failures name it.
+        told: What it was told and was not taken yet, oldest first.
+        journal: All that the peers which share it were told: (name, what).
+    """
+
+    def __init__(self, name: str, journal: list[tuple[str, Told]] | None = None) -> None:
+        self.name = name
+        self.told: list[Told] = []
+        self.journal = [] if journal is None else journal
+
+    def tell(self, *what: Any) -> None:
+        self.told.append(what)
+        self.journal.append((self.name, what))
+
+    def take(self) -> list[Told]:
+        """Return what was told since the last call."""
+        told, self.told = self.told, []
+        return told
+
+    def accepted(self) -> None:
+        self.tell("ok")
+
+
+@implementer(IMasterPeer)
+class RecordingMaster(RecordingPeer):
+    """A master that only listens."""
+
+    def answered(self, id: JobKey, body: Any) -> None:
+        self.tell("answered", id, body)
+
+    def failed(self, id: JobKey, failure: Failure) -> None:
+        self.tell("failed", id, failure)
+
+
+@implementer(ISlavePeer)
+class RecordingSlave(RecordingPeer):
+    """A slave that only listens."""
+
+    def assigned(self, payload: bytes) -> None:
+        self.tell("assigned", payload)
+
+
+def picture(broker: MemoryBroker) -> dict[str, Any]:
+    """Return all that *broker* knows, in plain values: two equal pictures are the same state."""
+    return {
+        "jobs": {id: _picture_of_job(job) for id, job in broker._jobs.items()},
+        "lines": {
+            type: (line.users, len(line.queue), [slave.peer.name for slave in line.idle])
+            for type, line in broker._lines.items()
+        },
+        "idle": [slave.peer.name for slave in broker._idle],
+        "submitted": broker._submitted,
+    }
+
+
+def _picture_of_job(job: Job) -> tuple[Any, ...]:
+    return (
+        job.line.type,
+        job.priority,
+        job.sequence,
+        job.payload,
+        [master.peer.name for master in job.masters],
+        job.slave and job.slave.peer.name,
+        job.queued,
+        job.started,
+        list(job.attempts or ()),
+    )
