@@ -127,7 +127,8 @@ class PeerProtocol(FrameProtocol):
 
     def refuse(self, error: ProtocolError) -> None:
         """Answer the request with *error*, and close if it is one that closes."""
-        self.log.debug("{peer}: {code}: {reason}", peer=self.name, code=error.code, reason=error.reason)
+        if self._settings.verbose:
+            self.log.debug("{peer}: {code}: {reason}", peer=self.name, code=error.code, reason=error.reason)
         self.sendString(encode_error(error))
         if error.closes:
             self.close()

@@ -31,6 +31,8 @@ class Settings:
         linger_seconds: How long a connection that the broker closes may take
             to read what is left for it, before it is dropped.
         max_heartbeat_seconds: Longest silence that a peer may agree on with ``hello``.
+        verbose: Whether refused requests are logged, at debug level. Here, since
+            twistd has no level of its own: what is emitted is written.
 
     Raises:
         SettingsError: A value is out of its range.
@@ -41,6 +43,7 @@ class Settings:
     require_type: bool = False
     linger_seconds: float = 1.0
     max_heartbeat_seconds: int = 3600
+    verbose: bool = False
 
     def __post_init__(self) -> None:
         _within("max-frame-bytes", self.max_frame_bytes, KIB, 2 * GIB)

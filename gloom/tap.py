@@ -54,6 +54,7 @@ class Options(usage.Options):
     ]
     optFlags = [
         ["require-type", None, "refuse jobs without a type; without this any slave may take them"],
+        ["verbose", "v", "log every request that is refused, and why"],
     ]
 
     def __init__(self, reactor: Any = None) -> None:
@@ -108,6 +109,7 @@ class Options(usage.Options):
                 max_frame_bytes=_integer("max-frame-bytes", self["max-frame-bytes"]),
                 retries=_integer("retries", self["retries"]),
                 require_type=bool(self["require-type"]),
+                verbose=bool(self["verbose"]),
             )
         except SettingsError as error:
             raise usage.UsageError(f"--{error}") from None
