@@ -16,28 +16,41 @@ from twisted.application.service import Service
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-_log = Logger()
 
-
-def notify(environ: Mapping[str, str], *lines: str) -> bool:
+class ServiceManager:
     """
-    Send *lines* to the service manager.
+    The way to systemd, if systemd started this process.
 
-    Returns:
-        Whether there is one and it took them.
+    Args:
+        environ: Where ``NOTIFY_SOCKET`` is.
     """
-    path = environ.get("NOTIFY_SOCKET", "")
-    if path[:1] not in ("/", "@"):
-        return False
-    address = "\0" + path[1:] if path[0] == "@" else path
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+
+    log = Logger()
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        path = environ.get("NOTIFY_SOCKET", "")
+        self._address = "\0" + path[1:] if path[:1] == "@" else path
+        self._socket: socket.socket | None = None
+        if path[:1] in ("/", "@"):
+            # Kept open: a broker that has no descriptor left is alive, and must be able to say so.
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            # Nor may a systemd that does not read stop the broker.
+            self._socket.setblocking(False)
+
+    def tell(self, *lines: str) -> None:
+        """Send *lines* in one datagram; a failure is logged, and no reason to stop."""
+        if self._socket is None:
+            return
         try:
-            sender.connect(address)
-            sender.sendall("\n".join(lines).encode())
+            self._socket.sendto("\n".join(lines).encode(), self._address)
         except OSError as error:
-            _log.warn("systemd was not told {lines}: {error}", lines=lines, error=error)
-            return False
-    return True
+            self.log.warn("systemd was not told {lines}: {error}", lines=" ".join(lines), error=error)
+
+    def close(self) -> None:
+        """Tell nothing more."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
 
 
 class SystemdService(Service):
@@ -54,19 +67,21 @@ class SystemdService(Service):
     def __init__(self, reactor: Any, environ: Mapping[str, str] = os.environ) -> None:
         self._reactor = reactor
         self._environ = environ
+        self._manager: ServiceManager | None = None
         self._watchdog: LoopingCall | None = None
 
     def startService(self) -> None:
         super().startService()
+        self._manager = ServiceManager(self._environ)
         self._reactor.callWhenRunning(self._ready)
 
     def _ready(self) -> None:
-        if not self.running:
+        if self._manager is None:
             return
-        notify(self._environ, "READY=1", f"MAINPID={os.getpid()}")
+        self._manager.tell("READY=1", f"MAINPID={os.getpid()}")
         seconds = self._watchdog_seconds()
         if seconds:
-            self._watchdog = LoopingCall(notify, self._environ, "WATCHDOG=1")
+            self._watchdog = LoopingCall(self._manager.tell, "WATCHDOG=1")
             self._watchdog.clock = self._reactor
             # Three in the allowed time: one late ping is no reason to be killed.
             self._watchdog.start(seconds / 3)
@@ -80,6 +95,9 @@ class SystemdService(Service):
 
     def stopService(self) -> None:
         super().stopService()
-        notify(self._environ, "STOPPING=1")
         if self._watchdog is not None and self._watchdog.running:
             self._watchdog.stop()
+        if self._manager is not None:
+            self._manager.tell("STOPPING=1")
+            self._manager.close()
+            self._manager = None
