@@ -1,0 +1,77 @@
+"""
+The command ``gloom`` and its verbs.
+
+A verb is the object ``command`` of the module ``gloom.cli.<verb>``. It is
+imported when it is called: what a verb needs (Twisted, the reactor, rich)
+costs more time than reading a help text may.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import click
+
+import gloom
+
+#: Each verb with what it does, as ``gloom --help`` says it.
+VERBS = {
+    "submit": "Have one job done, and print its answer.",
+    "map": "Have a job done for each line of standard input.",
+    "work": "Take jobs, and answer them with a function or a program.",
+    "demo": "Show a broker and two workers at work on real input.",
+}
+
+
+class _Verbs(click.Group):
+    """A group that knows its verbs' names, and imports one when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        command: click.Command = import_module(f"gloom.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(gloom.__version__, prog_name="gloom", message="%(prog)s %(version)s")
+def command() -> None:
+    """
+    Distribute jobs: masters submit them to a broker, slaves take them one at a time, answers come back.
+
+    \b
+    A first look, with nothing running:
+        gloom demo
+    \b
+    A broker, a worker and a job:
+        twistd --nodaemon --pidfile= gloom
+        gloom work --type count -- wc -w
+        gloom submit count "how many words are these"
+    \b
+    A job for each line of a file:
+        gloom map count < lines.txt > answers.jsonl
+    \b
+    Where the broker is: --master ADDRESS (submit, map), --slave ADDRESS (work),
+    or the variables GLOOM_MASTER and GLOOM_SLAVE. ADDRESS is HOST:PORT, or a
+    Twisted client endpoint description such as unix:/run/gloom/masters.sock.
+    \b
+    Exit status:
+        0    all was answered
+        1    a job failed, or the broker is not there
+        2    wrong usage
+        124  no answer within --timeout
+        129, 130, 143  ended by a hang-up, by Ctrl-C, by SIGTERM
+        141  standard output was closed
+    """
+
+
+def main() -> None:
+    """Run the command line of this process, and exit."""
+    command(prog_name="gloom")

@@ -1,0 +1,115 @@
+"""
+Runs a verb: its coroutine in the reactor, until it ends or a signal ends it.
+
+Every way out is an exit status (the table is in ``gloom --help``), and none of
+a user's mistakes is a traceback.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Coroutine
+from typing import Any, NoReturn
+
+import click
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import globalLogBeginner
+
+from gloom.cli.output import LogLines, StdoutClosed, say
+from gloom.errors import GloomError
+
+FAILED = 1
+STDOUT_CLOSED = 128 + signal.SIGPIPE
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+#: What a verb is: called with the reactor, it returns its exit status.
+Verb = Callable[[Any], Coroutine[Any, Any, int]]
+
+
+def run(verb: Verb) -> NoReturn:
+    """
+    Run *verb* in the global reactor, and exit with the status that it returns.
+
+    SIGINT, SIGTERM and SIGHUP cancel what it awaits: it ends what it has begun
+    in its ``finally``, and the status is 128 and the signal's number. A second
+    signal cancels what it awaits there.
+
+    Args:
+        verb: What to run. A `GloomError` that it raises is one line on
+            standard error and status 1; a `click.ClickException` is shown as
+            click does.
+
+    Raises:
+        SystemExit: Always.
+    """
+    from twisted.internet import reactor
+
+    globalLogBeginner.beginLoggingTo([LogLines()], redirectStandardIO=False)
+    sys.exit(_Run(reactor, verb).until_it_ends())
+
+
+class _Run:
+    """One verb, from the start of the reactor to its end."""
+
+    def __init__(self, reactor: Any, verb: Verb) -> None:
+        self._reactor = reactor
+        self._verb = verb
+        self._running: Deferred[int] | None = None
+        self._signal = 0
+        self._status = FAILED
+
+    def until_it_ends(self) -> int:
+        self._reactor.callWhenRunning(self._start)
+        self._reactor.run()
+        return self._flushed(self._status)
+
+    def _start(self) -> None:
+        # The reactor has just set its own, which would end it at once.
+        for number in _SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # else: nohup, or a shell's background job
+                signal.signal(number, self._signalled)
+        self._running = Deferred.fromCoroutine(self._guarded())
+        self._running.addCallback(self._ended)
+
+    def _signalled(self, number: int, _frame: object) -> None:
+        self._reactor.callFromThread(self._cancel, number)
+
+    def _cancel(self, number: int) -> None:
+        self._signal = self._signal or number
+        if self._running is not None:
+            self._running.cancel()
+
+    async def _guarded(self) -> int:
+        try:
+            return await self._verb(self._reactor)
+        except StdoutClosed:
+            return STDOUT_CLOSED
+        except GloomError as error:
+            say(str(error))
+        except click.ClickException as error:
+            error.show()
+            return error.exit_code
+        except Exception as error:
+            if self._signal and isinstance(error, CancelledError):
+                return 128 + self._signal
+            # A bug; the person who meets it can only report it.
+            traceback.print_exc()
+        return FAILED
+
+    def _ended(self, status: int) -> None:
+        self._running = None
+        self._status = status
+        self._reactor.stop()
+
+    def _flushed(self, status: int) -> int:
+        """Write what is left for standard output here, where its end can be handled."""
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # The interpreter flushes once more when it exits.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return STDOUT_CLOSED
+        return status
