@@ -1,0 +1,375 @@
+"""docs/protocol.md says what the code does: its tables and transcripts against the real broker, in memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+from msgspec import inspect
+from specification import CLOSED, PATH, Act, Row, Transcript, names_in, replay, specification
+
+from gloom import errors, messages
+from gloom.broker import MemoryBroker
+from gloom.errors import ProtocolError, SettingsError
+from gloom.framing import to_frame
+from gloom.messages import BASE_REQUESTS, EXTENDED_REQUESTS, MASTER, SLAVE, BrokerMessage
+from gloom.protocols import MasterProtocol, SlaveProtocol
+from gloom.settings import MASTER_PORT, SLAVE_PORT, Settings
+from gloom.testing import MemoryGloom, RawPeer
+
+SPEC = specification()
+
+
+# Transcripts
+
+
+def settings_of(options: list[str]) -> Settings:
+    """Return what the daemon makes of a transcript's *options*."""
+    if options[:1] == ["--retries"]:
+        return Settings(retries=int(options[1]))
+    assert options in ([], ["--require-type"])
+    return Settings(require_type=bool(options))
+
+
+class MemoryWire:
+    """A broker in memory, for `specification.replay`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.gloom = MemoryGloom(settings)
+        self.peers: dict[str, RawPeer] = {}
+        self.told: set[str] = set()
+
+    def act(self, act: Act) -> None:
+        if act.kind == "passes":
+            self.gloom.advance(act.seconds)
+            return
+        if act.peer not in self.peers:
+            self.peers[act.peer] = self.gloom.master() if act.peer.startswith("M") else self.gloom.slave()
+        peer = self.peers[act.peer]
+        if act.kind == "closes":
+            self.told.add(act.peer)
+            peer.drop()
+        else:
+            peer.send_bytes(to_frame(act.data) if act.kind == "sends" else act.data)
+
+    def hear(self, peer: str, expected: int) -> list[str]:
+        heard = [frame.decode() for frame in self.peers[peer].frames]
+        self.peers[peer].frames.clear()
+        if self.peers[peer].lost and peer not in self.told:
+            self.told.add(peer)
+            heard.append(CLOSED)
+        return heard
+
+    def address(self, peer: str) -> str:
+        host: Any = self.peers[peer].transport.getHost()  # type: ignore[union-attr]
+        return f"{host.host}:{host.port}"
+
+
+@pytest.mark.parametrize("transcript", SPEC.transcripts, ids=lambda transcript: transcript.name)
+def test_every_transcript_goes_message_for_message(transcript: Transcript) -> None:
+    """A conversation in the document goes exactly as it is printed there."""
+    replay(transcript, MemoryWire(settings_of(transcript.options)))
+
+
+def test_a_transcript_that_is_wrong_is_noticed() -> None:
+    """A message that the document leaves out or makes up fails the replay."""
+    first = SPEC.transcripts[0]
+    for turn in first.turns:
+        for peer in list(turn.heard):
+            heard = turn.heard.pop(peer)
+            with pytest.raises(AssertionError, match=f"{peer} after"):
+                replay(first, MemoryWire(Settings()))
+            turn.heard[peer] = [*heard, "{}"]
+            with pytest.raises(AssertionError, match=f"{peer} after"):
+                replay(first, MemoryWire(Settings()))
+            turn.heard[peer] = heard
+
+
+def test_the_frame_of_the_first_page_is_right() -> None:
+    """The example of a frame has the length that its payload has."""
+    payload = b'{"action":"join","type":"up"}'
+    assert f"\n{to_frame(payload)[:4].hex(' ')}  {payload.decode()}\n" in PATH.read_text()
+
+
+# Errors
+
+
+def code_of(row: Row) -> str:
+    return names_in(row["code"])[0]
+
+
+def test_the_error_table_is_the_errors_of_the_code() -> None:
+    """Each code on the wire is in the table, with whether it closes the connection."""
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ProtocolError)]
+    known = {kind.code: "closed" if kind.closes else "open" for kind in kinds if kind is not ProtocolError}
+    assert {code_of(row): row["connection"] for row in SPEC.tables["errors"]} == known
+
+
+@pytest.mark.parametrize("row", SPEC.tables["errors"], ids=code_of)
+def test_the_example_of_each_error_is_what_the_broker_says(row: Row, logged_errors: Any) -> None:
+    """The example in the table, and what the table says of the connection, is what a peer sees."""
+    heard = [message for transcript in SPEC.transcripts for message in transcript.heard] + heard_of_a_bug()
+    assert len(logged_errors(ZeroDivisionError)) == 1
+    reply = {"error": code_of(row), "reason": row["reason, for example"].strip("`")}
+    at = heard.index(json.dumps(reply, separators=(",", ":")))
+    assert (heard[at + 1 : at + 2] == [CLOSED]) == (row["connection"] == "closed")
+
+
+class FaultyBroker(MemoryBroker):
+    """A broker with a bug."""
+
+    def submit(self, *arguments: Any) -> None:
+        raise ZeroDivisionError
+
+
+def heard_of_a_bug() -> list[str]:
+    wire = MemoryWire(Settings())
+    wire.gloom.masters.broker = FaultyBroker()
+    wire.act(Act("M", "sends", b'{"action":"submit","id":1,"body":1}'))
+    return wire.hear("M", 2)
+
+
+# Fields
+
+TYPE_WORDS: dict[type, str] = {
+    inspect.StrType: "string",
+    inspect.IntType: "integer",
+    inspect.FloatType: "number",
+    inspect.BoolType: "boolean",
+    inspect.RawType: "any JSON value",
+    inspect.NoneType: "null",
+}
+
+
+def words_of(kind: inspect.Type) -> str:
+    """Return a type as the field tables write it."""
+    kinds = kind.types if isinstance(kind, inspect.UnionType) else (kind,)
+    order = list(TYPE_WORDS.values())
+    return " or ".join(sorted((TYPE_WORDS[type(one)] for one in kinds), key=order.index))
+
+
+NUMBERS = {0: "0", 10**9: "10^9", -(2**63): "-2^63", 2**63 - 1: "2^63 - 1"}
+
+
+def range_of(kind: inspect.Type) -> str:
+    """Return a type's range as the field tables write it."""
+    for one in kind.types if isinstance(kind, inspect.UnionType) else (kind,):
+        if isinstance(one, inspect.StrType) and one.max_length is not None:
+            return f"{one.min_length} to {one.max_length} characters"
+        if isinstance(one, inspect.IntType | inspect.FloatType) and one.ge is not None and one.le is not None:
+            return f"{NUMBERS[int(one.ge)]} to {NUMBERS[int(one.le)]}"
+    return ""
+
+
+def described(request: type[msgspec.Struct]) -> list[tuple[str, ...]]:
+    """Return a request's fields as the field tables write them."""
+    info = inspect.type_info(request)
+    assert isinstance(info, inspect.StructType)
+    return [
+        (
+            f"`{one.encode_name}`",
+            words_of(one.type),
+            range_of(one.type),
+            "yes" if one.required else "no",
+            "" if one.required else f"`{json.dumps(one.default)}`",
+        )
+        for one in info.fields
+    ]
+
+
+def requests() -> Iterator[tuple[str, type[msgspec.Struct]]]:
+    for level, by_role in (("base", BASE_REQUESTS), ("extended", EXTENDED_REQUESTS)):
+        for role in (MASTER, SLAVE):
+            for request in by_role[role]:
+                verb = messages.verb_of(request)
+                yield f"{verb}, {'base' if verb == 'hello' else level}", request
+
+
+@pytest.mark.parametrize(("caption", "request_type"), list(requests()))
+def test_the_fields_of_each_request_are_those_of_its_table(caption: str, request_type: type[msgspec.Struct]) -> None:
+    """Names, order, types, ranges, what is required and the defaults are as the table says; no table, no fields."""
+    columns = ("field", "type", "range", "required", "default")
+    table = [tuple(row[column] for column in columns) for row in SPEC.tables.get(caption, [])]
+    assert described(request_type) == table
+
+
+SENT = {
+    "answer": messages.encode_answer("a", b"1"),
+    "job": messages.encode_job("a", None, b"1"),
+    "failure, base": messages.encode_failure("a", "job_failed", "r"),
+    "failure, extended": messages.encode_extended_failure("a", "job_failed", "r", "k", "t", []),
+    "welcome": messages.encode_welcome("gloom/0", 1, 0.0, ()),
+}
+
+
+@pytest.mark.parametrize("caption", SENT)
+def test_what_the_broker_sends_has_the_keys_of_its_table(caption: str) -> None:
+    """A message of the broker has the keys of its table and no other, and a client knows them all."""
+    keys = {names_in(row["field"])[0] for row in SPEC.tables[caption]}
+    assert set(json.loads(SENT[caption])) == keys
+    assert keys <= {one.encode_name for one in msgspec.structs.fields(BrokerMessage)}
+
+
+def test_an_attempt_has_the_keys_of_its_table() -> None:
+    """What a failure says of each attempt has the keys of the table, as a transcript shows."""
+    keys = {names_in(row["field"])[0] for row in SPEC.tables["attempt"]}
+    heard = [json.loads(message) for one in SPEC.transcripts for message in one.heard if "attempts" in message]
+    attempts = [attempt for message in heard for attempt in message.get("attempts", [])]
+    assert attempts and all(set(attempt) == keys for attempt in attempts)
+
+
+# Verbs and states
+
+MESSAGES: dict[str, dict[str, Any]] = {
+    "hello": {"action": "hello", "version": 1},
+    "ping": {"action": "ping"},
+    "submit": {"action": "submit", "id": "taken", "type": "other", "body": 1},
+    "attach": {"action": "submit", "id": "taken", "type": "other", "body": 1, "attach": True},
+    "join": {"action": "join", "type": "t"},
+    "respond": {"action": "respond", "body": 1},
+    "fail": {"action": "fail", "reason": "r"},
+    "leave": {"action": "leave"},
+    "any other": {"action": "explode"},
+}
+
+
+def cases(caption: str) -> Iterator[Any]:
+    """Return level, verb, state and cell of each cell of a validity table, verbs one by one."""
+    for row in SPEC.tables[caption]:
+        for verb in ["attach"] if "attach" in row["verb"] else names_in(row["verb"]) or [row["verb"]]:
+            for state, cell in row.items():
+                if state not in ("level", "verb") and cell != "-":
+                    yield pytest.param(row["level"], verb, state, cell, id=f"{row['level']}-{verb}-{state}")
+
+
+def reply_to(peer: RawPeer, message: dict[str, Any]) -> str:
+    """Return what a validity table calls the reply; what follows it is not looked at."""
+    reply = peer.ask(message)[0]
+    if "server" in reply:
+        return "welcome"
+    return "ok" if reply == {"ok": True} else f"`{reply['error']}`"
+
+
+def at_level(peer: RawPeer, level: str) -> RawPeer:
+    if level == "extended":
+        peer.ask(MESSAGES["hello"])
+    return peer
+
+
+def slave_in(gloom: MemoryGloom, level: str, state: str) -> RawPeer:
+    """Return a slave's connection in *state*."""
+    slave = at_level(gloom.slave(), level)
+    if state != "new":
+        slave.ask(MESSAGES["join"])
+    if state in ("working", "leaving"):
+        gloom.master().ask({"action": "submit", "id": "in hand", "type": "t", "body": 1})
+    if state in ("leaving", "left"):
+        slave.ask(MESSAGES["leave"])
+    slave.take()
+    return slave
+
+
+def state_of(gloom: MemoryGloom, slave: RawPeer) -> str:
+    """Find out, as only its behaviour tells, which state a slave's connection is in; "left" is the same as "new"."""
+    had_job = slave.ask(MESSAGES["respond"]) == [{"ok": True}]
+    gloom.master().ask({"action": "submit", "id": "probe", "type": "t", "body": 1})
+    has_joined = bool(slave.take())
+    return {(False, False): "new", (False, True): "idle", (True, True): "working", (True, False): "leaving"}[
+        had_job, has_joined
+    ]
+
+
+@pytest.mark.parametrize(("level", "verb", "state", "cell"), list(cases("validity, slave")))
+def test_each_verb_in_each_state_of_a_slave(level: str, verb: str, state: str, cell: str) -> None:
+    """A slave is answered what the table says, and is then in the state that the table says."""
+    gloom = MemoryGloom()
+    slave = slave_in(gloom, level, state)
+    expected_reply, _, becomes = cell.partition(" → ")
+    assert reply_to(slave, MESSAGES[verb]) == expected_reply
+    expected_state = becomes or state
+    assert state_of(gloom, slave) == ("new" if expected_state == "left" else expected_state)
+
+
+@pytest.mark.parametrize(("level", "verb", "state", "cell"), list(cases("validity, master")))
+def test_each_verb_of_a_master(level: str, verb: str, state: str, cell: str) -> None:
+    """A master is answered what the table says, and the job in flight is where it was."""
+    gloom = MemoryGloom()
+    first = gloom.master()
+    if state == "id in flight":
+        first.ask({"action": "submit", "id": "taken", "type": "t", "body": "first"})
+    assert reply_to(at_level(gloom.master(), level), MESSAGES[verb]) == cell
+    served = slave_in(gloom, "base", "new").ask(MESSAGES["join"])[1:]
+    assert served == [{"action": "job", "id": "taken", "type": "t", "body": "first"}] * (state == "id in flight")
+
+
+def test_the_validity_tables_leave_nothing_out() -> None:
+    """Every verb of the protocol is in both tables at both levels."""
+    verbs = {messages.verb_of(request) for by_role in EXTENDED_REQUESTS.values() for request in by_role}
+    for caption in ("validity, slave", "validity, master"):
+        for level in ("base", "extended"):
+            rows = [row for row in SPEC.tables[caption] if row["level"] == level]
+            named = {name for row in rows for name in names_in(row["verb"])}
+            assert named == verbs | ({"attach"} if caption.endswith("master") else set())
+
+
+# Names and numbers
+
+
+def reserved(kind: str) -> list[str]:
+    return [name for row in SPEC.tables["reserved"] if row["kind"] == kind for name in names_in(row["names"])]
+
+
+@pytest.mark.parametrize("verb", reserved("verb"))
+@pytest.mark.parametrize("level", ["base", "extended"])
+def test_a_reserved_verb_is_unknown_today(verb: str, level: str) -> None:
+    """A verb of a later version is answered unknown_action, on both ports, at both levels."""
+    gloom = MemoryGloom()
+    for peer in (gloom.master(), gloom.slave()):
+        assert reply_to(at_level(peer, level), {"action": verb, "id": 1, "body": 1, "jobs": []}) == "`unknown_action`"
+
+
+@pytest.mark.parametrize("verb", ["hello", "submit", "join"])
+def test_a_reserved_key_is_ignored_today(verb: str) -> None:
+    """A key of a later version changes nothing, whatever it holds."""
+    keys = reserved(f"key of `{verb}`")
+    assert keys
+    gloom = MemoryGloom()
+    peer = gloom.slave() if verb == "join" else gloom.master()
+    assert reply_to(peer, MESSAGES[verb] | {key: ["nonsense"] for key in keys}) in ("ok", "welcome")
+
+
+def test_reserved_names_are_free() -> None:
+    """No reserved code is in use, and no reserved key is a field."""
+    assert not set(reserved("code")) & {code_of(row) for row in SPEC.tables["errors"]}
+    for verb in ("hello", "submit", "join"):
+        caption = f"{verb}, {'base' if verb == 'hello' else 'extended'}"
+        assert not set(reserved(f"key of `{verb}`")) & {names_in(row["field"])[0] for row in SPEC.tables[caption]}
+
+
+def test_the_limits_are_those_of_the_settings() -> None:
+    """The defaults and ranges of the limits are as the table says."""
+    for row in SPEC.tables["limits"]:
+        name = names_in(row["option"])[0].removeprefix("--").replace("-", "_")
+        default = getattr(Settings(), name)
+        assert row["default"] == ("off" if default is False else str(default))
+        if row["range"]:
+            low, high = map(int, row["range"].split(" to "))
+            assert [setting(name, value) for value in (low, high)] == [low, high]
+            for value in (low - 1, high + 1):
+                with pytest.raises(SettingsError, match=str(value)):
+                    setting(name, value)
+
+
+def setting(name: str, value: Any) -> Any:
+    return getattr(Settings(**{name: value}), name)
+
+
+def test_the_ports_and_the_features_are_those_of_the_code() -> None:
+    """The ports on the first page and the features in the welcome's table are the code's."""
+    text = PATH.read_text()
+    assert f"port {MASTER_PORT} and submits" in text and f"port {SLAVE_PORT} and takes" in text
+    features = next(row for row in SPEC.tables["welcome"] if names_in(row["field"]) == ["features"])
+    assert names_in(features["meaning"]) == [*MasterProtocol.features, *SlaveProtocol.features]
