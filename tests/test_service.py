@@ -6,12 +6,12 @@ import errno
 from typing import Any
 
 import pytest
+from in_memory import carry, connect
 from logged import logged
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
-from twisted.internet.protocol import Protocol
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import LogLevel, formatEvent
 from zope.interface import implementer
@@ -23,7 +23,6 @@ from gloom.messages import OK
 from gloom.protocols import PeerFactory
 from gloom.service import BrokerService, ListenService
 from gloom.settings import Settings
-from gloom.testing import MemoryTransport
 
 LOOPBACK_NOTE = "this host only"
 HERE = IPv4Address("TCP", "127.0.0.1", 9998)
@@ -96,36 +95,6 @@ def start(service: Any) -> list[str]:
         service.privilegedStartService()
         service.startService()
     return lines(events)
-
-
-class Reader(Protocol):
-    """
-    The far end of a connection.
-
-    Attributes:
-        received: All that came.
-    """
-
-    received = b""
-
-    def dataReceived(self, data: bytes) -> None:
-        self.received += data
-
-
-def connect(factory: PeerFactory[Any], reads: bool = True) -> tuple[MemoryTransport, MemoryTransport]:
-    """Return both ends of a new connection to *factory*, the peer's first."""
-    near, far = MemoryTransport(HERE, HERE), MemoryTransport(HERE, HERE)
-    near.link(far)
-    near.stalled = not reads
-    for transport, protocol in ((near, Reader()), (far, factory.buildProtocol(HERE))):
-        transport.protocol = protocol
-        protocol.makeConnection(transport)
-    return near, far
-
-
-def carry(*ends: MemoryTransport) -> None:
-    while any(end.carry() for end in ends):
-        pass
 
 
 # Starting

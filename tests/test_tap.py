@@ -1,0 +1,347 @@
+"""The command line of `twistd gloom` in memory: gloom.tap."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from in_memory import carry, connect
+from logged import logged
+from twisted.application.service import IServiceMaker, MultiService
+from twisted.internet.testing import MemoryReactorClock
+from twisted.logger import LogLevel, formatEvent
+from twisted.plugin import getPlugins
+
+import gloom
+from gloom.errors import StartupError
+from gloom.framing import to_frame
+from gloom.protocols import MasterProtocol, SlaveProtocol
+from gloom.service import BrokerService
+from gloom.settings import GIB, MIB, Settings
+from gloom.tap import BACKLOG, Options, makeService
+
+
+@pytest.fixture(autouse=True)
+def nothing_outlives_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """makeService changes sys.excepthook, and would tell a systemd that runs the tests."""
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+
+
+def parsed(*arguments: str) -> tuple[Options, MemoryReactorClock]:
+    reactor = MemoryReactorClock()
+    options = Options(reactor)
+    options.parseOptions(list(arguments))
+    return options, reactor
+
+
+def settings(*arguments: str) -> Settings:
+    return parsed(*arguments)[0]["settings"]  # type: ignore[no-any-return]
+
+
+def started(*arguments: str) -> tuple[BrokerService, MemoryReactorClock]:
+    """Return the broker of ``twistd gloom`` with *arguments*, listening in memory."""
+    options, reactor = parsed(*arguments)
+    top: Any = makeService(options)
+    top.privilegedStartService()
+    top.startService()
+    (broker,) = [service for service in top if isinstance(service, BrokerService)]
+    return broker, reactor
+
+
+def tcp_servers(*arguments: str) -> list[tuple[str, int, str]]:
+    """Return (protocol, port, interface) of what listens."""
+    servers = started(*arguments)[1].tcpServers
+    return [(factory.logPrefix(), port, interface) for port, factory, _, interface in servers]  # type: ignore[attr-defined]
+
+
+def refusal(*arguments: str) -> str:
+    """Return the one line that *arguments* are refused with."""
+    with pytest.raises(SystemExit) as raised:
+        parsed(*arguments)
+    # A text is printed to standard error, and the status is 1.
+    assert isinstance(raised.value.code, str)
+    assert "\n" not in raised.value.code
+    assert raised.value.code.startswith("twistd gloom: ")
+    assert raised.value.code.endswith(" (see twistd gloom --help)")
+    return raised.value.code.removeprefix("twistd gloom: ").removesuffix(" (see twistd gloom --help)")
+
+
+# Where it listens
+
+
+def test_without_options_the_ports_of_2009_listen_on_loopback() -> None:
+    """Masters connect to 9998 and slaves to 9999, from this host."""
+    assert tcp_servers() == [("MasterProtocol", 9998, "127.0.0.1"), ("SlaveProtocol", 9999, "127.0.0.1")]
+
+
+def test_a_port_number_replaces_the_default() -> None:
+    """--master-port and --slave-port take a number."""
+    assert tcp_servers("--master-port", "7001", "--slave-port=7002") == [
+        ("MasterProtocol", 7001, "127.0.0.1"),
+        ("SlaveProtocol", 7002, "127.0.0.1"),
+    ]
+
+
+def test_a_port_may_be_given_more_than_once() -> None:
+    """Each --master-port is one more port for masters; the default is not among them."""
+    assert tcp_servers("--master-port=7001", "--master-port=7003", "--slave-port=7002") == [
+        ("MasterProtocol", 7001, "127.0.0.1"),
+        ("MasterProtocol", 7003, "127.0.0.1"),
+        ("SlaveProtocol", 7002, "127.0.0.1"),
+    ]
+
+
+@pytest.mark.parametrize("interface", ["0.0.0.0", "10.0.0.5", "::", "::1", "2001:db8::5"])
+def test_interface_says_where_port_numbers_listen(interface: str) -> None:
+    """--interface takes an IPv4 or IPv6 address, for both ports."""
+    assert tcp_servers("--interface", interface) == [
+        ("MasterProtocol", 9998, interface),
+        ("SlaveProtocol", 9999, interface),
+    ]
+
+
+def test_interface_has_a_short_form() -> None:
+    """-i is --interface."""
+    assert tcp_servers("-i", "0.0.0.0")[0] == ("MasterProtocol", 9998, "0.0.0.0")
+
+
+def test_interface_leaves_endpoint_descriptions_alone() -> None:
+    """A description next to a port number keeps its own interface."""
+    assert tcp_servers("--interface=10.0.0.5", r"--master-port=tcp6:7001:interface=\:\:1", "--slave-port=7002") == [
+        ("MasterProtocol", 7001, "::1"),
+        ("SlaveProtocol", 7002, "10.0.0.5"),
+    ]
+
+
+def test_a_port_number_has_room_for_a_farm_that_connects_at_once() -> None:
+    """More connections may wait to be accepted than Twisted's 50."""
+    assert [backlog for _, _, backlog, _ in started()[1].tcpServers] == [BACKLOG, BACKLOG]
+    assert BACKLOG >= 1000
+
+
+def test_a_unix_socket_is_an_endpoint_description() -> None:
+    """unix:PATH:mode=660 listens on a socket file."""
+    _, reactor = started("--master-port=unix:/run/gloom/masters.sock:mode=660")
+    ((path, factory, _, mode, _),) = reactor.unixServers
+    assert (path, mode) == ("/run/gloom/masters.sock", 0o660)
+    assert factory.logPrefix() == "MasterProtocol"
+
+
+def test_spaces_around_a_port_do_not_matter() -> None:
+    """A value from a file may have a space too many."""
+    assert tcp_servers("--master-port= 7001 ")[0] == ("MasterProtocol", 7001, "127.0.0.1")
+
+
+def test_the_global_reactor_is_used_when_none_is_given() -> None:
+    """twistd makes Options without arguments."""
+    from twisted.internet import reactor
+
+    options = Options()
+    options.parseOptions([])
+    assert options["reactor"] is reactor
+
+
+# What it allows
+
+
+def test_without_options_the_documented_limits_hold() -> None:
+    """16 MiB a frame, three retries, any job type or none, and a quiet log."""
+    assert settings() == Settings(max_frame_bytes=16 * MIB, retries=3, require_type=False, verbose=False)
+
+
+@pytest.mark.parametrize("frame_bytes", [1024, 64 * MIB, 2 * GIB])
+def test_max_frame_bytes_is_taken(frame_bytes: int) -> None:
+    """--max-frame-bytes takes 1 KiB to 2 GiB, and connections have that limit."""
+    broker, _ = started("--max-frame-bytes", str(frame_bytes))
+    limits = [factory.buildProtocol(None).MAX_LENGTH for factory in (broker.masters, broker.slaves)]
+    assert limits == [frame_bytes, frame_bytes]
+
+
+@pytest.mark.parametrize("retries", [0, 1, 100])
+def test_retries_is_taken(retries: int) -> None:
+    """--retries takes 0 to 100."""
+    assert settings(f"--retries={retries}").retries == retries
+
+
+def test_without_retries_a_lost_slave_fails_its_job() -> None:
+    """What --retries says is what the broker does."""
+    broker, reactor = started("--retries=0")
+    master, slave = connect(broker.masters), connect(broker.slaves)
+    for near, message in (
+        (slave[0], b'{"action":"join","type":"t"}'),
+        (master[0], b'{"action":"submit","id":1,"type":"t","body":2}'),
+    ):
+        near.write(to_frame(message))
+        carry(*master, *slave)
+    slave[0].loseConnection()
+    carry(*slave)
+    reactor.advance(0)
+    carry(*master)
+    assert b'"error":"job_failed"' in master[0].protocol.received  # type: ignore[union-attr]
+
+
+def test_require_type_is_taken() -> None:
+    """--require-type is a flag."""
+    assert settings("--require-type").require_type
+
+
+@pytest.mark.parametrize(("arguments", "lines"), [([], 0), (["--verbose"], 1), (["-v"], 1)])
+def test_refused_requests_are_logged_only_on_demand(arguments: list[str], lines: int) -> None:
+    """A misbehaving client cannot fill the log, unless --verbose asks what it does wrong."""
+    broker, _ = started(*arguments)
+    ends = connect(broker.masters)
+    with logged("gloom.protocols") as events:
+        ends[0].write(to_frame(b'{"action":"sing"}'))
+        carry(*ends)
+    assert len(events) == lines
+    for event in events:
+        assert event["log_level"] is LogLevel.debug
+        assert formatEvent(event).startswith("127.0.0.1:9998: unknown_action: ")
+    ends[0].abortConnection()
+
+
+# What it refuses
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--bogus"], "option --bogus not recognized"),
+        (["-x"], "option -x not recognized"),
+        (["--retries"], "option --retries requires argument"),
+        (["--require-type=yes"], "option --require-type must not have an argument"),
+        (["9998"], "unexpected argument '9998'"),
+        (["--retries=x"], "--retries must be a whole number, got 'x'"),
+        (["--retries="], "--retries must be a whole number, got ''"),
+        (["--retries=1.5"], "--retries must be a whole number, got '1.5'"),
+        (["--retries=-1"], "--retries must be 0 to 100, got -1"),
+        (["--retries=101"], "--retries must be 0 to 100, got 101"),
+        (["--max-frame-bytes=16M"], "--max-frame-bytes must be a whole number, got '16M'"),
+        (["--max-frame-bytes=1023"], "--max-frame-bytes must be 1024 to 2147483648, got 1023"),
+        (["--max-frame-bytes=2147483649"], "--max-frame-bytes must be 1024 to 2147483648, got 2147483649"),
+        (["--interface=eth0"], "--interface must be an IP address such as 0.0.0.0 or ::, got 'eth0'"),
+        (["--interface="], "--interface must be an IP address such as 0.0.0.0 or ::, got ''"),
+        (["--interface=localhost"], "--interface must be an IP address such as 0.0.0.0 or ::, got 'localhost'"),
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_option_is_one_line(arguments: list[str], text: str) -> None:
+    """The line names the option, what it takes and what it got; no usage and no traceback around it."""
+    assert refusal(*arguments) == text
+
+
+@pytest.mark.parametrize("option", ["--master-port", "--slave-port"])
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ("", "Unknown endpoint type: ''"),
+        ("abc", "Unknown endpoint type: 'abc'"),
+        ("-1", "Unknown endpoint type: '-1'"),
+        ("127.0.0.1:9998", "Unknown endpoint type: '127.0.0.1'"),
+        ("65536", "a port is 0 to 65535"),
+        ("tcp:65536", "a port is 0 to 65535"),
+        ("tcp:port=65536", "a port is 0 to 65535"),
+        ("tcp6:99999", "a port is 0 to 65535"),
+        ("tcp:abc", "invalid literal for int() with base 10: 'abc'"),
+        ("tcp", "missing 1 required positional argument"),
+        ("tcp:1:2:3:4", "positional arguments"),
+        ("tcp:1:colour=red", "unexpected keyword argument 'colour'"),
+        ("unix", "missing 1 required positional argument"),
+        ("ssl:1:privateKey=/absent.pem", "/absent.pem"),
+        ("tls:/absent:1", "'/absent' is not a directory of certificates"),
+        ("systemd:domain=INET:name=absent", "no socket 'absent' was inherited from systemd"),
+    ],
+)
+def test_a_wrong_port_is_one_line(option: str, value: str, problem: str) -> None:
+    """Whatever Twisted's parsers make of a value, it ends as one line with the option, the value and why."""
+    line = refusal(f"{option}={value}")
+    assert line.startswith(f"{option} must be a port number or a Twisted endpoint description, got {value!r}: ")
+    assert problem in line
+
+
+def test_an_interface_that_would_not_be_used_is_refused() -> None:
+    """--interface is not silently ignored where every port is an endpoint description."""
+    text = refusal("--interface=0.0.0.0", "--master-port=tcp:1", "--slave-port=unix:/run/s.sock")
+    assert text == "--interface goes with port numbers; an endpoint description has its own interface="
+
+
+def test_a_directory_of_certificates_is_accepted(tmp_path: Path) -> None:
+    """tls:DIRECTORY:PORT is an endpoint description like others."""
+    (endpoint,) = parsed(f"--master-port=tls:{tmp_path}:9998")[0]["master-port-endpoints"]
+    assert endpoint is not None
+
+
+# What it says
+
+
+def test_help_names_every_option_with_its_default() -> None:
+    """--help tells what each option means, in what range, and what holds without it."""
+    text = " ".join(str(Options()).split())
+    for option, words in {
+        "--master-port=": "[default: 9998]",
+        "--slave-port=": "[default: 9999]",
+        "--interface=": "[default: 127.0.0.1]",
+        "--max-frame-bytes=": "1024 to 2147483648 [default: 16777216]",
+        "--retries=": "0 to 100 [default: 3]",
+        "--require-type": "refuse jobs without a type",
+        "--verbose": "log every request that is refused",
+        "--version": "version",
+    }.items():
+        assert words in text.partition(f"{option} ")[2].partition(" --")[0], option
+    assert "A port number listens on loopback only" in text
+
+
+def test_version_is_gloom_s(capsys: pytest.CaptureFixture[str]) -> None:
+    """--version prints gloom's version, not only Twisted's, and ends with status 0."""
+    with pytest.raises(SystemExit) as raised:
+        parsed("--version")
+    assert raised.value.code == 0
+    assert capsys.readouterr().out.startswith(f"gloom {gloom.__version__} (Twisted ")
+
+
+def test_twistd_finds_one_gloom() -> None:
+    """The plugin names this module and its two parts."""
+    makers: list[Any] = list(getPlugins(IServiceMaker))
+    (maker,) = [plugin for plugin in makers if plugin.tapname == "gloom"]
+    assert maker.module == "gloom.tap"
+    assert maker.options is Options
+    assert maker.makeService is makeService
+
+
+def test_the_service_ties_both_ports_to_one_broker() -> None:
+    """makeService returns one MultiService; masters and slaves meet in one broker."""
+    top = makeService(parsed()[0])
+    assert isinstance(top, MultiService)
+    (broker,) = [service for service in top if isinstance(service, BrokerService)]
+    assert broker.masters.broker is broker.slaves.broker
+    assert isinstance(broker.masters.buildProtocol(None), MasterProtocol)
+    assert isinstance(broker.slaves.buildProtocol(None), SlaveProtocol)
+
+
+@pytest.fixture
+def uncaught(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[type[BaseException]]]:
+    """The exceptions that reach the hook which was there before gloom's."""
+    seen: list[type[BaseException]] = []
+    monkeypatch.setattr(sys, "excepthook", lambda kind, error, traceback: seen.append(kind))
+    makeService(parsed()[0])
+    yield seen
+
+
+def test_a_failed_start_prints_one_line(
+    uncaught: list[type[BaseException]], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A StartupError that ends the process is its text, without a traceback."""
+    monkeypatch.setattr(sys, "__stderr__", sys.stderr)
+    sys.excepthook(StartupError, StartupError("cannot listen"), None)
+    assert capfd.readouterr().err == "gloom: cannot listen\n"
+    assert uncaught == []
+
+
+def test_any_other_exception_keeps_its_traceback(uncaught: list[type[BaseException]]) -> None:
+    """A bug that ends the process is shown in full."""
+    sys.excepthook(ValueError, ValueError("a bug"), None)
+    assert uncaught == [ValueError]
