@@ -1,140 +1,33 @@
 """
 The in-memory broker: all state, and every transition of a job.
 
-Implements docs/protocol.md, sections 3 to 5. Two rules. All state lives here:
-no other room keeps a fact about a job. And this room knows no transport, no
-JSON and no clock of its own: payloads and bodies are opaque bytes, it is told
-the time, and it tells peers through `gloom.interfaces`, whose methods only
-buffer, so that no call comes back in while a transition runs.
+Implements docs/protocol.md, sections 3 to 5. Two rules. All state lives here
+(its records are in `gloom.jobs`): no other room keeps a fact about a job. And
+this room knows no transport, no JSON and no clock of its own: payloads and
+bodies are opaque bytes, it is told the time, it asks for one alarm, and it
+tells peers through `gloom.interfaces`, whose methods only buffer, so that no
+call comes back in while a transition runs.
 
-A job is in exactly one place: in the queue of its type, or in the hand of one
-slave. A slave that could take a job and a job that it could take never wait at
-the same time; each verb that makes one of them available ends by pairing them.
+A job that is in flight is in exactly one place: delayed (only a deadline knows
+it), in the queue of its type, or in the hand of one slave. A slave that could
+take a job and a job that it could take never wait at the same time; each verb
+that makes one of them available ends by pairing them.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from zope.interface import implementer
 
-from gloom.errors import IdExists, InvalidState
+from gloom.deadlines import Deadlines
+from gloom.errors import Busy, Draining, IdExists, InvalidState, MissingField, NoSlaves, UnknownJob
 from gloom.interfaces import IBroker
-from gloom.jobqueue import JobQueue, first_of
-
-JobKey = str | int
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """
-    Why a job ended without an answer (section 4, outcome errors).
-
-    Attributes:
-        error: The outcome's code.
-        reason: What happened, for a person.
-        kind: The exception's name on the slave, or None.
-        traceback: The slave's traceback, or None.
-        attempts: One mapping an attempt: ``slave``, ``seconds``, ``ended``.
-    """
-
-    error: str
-    reason: str
-    kind: str | None = None
-    traceback: str | None = None
-    attempts: list[dict[str, Any]] = field(default_factory=list)
-
-
-class Job:
-    """
-    One accepted job.
-
-    Attributes:
-        id: Unique while the job is in flight.
-        line: What its type has waiting.
-        priority: Larger first.
-        sequence: Its place in the order of all submissions.
-        payload: What the slave is given.
-        masters: Who is told the outcome; empty when all of them have gone.
-        slave: Who has it in hand, or None while it is queued.
-        queued: Whether it stands in its line's queue; kept by `JobQueue`.
-        started: When the present attempt began, in seconds of the caller's clock.
-        attempts: The attempts that ended without an outcome, or None before the first.
-    """
-
-    __slots__ = ("attempts", "id", "line", "masters", "payload", "priority", "queued", "sequence", "slave", "started")
-
-    def __init__(
-        self, id: JobKey, line: Line, priority: int, sequence: int, payload: bytes, masters: tuple[Master, ...]
-    ) -> None:
-        self.id = id
-        self.line = line
-        self.priority = priority
-        self.sequence = sequence
-        self.payload = payload
-        self.masters = masters
-        self.slave: Slave | None = None
-        self.queued = False
-        self.started = 0.0
-        self.attempts: list[dict[str, Any]] | None = None
-
-
-class Line:
-    """
-    What one job type has waiting: jobs in order, or slaves in order of idleness.
-
-    Attributes:
-        type: The job type; None for untyped jobs.
-        queue: Its queued jobs.
-        idle: The slaves that wait for it, idle longest first.
-        users: Jobs in flight and slaves joined; at 0 the line is forgotten.
-    """
-
-    __slots__ = ("idle", "queue", "type", "users")
-
-    def __init__(self, type: str | None) -> None:
-        self.type = type
-        self.queue: JobQueue[Job] = JobQueue()
-        self.idle: OrderedDict[Slave, None] = OrderedDict()
-        self.users = 0
-
-
-class Master:
-    """
-    The broker's record of a connection on the master port.
-
-    Attributes:
-        peer: The connection, an `IMasterPeer`.
-        jobs: Its jobs that have no outcome yet.
-        alone: ``(self,)``, shared as the masters of all its own jobs.
-    """
-
-    __slots__ = ("alone", "jobs", "peer")
-
-    def __init__(self, peer: Any) -> None:
-        self.peer = peer
-        self.jobs: set[Job] = set()
-        self.alone = (self,)
-
-
-class Slave:
-    """
-    The broker's record of a connection on the slave port.
-
-    Attributes:
-        peer: The connection, an `ISlavePeer`.
-        line: The type that it has joined, or None before ``join`` and after ``leave``.
-        job: The job in hand, or None.
-    """
-
-    __slots__ = ("job", "line", "peer")
-
-    def __init__(self, peer: Any) -> None:
-        self.peer = peer
-        self.line: Line | None = None
-        self.job: Job | None = None
+from gloom.jobqueue import first_of
+from gloom.jobs import BASE_TERMS, Failure, Job, JobKey, Line, Master, Receipt, Slave, Terms
+from gloom.settings import Settings
 
 
 @implementer(IBroker)
@@ -143,18 +36,29 @@ class MemoryBroker:
     The `IBroker` that keeps everything in memory.
 
     Args:
-        retries: How often a job whose slave disappeared is tried again.
+        settings: Limits, and the default of ``retries``.
+        alarm: Called with a time of the caller's clock when `deadline_passed`
+            must be called by then; each call replaces the one before.
     """
 
-    def __init__(self, retries: int = 3) -> None:
-        self._retries = retries
+    def __init__(self, settings: Settings, alarm: Callable[[float], None]) -> None:
+        self._retries = settings.retries
+        self._max_jobs = settings.max_jobs
+        self._max_bytes = settings.max_queued_bytes
+        self._max_master_jobs = max(1, int(settings.max_jobs * settings.master_share))
+        self._max_master_bytes = int(settings.max_queued_bytes * settings.master_share)
         self._jobs: dict[JobKey, Job] = {}
+        self._bytes = 0
         self._untyped = Line(None)
         self._untyped.users = 1  # kept for ever
         self._lines: dict[str | None, Line] = {None: self._untyped}
         # Untyped jobs may go to any slave, so idleness is ordered over all lines too.
         self._idle: OrderedDict[Slave, None] = OrderedDict()
+        self._slaves = 0
         self._submitted = 0
+        self._deadlines: Deadlines[Job] = Deadlines(alarm)
+        self._draining = False
+        self._drained: Callable[[], None] | None = None
 
     # Masters
 
@@ -167,11 +71,10 @@ class MemoryBroker:
         jobs, master.jobs = master.jobs, set()
         for job in jobs:
             job.masters = tuple(other for other in job.masters if other is not master)
-            if job.queued and not job.masters:
-                job.line.queue.remove(job)
+            if job.slave is None and not job.masters:
+                self._forget(job)
                 # The queue drops its entry later, perhaps much later.
                 job.payload = b""
-                self._forget(job)
 
     def submit(
         self,
@@ -180,28 +83,74 @@ class MemoryBroker:
         type: str | None,
         priority: int,
         payload: bytes,
-        attach: bool,
+        terms: Terms,
         now: float,
     ) -> None:
         """See `IBroker.submit`."""
         if id in self._jobs:
-            self._submit_again(master, self._jobs[id], attach)
+            self._submit_again(master, self._jobs[id], terms)
             return
-        line = self._line_of(type)
-        job = Job(id, line, priority, self._submitted, payload, master.alone)
+        size = len(payload)
+        if (
+            len(self._jobs) >= self._max_jobs
+            or self._bytes + size > self._max_bytes
+            or len(master.jobs) >= self._max_master_jobs
+            or master.queued_bytes + size > self._max_master_bytes
+        ):
+            raise self._refusal(master, size)
+        if terms.require_slave and not self._has_slave(type):
+            raise NoSlaves("no slave has joined" if type is None else f"no slave has joined the type {_show(type)}")
+        job = Job(id, self._line_of(type), priority, self._submitted, payload, master.alone, terms, now)
         self._submitted += 1
         self._jobs[id] = job
+        self._bytes += size
         master.jobs.add(job)
+        master.queued_bytes += size
         master.peer.accepted()
-        self._place(job, now)
+        if terms.delay_seconds:
+            job.deadline = self._deadlines.set(now + terms.delay_seconds, job)
+        else:
+            self._place(job, now)
 
-    def _submit_again(self, master: Master, job: Job, attach: bool) -> None:
-        if not attach:
+    def _refusal(self, master: Master, size: int) -> Busy | Draining:
+        if self._draining:
+            return Draining("the broker is shutting down")
+        if len(self._jobs) >= self._max_jobs:
+            return Busy(f"the broker has {self._max_jobs} jobs in flight, its limit (--max-jobs)")
+        if len(master.jobs) >= self._max_master_jobs:
+            return Busy(f"this master has {self._max_master_jobs} jobs in flight, its limit (--master-share)")
+        if self._bytes + size > self._max_bytes:
+            limit = f"{self._max_bytes} bytes of jobs in flight (--max-queued-bytes)"
+            return Busy(f"with {size} bytes more the broker would go over its {limit}")
+        limit = f"{self._max_master_bytes} bytes of jobs in flight (--master-share)"
+        return Busy(f"with {size} bytes more this master would go over its {limit}")
+
+    def _submit_again(self, master: Master, job: Job, terms: Terms) -> None:
+        if not terms.attach:
             raise IdExists(str(job.id))
         if master not in job.masters:
             job.masters = (*job.masters, master)
             master.jobs.add(job)
+            master.queued_bytes += len(job.payload)
         master.peer.accepted()
+
+    def _has_slave(self, type: str | None) -> bool:
+        if type is None:
+            return self._slaves > 0
+        line = self._lines.get(type)
+        return line is not None and line.slaves > 0
+
+    def cancel(self, master: Master, id: JobKey, now: float) -> None:
+        """See `IBroker.cancel`."""
+        job = self._jobs.get(id)
+        if job is None or master not in job.masters:
+            raise UnknownJob(f"{_show(id)} is no job of this master in flight")
+        slave = job.slave
+        master.peer.cancelling(running=slave is not None)
+        if slave is not None:
+            self._attempt_ended(job, slave, "cancelled", now)
+            self._revoke(job, slave)
+        self._fail(job, "cancelled", "a master cancelled it")
 
     # Slaves
 
@@ -211,35 +160,38 @@ class MemoryBroker:
 
     def slave_lost(self, slave: Slave, now: float) -> None:
         """See `IBroker.slave_lost`."""
-        self._leave_line(slave)
-        job = slave.job
-        if job is not None:
-            slave.job = None
-            self._attempt_ended(job, slave, "lost", now)
-            self._try_again(job, f"the slave {slave.peer.name} disappeared", now)
+        self._leave_lines(slave)
+        hand, slave.hand = slave.hand, {}
+        for job in hand.values():
+            if job is not None:
+                self._attempt_ended(job, slave, "lost", now)
+                self._try_again(job, "job_failed", f"the slave {slave.peer.name} disappeared", now)
 
-    def join(self, slave: Slave, type: str | None, now: float) -> None:
+    def join(self, slave: Slave, types: Sequence[str | None], slots: int, now: float) -> None:
         """See `IBroker.join`."""
-        self._leave_line(slave)
-        slave.line = self._line_of(type)
+        self._leave_lines(slave)
+        slave.lines = tuple(self._line_of(type) for type in dict.fromkeys(types))
+        slave.slots = slots
+        self._slaves += 1
+        for line in slave.lines:
+            line.slaves += 1
         slave.peer.accepted()
-        if slave.job is None:
-            self._serve(slave, now)
+        self._serve(slave, now)
 
     def leave(self, slave: Slave) -> None:
         """See `IBroker.leave`."""
-        self._leave_line(slave)
+        self._leave_lines(slave)
         slave.peer.accepted()
 
     def respond(self, slave: Slave, id: JobKey | None, body: Any, now: float) -> None:
         """See `IBroker.respond`."""
-        job = self._job_in_hand(slave, id)
-        slave.job = None
+        job = self._let_go(slave, id)
         slave.peer.accepted()
-        for master in job.masters:
-            master.jobs.discard(job)
-            master.peer.answered(job.id, body)
-        self._forget(job)
+        if job is not None:
+            for master in job.masters:
+                receipt = _receipt(job, slave, now) if master.peer.wants_receipts else None
+                master.peer.answered(job.id, body, receipt)
+            self._forget(job)
         self._serve(slave, now)
 
     def fail(
@@ -253,15 +205,67 @@ class MemoryBroker:
         now: float,
     ) -> None:
         """See `IBroker.fail`."""
-        job = self._job_in_hand(slave, id)
-        slave.job = None
+        job = self._let_go(slave, id)
         slave.peer.accepted()
-        self._attempt_ended(job, slave, "failed", now)
-        if retry:
-            self._try_again(job, reason, now, kind, traceback)
-        else:
-            self._fail(job, reason, kind, traceback)
+        if job is not None:
+            self._attempt_ended(job, slave, "failed", now)
+            if retry:
+                self._try_again(job, "job_failed", reason, now, kind, traceback)
+            else:
+                self._fail(job, "job_failed", reason, kind, traceback)
         self._serve(slave, now)
+
+    def progress(self, slave: Slave, id: JobKey | None, body: Any) -> None:
+        """See `IBroker.progress`."""
+        if id is None and len(slave.hand) == 1:
+            id = next(iter(slave.hand))
+        job = slave.hand.get(id) if id is not None else None
+        if job is not None:  # else it was cancelled, or is not this slave's any more
+            for master in job.masters:
+                master.peer.progressed(job.id, body)
+
+    # Time
+
+    def deadline_passed(self, now: float) -> float | None:
+        """See `IBroker.deadline_passed`."""
+        for job in self._deadlines.due(now):
+            job.deadline = None
+            if job.slave is not None:
+                self._time_out(job, job.slave, now)
+            elif job.queued:
+                self._fail(job, "expired", f"no slave took it within {job.terms.expires_seconds:g} s")
+            else:
+                self._place(job, now)  # its delay is over
+        return self._deadlines.next()
+
+    def _time_out(self, job: Job, slave: Slave, now: float) -> None:
+        self._attempt_ended(job, slave, "timeout", now)
+        self._revoke(job, slave)
+        reason = f"the attempt on {slave.peer.name} ran longer than {job.terms.timeout_seconds:g} s"
+        self._try_again(job, "timeout", reason, now)
+
+    def drain(self, now: float, drained: Callable[[], None]) -> None:
+        """See `IBroker.drain`."""
+        self._draining = True
+        self._drained = drained
+        # One comparison in `submit` serves for both.
+        self._max_jobs = 0
+        for job in [job for job in self._jobs.values() if job.slave is None]:
+            self._fail(job, "draining", "the broker is shutting down")
+        self._tell_if_drained()
+
+    def abandon(self, now: float) -> None:
+        """See `IBroker.abandon`."""
+        for job in list(self._jobs.values()):
+            if job.slave is not None:
+                self._attempt_ended(job, job.slave, "draining", now)
+                self._revoke(job, job.slave)
+            self._fail(job, "draining", "the broker shut down before the job was done")
+
+    def _tell_if_drained(self) -> None:
+        if self._drained is not None and not self._jobs:
+            drained, self._drained = self._drained, None
+            drained()
 
     # Pairing
 
@@ -269,48 +273,100 @@ class MemoryBroker:
         """Hand *job* to the slave that could take it and is idle longest, or queue it."""
         idle = self._idle if job.line is self._untyped else job.line.idle
         if idle:
-            slave = next(iter(idle))
-            self._unidle(slave)
-            self._assign(job, slave, now)
-        else:
-            job.line.queue.push(job)
+            slave: Slave | None = next(iter(idle))
+            if job.id in slave.hand:  # type: ignore[union-attr]
+                slave = _first_without(idle, job.id)
+            if slave is not None:
+                self._assign(job, slave, now)
+                return
+        job.line.queue.push(job)
+        if job.terms.expires_seconds is not None:
+            when = job.submitted + job.terms.delay_seconds + job.terms.expires_seconds
+            job.deadline = self._deadlines.set(when, job)
 
     def _serve(self, slave: Slave, now: float) -> None:
-        """Hand *slave* the first job that it could take, or let it wait."""
-        line = slave.line
-        if line is None:
-            return
-        job = self._next_job(line)
-        if job is None:
-            line.idle[slave] = None
-            self._idle[slave] = None
-        else:
+        """Hand *slave* the first jobs that it could take, and let it wait for more."""
+        while slave.lines and len(slave.hand) < slave.slots:
+            job = self._take_for(slave)
+            if job is None:
+                if slave not in self._idle:
+                    self._idle[slave] = None
+                    for line in slave.lines:
+                        line.idle[slave] = None
+                return
             self._assign(job, slave, now)
 
-    def _next_job(self, line: Line) -> Job | None:
-        untyped = self._untyped.queue.peek()
-        if untyped is None or line is self._untyped:
-            return line.queue.pop() if line.queue else None
-        typed = line.queue.peek()
-        if typed is None or first_of(typed, untyped) is untyped:
-            return self._untyped.queue.pop()
-        return line.queue.pop()
+    def _take_for(self, slave: Slave) -> Job | None:
+        """Take the first job that *slave* could take from its queue."""
+        job = self._first_for(slave)
+        if job is None:
+            return None
+        if job.id in slave.hand:
+            return self._take_past_ended_attempts(slave)
+        return job.line.queue.pop()
+
+    def _take_past_ended_attempts(self, slave: Slave) -> Job | None:
+        """As `_take_for`, where *slave* still holds an ended attempt of the first job: the same id twice would mix them up."""
+        skipped = []
+        while (job := self._first_for(slave)) is not None and job.id in slave.hand:
+            skipped.append(job.line.queue.pop())
+        if job is not None:
+            job.line.queue.pop()
+        for other in skipped:
+            other.line.queue.push(other)
+        return job
+
+    def _first_for(self, slave: Slave) -> Job | None:
+        first = self._untyped.queue.peek()
+        for line in slave.lines:
+            job = line.queue.peek()
+            if job is not None and job is not first:
+                first = job if first is None else first_of(first, job)
+        return first
 
     def _assign(self, job: Job, slave: Slave, now: float) -> None:
         job.slave = slave
         job.started = now
-        slave.job = job
+        slave.hand[job.id] = job
+        if slave in self._idle:
+            self._unidle(slave, stays=len(slave.hand) < slave.slots)
+        if job.terms is not BASE_TERMS:
+            self._limit_attempt(job, now)
         slave.peer.assigned(job.payload)
+
+    def _limit_attempt(self, job: Job, now: float) -> None:
+        self._drop_deadline(job)
+        if job.terms.timeout_seconds is not None:
+            job.deadline = self._deadlines.set(now + job.terms.timeout_seconds, job)
+
+    def _unidle(self, slave: Slave, stays: bool) -> None:
+        """*slave* was given a job: it waits at the end for the next one, or not at all."""
+        for idle in (self._idle, *(line.idle for line in slave.lines)):
+            if stays:
+                idle.move_to_end(slave)
+            else:
+                del idle[slave]
 
     # Endings
 
-    def _job_in_hand(self, slave: Slave, id: JobKey | None) -> Job:
-        job = slave.job
-        if job is None:
+    def _let_go(self, slave: Slave, id: JobKey | None) -> Job | None:
+        """Take the job out of *slave*'s hand; None for an attempt that had been ended."""
+        hand = slave.hand
+        if id is None:
+            if len(hand) == 1:
+                return hand.popitem()[1]
+            if hand:
+                raise MissingField(f"id is required when more than one job is in hand, {len(hand)} are")
             raise InvalidState("no job is in hand")
-        if id is not None and id != job.id:
-            raise InvalidState(f"the job in hand is {_show(job.id)}, not {_show(id)}")
-        return job
+        if id not in hand:
+            raise InvalidState(f"the job {_show(id)} is not in hand")
+        return hand.pop(id)
+
+    def _revoke(self, job: Job, slave: Slave) -> None:
+        """End the attempt here; its slot is taken until the slave lets go of it."""
+        slave.hand[job.id] = None
+        job.slave = None
+        slave.peer.revoked(job.id)
 
     def _attempt_ended(self, job: Job, slave: Slave, how: str, now: float) -> None:
         if job.attempts is None:
@@ -319,45 +375,68 @@ class MemoryBroker:
         job.attempts.append({"slave": slave.peer.name, "seconds": seconds, "ended": how})
 
     def _try_again(
-        self, job: Job, reason: str, now: float, kind: str | None = None, traceback: str | None = None
+        self,
+        job: Job,
+        error: str,
+        reason: str,
+        now: float,
+        kind: str | None = None,
+        traceback: str | None = None,
     ) -> None:
         """Put *job* back to its place, unless nobody waits for it or its attempts are spent."""
         job.slave = None
+        self._drop_deadline(job)
         attempts = len(job.attempts or ())
+        retries = self._retries if job.terms.retries is None else job.terms.retries
         if not job.masters:
             self._forget(job)
-        elif attempts > self._retries:
+        elif self._draining:
+            self._fail(job, "draining", "the broker is shutting down")
+        elif attempts > retries:
             times = "1 attempt" if attempts == 1 else f"{attempts} attempts"
-            self._fail(job, f"{reason} ({times})", kind, traceback)
+            self._fail(job, error, f"{reason} ({times})", kind, traceback)
         else:
             self._place(job, now)
 
-    def _fail(self, job: Job, reason: str, kind: str | None, traceback: str | None) -> None:
-        failure = Failure("job_failed", reason, kind, traceback, job.attempts or [])
+    def _fail(
+        self, job: Job, error: str, reason: str, kind: str | None = None, traceback: str | None = None
+    ) -> None:
+        failure = Failure(error, reason, kind, traceback, job.attempts or [])
         for master in job.masters:
-            master.jobs.discard(job)
             master.peer.failed(job.id, failure)
         self._forget(job)
 
     def _forget(self, job: Job) -> None:
         del self._jobs[job.id]
+        size = len(job.payload)
+        self._bytes -= size
+        for master in job.masters:
+            master.jobs.discard(job)
+            master.queued_bytes -= size
+        if job.queued:
+            job.line.queue.remove(job)
+        self._drop_deadline(job)
         self._unuse(job.line)
+        if self._draining:
+            self._tell_if_drained()
+
+    def _drop_deadline(self, job: Job) -> None:
+        if job.deadline is not None:
+            self._deadlines.drop(job.deadline)
+            job.deadline = None
 
     # Lines
 
-    def _leave_line(self, slave: Slave) -> None:
-        line = slave.line
-        if line is None:
+    def _leave_lines(self, slave: Slave) -> None:
+        if not slave.lines:
             return
-        self._unidle(slave)
-        slave.line = None
-        self._unuse(line)
-
-    def _unidle(self, slave: Slave) -> None:
-        line = slave.line
-        if line is not None and slave in line.idle:
-            del line.idle[slave]
-            del self._idle[slave]
+        if slave in self._idle:
+            self._unidle(slave, stays=False)
+        lines, slave.lines = slave.lines, ()
+        self._slaves -= 1
+        for line in lines:
+            line.slaves -= 1
+            self._unuse(line)
 
     def _line_of(self, type: str | None) -> Line:
         """Return the line of *type* for one more user."""
@@ -372,6 +451,15 @@ class MemoryBroker:
         line.users -= 1
         if not line.users:
             del self._lines[line.type]
+
+
+def _receipt(job: Job, slave: Slave, now: float) -> Receipt:
+    queued, ran = job.started - job.submitted, now - job.started
+    return Receipt(round(queued, 6), round(ran, 6), 1 + len(job.attempts or ()), slave.peer.name)
+
+
+def _first_without(idle: Iterable[Slave], id: JobKey) -> Slave | None:
+    return next((slave for slave in idle if id not in slave.hand), None)
 
 
 def _show(id: JobKey) -> str:

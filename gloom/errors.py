@@ -93,6 +93,43 @@ class IdExists(ProtocolError):
     code = "id_exists"
 
 
+class UnknownJob(ProtocolError):
+    """No job of that id is in flight for this master."""
+
+    code = "unknown_job"
+
+
+class NoSlaves(ProtocolError):
+    """``require_slave`` was asked for, and no slave of the type has joined."""
+
+    code = "no_slaves"
+
+
+class Busy(ProtocolError):
+    """A limit of the broker is reached."""
+
+    code = "busy"
+
+
+class Draining(ProtocolError):
+    """The broker is shutting down."""
+
+    code = "draining"
+
+
+class Unauthorized(ProtocolError):
+    """No credentials, or wrong ones."""
+
+    code = "unauthorized"
+    closes = True
+
+
+class Forbidden(ProtocolError):
+    """The credentials do not allow this verb or type."""
+
+    code = "forbidden"
+
+
 class UnsupportedVersion(ProtocolError):
     """The ``hello`` asked for a version that this broker does not speak."""
 

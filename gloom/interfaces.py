@@ -26,13 +26,33 @@ class IPeer(Interface):
 class IMasterPeer(IPeer):
     """A connection on the master port."""
 
-    def answered(id, body) -> None:
+    wants_receipts = Attribute("Whether `answered` is to be given a receipt.")
+
+    def answered(id, body, receipt) -> None:
         """
         A job of this master is done.
 
         Args:
             id: The job's id.
             body: The slave's answer, the bytes of one JSON value.
+            receipt: A `gloom.jobs.Receipt`, or None where none is wanted.
+        """
+
+    def progressed(id, body) -> None:
+        """
+        A job of this master has got on.
+
+        Args:
+            id: The job's id.
+            body: What the slave says of it, the bytes of one JSON value.
+        """
+
+    def cancelling(running) -> None:
+        """
+        The oldest unanswered request, a ``cancel``, was accepted.
+
+        Args:
+            running: Whether a slave has the job in hand.
         """
 
     def failed(id, failure) -> None:
@@ -41,7 +61,7 @@ class IMasterPeer(IPeer):
 
         Args:
             id: The job's id.
-            failure: A `gloom.broker.Failure`.
+            failure: A `gloom.jobs.Failure`.
         """
 
 
@@ -54,6 +74,16 @@ class ISlavePeer(IPeer):
 
         Args:
             payload: What ``submit`` was given for the slave.
+        """
+
+    def revoked(id) -> None:
+        """
+        The broker has ended this slave's attempt at a job (cancelled, timed out).
+
+        The job stays in hand, and its slot taken, until the slave lets go of it.
+
+        Args:
+            id: The job's id.
         """
 
 
@@ -80,7 +110,7 @@ class IBroker(Interface):
     def slave_lost(slave, now) -> None:
         """Put the job in hand back to its place, or fail it if its attempts are spent."""
 
-    def submit(master, id, type, priority, payload, attach, now) -> None:
+    def submit(master, id, type, priority, payload, terms, now) -> None:
         """
         Queue a job (section 3).
 
@@ -89,15 +119,27 @@ class IBroker(Interface):
             type: The job type, or None for any slave.
             priority: Larger first; equal priorities by submission.
             payload: Bytes that the slave is given, opaque to the broker.
-            attach: Whether a job of that id that is in flight gains this master
-                instead of being refused.
+            terms: `gloom.jobs.Terms`: what section 4 adds.
 
         Raises:
-            IdExists: The id is in flight, and *attach* is false.
+            IdExists: The id is in flight, and the terms do not say attach.
+            NoSlaves: The terms require a slave, and none of the type has joined.
+            Busy: A limit is reached.
+            Draining: The broker is shutting down.
         """
 
-    def join(slave, type, now) -> None:
-        """Take jobs of *type* (None: only untyped jobs) from the next job on."""
+    def cancel(master, id, now) -> None:
+        """
+        End a job of *master*: its masters get the outcome ``cancelled`` at once.
+
+        Acceptance is told through `IMasterPeer.cancelling`, before the outcome.
+
+        Raises:
+            UnknownJob: No job of that id is in flight with this master.
+        """
+
+    def join(slave, types, slots, now) -> None:
+        """Take jobs of *types* (None: only untyped jobs), *slots* at once, from the next job on."""
 
     def leave(slave) -> None:
         """Assign no more jobs to *slave*."""
@@ -111,6 +153,7 @@ class IBroker(Interface):
 
         Raises:
             InvalidState: No job, or not that job, is in hand.
+            MissingField: *id* is None, and more than one job is in hand.
         """
 
     def fail(slave, id, reason, kind, traceback, retry, now) -> None:
@@ -120,3 +163,26 @@ class IBroker(Interface):
         Raises:
             InvalidState: As for `respond`.
         """
+
+    def progress(slave, id, body) -> None:
+        """Tell the masters of the job in hand how it gets on; of an ended attempt nothing is told."""
+
+    def deadline_passed(now):
+        """
+        End what has run or waited too long, and start what was delayed.
+
+        Returns:
+            When to call next, or None for when the alarm says.
+        """
+
+    def drain(now, drained) -> None:
+        """
+        Refuse new jobs and end the waiting ones as ``draining``; those in hand go on.
+
+        Args:
+            drained: Called once when no job is in flight any more, perhaps at
+                once; it must not call the broker.
+        """
+
+    def abandon(now) -> None:
+        """End what is still in hand as ``draining``."""

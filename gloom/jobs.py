@@ -1,0 +1,207 @@
+"""
+The broker's records: jobs, what waits for each type, masters, slaves.
+
+Plain data with no behaviour; every change to it is made in `gloom.broker`.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from gloom.jobqueue import JobQueue
+
+if TYPE_CHECKING:
+    from gloom.deadlines import Deadline
+
+JobKey = str | int
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """
+    What a master asks beyond the base level (docs/protocol.md, section 4, ``submit``).
+
+    Attributes:
+        attach: Become a receiver of the outcome when the id is in flight.
+        timeout_seconds: How long one attempt may run; None for no limit.
+        expires_seconds: How long the job may wait for a slave; None for no limit.
+        delay_seconds: How long it waits before it may start.
+        retries: How often it is tried again; None for the broker's default.
+        require_slave: Refuse it if no slave of its type has joined.
+    """
+
+    attach: bool = False
+    timeout_seconds: float | None = None
+    expires_seconds: float | None = None
+    delay_seconds: float = 0.0
+    retries: int | None = None
+    require_slave: bool = False
+
+
+#: The base level: nothing asked.
+BASE_TERMS = Terms()
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """
+    Why a job ended without an answer (section 4, outcome errors).
+
+    Attributes:
+        error: The outcome's code.
+        reason: What happened, for a person.
+        kind: The exception's name on the slave, or None.
+        traceback: The slave's traceback, or None.
+        attempts: One mapping an attempt: ``slave``, ``seconds``, ``ended``.
+    """
+
+    error: str
+    reason: str
+    kind: str | None = None
+    traceback: str | None = None
+    attempts: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """
+    How an answered job went (section 4, ``receipt``).
+
+    Attributes:
+        queued_seconds: From its submission to the start of its last attempt.
+        ran_seconds: How long that attempt ran.
+        attempts: How many there were, 1 or more.
+        slave: The name of the slave that answered.
+    """
+
+    queued_seconds: float
+    ran_seconds: float
+    attempts: int
+    slave: str
+
+
+class Job:
+    """
+    One accepted job.
+
+    Attributes:
+        id: Unique while the job is in flight.
+        line: What its type has waiting.
+        priority: Larger first.
+        sequence: Its place in the order of all submissions.
+        payload: What the slave is given.
+        masters: Who is told the outcome; empty when all of them have gone.
+        terms: What its first master asked for.
+        submitted: When it was accepted, in seconds of the caller's clock.
+        slave: Who has it in hand, or None while it waits.
+        queued: Whether it stands in its line's queue; kept by `JobQueue`.
+        started: When the present attempt began.
+        attempts: The attempts that ended without an outcome, or None before the first.
+        deadline: When the broker must look at it next, or None.
+    """
+
+    __slots__ = (
+        "attempts",
+        "deadline",
+        "id",
+        "line",
+        "masters",
+        "payload",
+        "priority",
+        "queued",
+        "sequence",
+        "slave",
+        "started",
+        "submitted",
+        "terms",
+    )
+
+    def __init__(
+        self,
+        id: JobKey,
+        line: Line,
+        priority: int,
+        sequence: int,
+        payload: bytes,
+        masters: tuple[Master, ...],
+        terms: Terms,
+        now: float,
+    ) -> None:
+        self.id = id
+        self.line = line
+        self.priority = priority
+        self.sequence = sequence
+        self.payload = payload
+        self.masters = masters
+        self.terms = terms
+        self.submitted = now
+        self.slave: Slave | None = None
+        self.queued = False
+        self.started = 0.0
+        self.attempts: list[dict[str, Any]] | None = None
+        self.deadline: Deadline | None = None
+
+
+class Line:
+    """
+    What one job type has waiting: jobs in order, or slaves in order of idleness.
+
+    Attributes:
+        type: The job type; None for untyped jobs.
+        queue: Its queued jobs.
+        idle: The slaves that could take one more job of it, idle longest first.
+        slaves: How many slaves have joined it.
+        users: Jobs in flight and slaves joined; at 0 the line is forgotten.
+    """
+
+    __slots__ = ("idle", "queue", "slaves", "type", "users")
+
+    def __init__(self, type: str | None) -> None:
+        self.type = type
+        self.queue: JobQueue[Job] = JobQueue()
+        self.idle: OrderedDict[Slave, None] = OrderedDict()
+        self.slaves = 0
+        self.users = 0
+
+
+class Master:
+    """
+    The broker's record of a connection on the master port.
+
+    Attributes:
+        peer: The connection, an `IMasterPeer`.
+        jobs: Its jobs that have no outcome yet.
+        queued_bytes: The payloads of the jobs that it submitted and that are in flight.
+        alone: ``(self,)``, shared as the masters of all its own jobs.
+    """
+
+    __slots__ = ("alone", "jobs", "peer", "queued_bytes")
+
+    def __init__(self, peer: Any) -> None:
+        self.peer = peer
+        self.jobs: set[Job] = set()
+        self.queued_bytes = 0
+        self.alone = (self,)
+
+
+class Slave:
+    """
+    The broker's record of a connection on the slave port.
+
+    Attributes:
+        peer: The connection, an `ISlavePeer`.
+        lines: The types that it has joined; empty before ``join`` and after ``leave``.
+        slots: How many jobs it may have in hand.
+        hand: What it has in hand by id: a job, or None for an attempt that the
+            broker has ended (cancelled, timed out) and the slave has not let go of.
+    """
+
+    __slots__ = ("hand", "lines", "peer", "slots")
+
+    def __init__(self, peer: Any) -> None:
+        self.peer = peer
+        self.lines: tuple[Line, ...] = ()
+        self.slots = 1
+        self.hand: dict[JobKey, Job | None] = {}
