@@ -306,7 +306,8 @@ class MemoryBroker:
         return job.line.queue.pop()
 
     def _take_past_ended_attempts(self, slave: Slave) -> Job | None:
-        """As `_take_for`, where *slave* still holds an ended attempt of the first job: the same id twice would mix them up."""
+        """As `_take_for`, where an ended attempt of the first job is still in this very hand."""
+        # The same id twice in one hand would let a late answer end the later attempt.
         skipped = []
         while (job := self._first_for(slave)) is not None and job.id in slave.hand:
             skipped.append(job.line.queue.pop())
@@ -398,9 +399,7 @@ class MemoryBroker:
         else:
             self._place(job, now)
 
-    def _fail(
-        self, job: Job, error: str, reason: str, kind: str | None = None, traceback: str | None = None
-    ) -> None:
+    def _fail(self, job: Job, error: str, reason: str, kind: str | None = None, traceback: str | None = None) -> None:
         failure = Failure(error, reason, kind, traceback, job.attempts or [])
         for master in job.masters:
             master.peer.failed(job.id, failure)

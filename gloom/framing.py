@@ -1,41 +1,34 @@
 """
 Bytes <-> frames: docs/protocol.md, section 2, for both ends of a connection.
 
-Knows lengths, sockets and when to send; knows no JSON and no verbs.
+Knows lengths and how a connection ends; knows no JSON and no verbs. Sending is
+in `gloom.sending`.
 
 `FrameProtocol` keeps `Int32StringReceiver`'s names and meaning, and replaces
-its reading (which copies a partial frame at every read, quadratic in the
-frame's size) and its writing (docs/decisions/0003-sending-at-once.md).
+its reading, which copies a partial frame at every read: quadratic in the
+frame's size.
 """
 
 from __future__ import annotations
 
+import math
 import socket
-from collections.abc import Callable
 from struct import Struct
 from typing import Any, cast
 
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import (
-    IConsumer,
-    IDelayedCall,
-    IPullProducer,
-    IReactorTime,
-    ISystemHandle,
-    ITCPTransport,
-    ITransport,
-)
+from twisted.internet.interfaces import IDelayedCall, IReactorTime, ITCPTransport
 from twisted.protocols.basic import Int32StringReceiver
 from twisted.python.failure import Failure
-from zope.interface import implementer
+
+from gloom.sending import LARGEST_FRAME_BYTES, FlushTurn, FrameSender, to_frame
+
+__all__ = ["LARGEST_FRAME_BYTES", "FlushTurn", "FrameProtocol", "StallWatch", "to_frame"]
 
 _HEADER = Struct("!I")
 _pack_length = _HEADER.pack
 _unpack_length = _HEADER.unpack_from
 _HEADER_BYTES = _HEADER.size
-
-#: The header alone can say no more than this.
-LARGEST_FRAME_BYTES = 2**32 - 1
 
 # A vanished host is noticed within about a minute: idle connections by
 # keepalive (30 s + 3 x 10 s), those with unacknowledged data by the timeout.
@@ -45,57 +38,51 @@ _KEEPALIVE_PROBES = 3
 _USER_TIMEOUT_MILLISECONDS = 60_000
 
 
-def to_frame(payload: bytes) -> bytes:
-    """Return *payload* behind its length."""
-    return _pack_length(len(payload)) + payload
-
-
-class FlushTurn:
+class StallWatch:
     """
-    The connections that have something to send, flushed together.
-
-    All that one reactor turn says to one peer leaves in one ``send``.
+    Drops connections whose frame stands still half way: one timer for all of them.
 
     Args:
-        clock: Where the flush is scheduled: after the events of this turn.
+        clock: Time.
+        stall_seconds: How long a frame may stand still; and how long the first
+            frame of a connection may take in all.
     """
 
-    def __init__(self, clock: IReactorTime) -> None:
+    def __init__(self, clock: IReactorTime, stall_seconds: float) -> None:
         self._clock = clock
-        self._waiting: list[FrameProtocol] = []
+        self._stall_seconds = stall_seconds
+        self._watched: dict[FrameProtocol, float] = {}
+        self._timer: IDelayedCall | None = None
 
-    def add(self, protocol: FrameProtocol) -> None:
-        """Have *protocol* flushed at the end of this turn."""
-        if not self._waiting:
-            self._clock.callLater(0, self.flush)
-        self._waiting.append(protocol)
+    def begin(self, protocol: FrameProtocol, *, again: bool) -> None:
+        """Watch *protocol* from now on; one that is watched keeps its time unless *again*."""
+        if again or protocol not in self._watched:
+            self._watched[protocol] = self._clock.seconds()
+        if self._timer is None:
+            self._timer = self._clock.callLater(self._stall_seconds / 4, self._look)
 
-    def flush(self) -> None:
-        """Send what every waiting connection has buffered."""
-        waiting, self._waiting = self._waiting, []
-        for protocol in waiting:
-            protocol.flush()
+    def end(self, protocol: FrameProtocol) -> None:
+        """*protocol* has no frame half way any more."""
+        self._watched.pop(protocol, None)
 
+    def stop(self) -> None:
+        """Watch nothing more."""
+        self._watched.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
-@implementer(IPullProducer)
-class _WhenDrained:
-    """Learns from the transport, through its producer interface, that its buffer is empty."""
-
-    def __init__(self, drained: Callable[[], None]) -> None:
-        self._drained = drained
-        self._registered = False
-
-    def resumeProducing(self) -> None:
-        # The transport calls once on registration, and then whenever its buffer is empty.
-        if self._registered:
-            self._drained()
-        self._registered = True
-
-    def stopProducing(self) -> None:
-        """The connection is gone; connectionLost tells."""
+    def _look(self) -> None:
+        self._timer = None
+        before = self._clock.seconds() - self._stall_seconds
+        for protocol in [protocol for protocol, since in self._watched.items() if since <= before]:
+            del self._watched[protocol]
+            protocol.drop(f"a frame stood half way for {self._stall_seconds:g} s")
+        if self._watched:
+            self._timer = self._clock.callLater(self._stall_seconds / 4, self._look)
 
 
-class FrameProtocol(Int32StringReceiver):
+class FrameProtocol(FrameSender, Int32StringReceiver):
     """
     Frames in, frames out, in linear time.
 
@@ -106,17 +93,27 @@ class FrameProtocol(Int32StringReceiver):
         flushes: Where this connection asks to be flushed.
         clock: For the time that `close` allows.
         linger_seconds: What `close` allows the peer to read what is left for it.
-
-    Attributes:
-        lost: Whether the connection has ended.
+        pause_unread_bytes: From how many waiting bytes on nothing is read from the peer.
+        max_unread_bytes: How many may wait, before the peer is dropped.
+        stalls: Who drops this connection when a frame stands half way; None for nobody.
     """
 
     def __init__(
-        self, max_frame_bytes: int, flushes: FlushTurn, clock: IReactorTime, linger_seconds: float = 1.0
+        self,
+        max_frame_bytes: int,
+        flushes: FlushTurn,
+        clock: IReactorTime,
+        linger_seconds: float = 1.0,
+        *,
+        pause_unread_bytes: float = math.inf,
+        max_unread_bytes: float = math.inf,
+        stalls: StallWatch | None = None,
     ) -> None:
+        super().__init__(flushes, pause_unread_bytes, max_unread_bytes)
         self.MAX_LENGTH = max_frame_bytes
-        self.lost = False
-        self._flushes = flushes
+        self._stalls = stalls
+        self._had_a_frame = False
+        self._watched = False
         self._clock = clock
         self._linger_seconds = linger_seconds
         self._linger: IDelayedCall | None = None
@@ -124,21 +121,13 @@ class FrameProtocol(Int32StringReceiver):
         self._needed_bytes = _HEADER_BYTES
         self._parsing = False
         self._closed = False
-        self._output: list[bytes] = []
-        # Set while the transport's own buffer is known to be empty.
-        self._send: Callable[[bytes], int] | None = None
-        self._socket_send: Callable[[bytes], int] | None = None
 
     # Reading
 
     def connectionMade(self) -> None:
-        transport = cast(ITransport, self.transport)
-        handle = transport.getHandle() if ISystemHandle.providedBy(transport) else None
-        if isinstance(handle, socket.socket):
-            # Not so over TLS, whose handle is OpenSSL's: there the transport sends.
-            self._send = self._socket_send = handle.send
-        if ITCPTransport.providedBy(transport):
-            _set_tcp_options(cast(Any, transport))
+        self.start_sending()
+        if ITCPTransport.providedBy(self.transport):
+            _set_tcp_options(cast(Any, self.transport))
 
     def dataReceived(self, data: bytes) -> None:
         if self._closed:
@@ -146,9 +135,23 @@ class FrameProtocol(Int32StringReceiver):
         if self._partial or self.paused or self._parsing:
             self._partial += data
             if len(self._partial) < self._needed_bytes or self.paused or self._parsing:
+                self._watch()
                 return
             data = self._take_partial()
         self._parse(data)
+        if self._partial or self._watched:
+            self._watch()
+
+    def _watch(self) -> None:
+        """Have a frame that stands half way watched, and one that does not forgotten."""
+        if self._stalls is None:
+            return
+        # Half way is what the peer has not sent: not what this end is too busy to read.
+        self._watched = bool(self._partial) and not self.paused and not self._closed
+        if self._watched:
+            self._stalls.begin(self, again=self._had_a_frame)
+        else:
+            self._stalls.end(self)
 
     def _take_partial(self) -> bytes:
         data = bytes(self._partial)
@@ -190,7 +193,13 @@ class FrameProtocol(Int32StringReceiver):
             self.stringReceived(frame)
             if self.paused or self._closed:
                 break
+        if offset:
+            self._had_a_frame = True
         return offset
+
+    def pauseProducing(self) -> None:
+        self.paused = True
+        cast(Any, self.transport).pauseProducing()
 
     def resumeProducing(self) -> None:
         self.paused = False
@@ -213,46 +222,9 @@ class FrameProtocol(Int32StringReceiver):
         """
         if len(string) > LARGEST_FRAME_BYTES:
             super().sendString(string)
-        self.send_frame(_pack_length(len(string)), string)
-
-    def send_frame(self, *pieces: bytes) -> None:
-        """Send one frame that is already framed, in *pieces*, at the end of this reactor turn."""
         if not self._output:
             self._flushes.add(self)
-        self._output += pieces
-
-    def flush(self) -> None:
-        """
-        Send what is buffered: at once where the socket takes it, else through the transport.
-
-        The transport's way costs two ``epoll_ctl`` and a turn a message.
-        """
-        output = self._output
-        if not output or self.lost:
-            return
-        data = output[0] if len(output) == 1 else b"".join(output)
-        self._output = []
-        if self._send is not None:
-            try:
-                sent = self._send(data)
-            except OSError:
-                # Full, or broken: then the transport meets the same error and reports it.
-                sent = 0
-            if sent == len(data):
-                return
-            self._send = None
-            self._leave_to_transport(data[sent:])
-        else:
-            cast(ITransport, self.transport).write(data)
-
-    def _leave_to_transport(self, data: bytes) -> None:
-        transport = cast(Any, self.transport)
-        transport.write(data)
-        cast(IConsumer, transport).registerProducer(_WhenDrained(self._drained), False)
-
-    def _drained(self) -> None:
-        cast(IConsumer, self.transport).unregisterProducer()
-        self._send = self._socket_send
+        self._output += (_pack_length(len(string)), string)
 
     # Ending
 
@@ -267,7 +239,7 @@ class FrameProtocol(Int32StringReceiver):
         if self.lost or self._linger is not None:
             return
         self._stop_reading()
-        self.flush()
+        self.finish_sending()
         self._linger = self._clock.callLater(self._linger_seconds, self._linger_ended)
         transport = cast(Any, self.transport)
         if self._socket_send is not None and ITCPTransport.providedBy(transport):
@@ -275,15 +247,19 @@ class FrameProtocol(Int32StringReceiver):
         else:
             transport.loseConnection()
 
+    def drop(self, reason: str) -> None:
+        """End the connection at once, because of *reason*, which a subclass may tell."""
+        cast(Any, self.transport).abortConnection()
+
     def _linger_ended(self) -> None:
         self._linger = None
         cast(Any, self.transport).abortConnection()
 
     def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008 (the base's signature)
-        self.lost = True
+        self.stop_sending()
         self._stop_reading()
-        self._output = []
-        self._send = None
+        if self._stalls is not None:
+            self._stalls.end(self)
         if self._linger is not None:
             self._linger.cancel()
             self._linger = None

@@ -42,6 +42,8 @@ class Terms:
 
 #: The base level: nothing asked.
 BASE_TERMS = Terms()
+#: A job that is submitted again.
+ATTACH_TERMS = Terms(attach=True)
 
 
 @dataclass(frozen=True, slots=True)

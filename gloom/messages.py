@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, NoReturn
 
 import msgspec
-from msgspec import Meta, Raw, Struct
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from gloom.errors import (
     BodyError,
@@ -34,6 +34,10 @@ JobId = ShortText | int
 JobType = ShortText
 Priority = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Seconds = Annotated[float, Meta(ge=0, le=1e9)]
+SomeSeconds = Annotated[float, Meta(gt=0, le=1e9)]
+Retries = Annotated[int, Meta(ge=0, le=100)]
+JobTypes = Annotated[list[JobType], Meta(min_length=1, max_length=1000)]
+Slots = Annotated[int, Meta(ge=1, le=1000)]
 
 
 class Request(Struct, tag_field="action", omit_defaults=True):
@@ -46,6 +50,8 @@ class Hello(Request, tag="hello"):
     version: int
     name: ShortText | None = None
     heartbeat: Seconds = 0.0
+    accept: list[str] = []
+    token: str | None = None
 
 
 class Ping(Request, tag="ping"):
@@ -65,12 +71,37 @@ class ExtendedSubmit(Submit, tag="submit"):
     """Queue a job, extended level (section 4)."""
 
     attach: bool = False
+    timeout: SomeSeconds | None = None
+    expires: Seconds | None = None
+    delay: Seconds | None = None
+    retries: Retries | None = None
+    require_slave: bool = False
+
+
+class SubmitMany(Request, tag="submit_many"):
+    """Queue jobs, each with the fields of ``submit``; one reply says of each whether it was."""
+
+    jobs: list[Raw]
+
+
+class Cancel(Request, tag="cancel"):
+    """End a job of this master."""
+
+    id: JobId
 
 
 class Join(Request, tag="join"):
     """Take jobs of one type; null takes only untyped jobs."""
 
     type: JobType | None
+
+
+class ExtendedJoin(Request, tag="join"):
+    """Take jobs of one type or of several, one or several at once, extended level."""
+
+    type: JobType | UnsetType | None = UNSET
+    types: JobTypes | None = None
+    slots: Slots = 1
 
 
 class Respond(Request, tag="respond"):
@@ -92,6 +123,13 @@ class Fail(Request, tag="fail"):
     kind: ShortText | None = None
     traceback: str | None = None
     retry: bool = False
+    id: JobId | None = None
+
+
+class Progress(Request, tag="progress"):
+    """Say how the job in hand gets on; there is no reply."""
+
+    body: Raw
     id: JobId | None = None
 
 
@@ -121,6 +159,10 @@ class BrokerMessage(Struct):
     max_frame: int | None = None
     heartbeat: float = 0.0
     features: list[str] = []
+    progress: Raw = Raw()
+    receipt: dict[str, Any] | None = None
+    state: str | None = None
+    jobs: list[dict[str, Any]] = []
 
 
 #: What each field may hold, in the words of an error's reason.
@@ -132,7 +174,17 @@ FIELD_RULES = {
     "version": "an integer",
     "name": "a string of 1 to 255 characters or null",
     "heartbeat": "a number of seconds, 0 or more",
+    "accept": "a list of strings",
+    "token": "a string or null",
     "attach": "true or false",
+    "timeout": "a number of seconds over 0, or null",
+    "expires": "a number of seconds, 0 or more, or null",
+    "delay": "a number of seconds, 0 or more, or null",
+    "retries": "an integer of 0 to 100, or null",
+    "require_slave": "true or false",
+    "jobs": "a list of objects, each with the fields of submit",
+    "types": "a list of 1 to 1000 strings of 1 to 255 characters each, or null",
+    "slots": "an integer of 1 to 1000",
     "reason": "a string",
     "kind": "a string of 1 to 255 characters or null",
     "traceback": "a string or null",
@@ -147,8 +199,8 @@ BASE_REQUESTS: dict[str, tuple[type[Request], ...]] = {
     SLAVE: (Hello, Join, Respond),
 }
 EXTENDED_REQUESTS: dict[str, tuple[type[Request], ...]] = {
-    MASTER: (Hello, Ping, ExtendedSubmit),
-    SLAVE: (Hello, Ping, Join, ExtendedRespond, Fail, Leave),
+    MASTER: (Hello, Ping, ExtendedSubmit, SubmitMany, Cancel),
+    SLAVE: (Hello, Ping, ExtendedJoin, ExtendedRespond, Fail, Progress, Leave),
 }
 
 
@@ -195,10 +247,7 @@ class Vocabulary:
 
     def _explain(self, frame: bytes, error: Exception) -> NoReturn:
         fields = _read_fields(frame)
-        request = self._request_named(fields)
-        for field in msgspec.structs.fields(request):
-            _check_field(verb_of(request), field, fields)
-        raise InvalidType(f"action {verb_of(request)}: {error}")
+        _check_fields(self._request_named(fields), fields, error)
 
     def _request_named(self, fields: dict[str, Raw]) -> type[Request]:
         if "action" not in fields:
@@ -240,6 +289,32 @@ def _read_fields(frame: bytes) -> dict[str, Raw]:
         raise InvalidJSON("the JSON is nested too deeply, about 1000 levels are allowed") from None
 
 
+_decode_job = msgspec.json.Decoder(ExtendedSubmit).decode
+
+
+def decode_job(job: Raw) -> ExtendedSubmit:
+    """
+    Read one job of a ``submit_many``; the frame around it has been checked.
+
+    Raises:
+        ProtocolError: It is not what ``submit`` takes.
+    """
+    try:
+        return _decode_job(job)
+    except ValueError as error:
+        try:
+            fields = msgspec.json.decode(job, type=dict[str, Raw])
+        except ValueError:
+            raise InvalidType(f"jobs must be a list of objects, one is {quote(job)}") from None
+        _check_fields(ExtendedSubmit, fields, error)
+
+
+def _check_fields(request: type[Request], fields: dict[str, Raw], error: Exception) -> NoReturn:
+    for field in msgspec.structs.fields(request):
+        _check_field(verb_of(request), field, fields)
+    raise InvalidType(f"action {verb_of(request)}: {error}")
+
+
 def _check_field(verb: str, field: msgspec.structs.FieldInfo, fields: dict[str, Raw]) -> None:
     rule = FIELD_RULES[field.encode_name]
     if field.encode_name not in fields:
@@ -262,6 +337,9 @@ def quote(raw: bytes | Raw, length: int = 100) -> str:
 
 
 OK = b'{"ok":true}'
+QUIET = b'{"action":"quiet"}'
+CANCELLED = b'{"ok":true,"state":"cancelled"}'
+CANCELLING = b'{"ok":true,"state":"cancelling"}'
 
 _encode = msgspec.json.Encoder().encode
 _decode_broker_message = msgspec.json.Decoder(BrokerMessage).decode
@@ -280,6 +358,30 @@ def encode_job(id: str | int, type: str | None, body: bytes | Raw) -> bytes:
 def encode_answer(id: str | int, body: bytes | Raw) -> bytes:
     """Return the outcome of a job that was answered; *body* is not touched."""
     return b"".join((b'{"id":', _encode(id), b',"body":', body, b"}"))
+
+
+def encode_receipted_answer(
+    id: str | int, body: bytes | Raw, queued_seconds: float, ran_seconds: float, attempts: int, slave: str
+) -> bytes:
+    """Return the outcome of a job that was answered, with a receipt (section 4)."""
+    receipt = {"queued": queued_seconds, "ran": ran_seconds, "attempts": attempts, "slave": slave}
+    return b"".join((b'{"id":', _encode(id), b',"body":', body, b',"receipt":', _encode(receipt), b"}"))
+
+
+def encode_progress(id: str | int, body: bytes | Raw) -> bytes:
+    """Return the message that tells a master how its job gets on."""
+    return b"".join((b'{"id":', _encode(id), b',"progress":', body, b"}"))
+
+
+def encode_revocation(id: str | int) -> bytes:
+    """Return the message that tells a slave that its attempt at a job has been ended."""
+    return b"".join((b'{"action":"cancel","id":', _encode(id), b"}"))
+
+
+def encode_batch(errors: Sequence[ProtocolError | None]) -> bytes:
+    """Return the reply to ``submit_many``: of each job ok, or why not."""
+    jobs = [{"ok": True} if error is None else {"error": error.code, "reason": error.reason} for error in errors]
+    return _encode({"ok": True, "jobs": jobs})
 
 
 def encode_failure(id: str | int, error: str, reason: str) -> bytes:

@@ -1,33 +1,29 @@
 """
-A frame becomes a verb of the broker; what the broker says becomes frames.
+The verbs of the two ports: a request becomes a verb of the broker, what the broker says becomes frames.
 
-Implements docs/protocol.md, sections 2 to 4, between `gloom.messages` and
+Implements docs/protocol.md, sections 3 and 4, between `gloom.messages` and
 `gloom.interfaces.IBroker`. No job logic here, and no Deferred: everything is
-synchronous. The one place where an exception becomes an error frame.
+synchronous.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar
 
-from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
-from twisted.internet.protocol import Factory
-from twisted.logger import Logger
-from twisted.python.failure import Failure as TwistedFailure
+from msgspec import UNSET
 from zope.interface import implementer
 
-import gloom
-from gloom.broker import Failure, JobKey
-from gloom.errors import InternalError, InvalidState, MissingField, ProtocolError, SizeError, UnsupportedVersion
-from gloom.framing import FlushTurn, FrameProtocol, to_frame
-from gloom.interfaces import IBroker, IMasterPeer, ISlavePeer
+from gloom.errors import InvalidType, MissingField, ProtocolError
+from gloom.interfaces import IMasterPeer, ISlavePeer
+from gloom.jobs import ATTACH_TERMS, BASE_TERMS, Failure, JobKey, Receipt, Terms
 from gloom.messages import (
+    CANCELLED,
+    CANCELLING,
     MASTER,
-    OK,
-    PROTOCOL_VERSION,
     SLAVE,
+    Cancel,
+    ExtendedJoin,
     ExtendedRespond,
     ExtendedSubmit,
     Fail,
@@ -35,178 +31,117 @@ from gloom.messages import (
     Join,
     Leave,
     Ping,
+    Progress,
     Respond,
     Submit,
+    SubmitMany,
     Vocabulary,
+    decode_job,
     encode_answer,
-    encode_error,
+    encode_batch,
     encode_extended_failure,
     encode_failure,
     encode_job,
-    encode_welcome,
+    encode_progress,
+    encode_receipted_answer,
+    encode_revocation,
 )
-from gloom.settings import Settings
+from gloom.peers import OK_FRAME, PeerFactory, PeerProtocol
 
-_OK_FRAME = to_frame(OK)
-SERVER = f"gloom/{gloom.__version__}"
-
-
-def address_name(address: Any) -> str:
-    """Return the address of a connection as a person writes it."""
-    host, port = getattr(address, "host", None), getattr(address, "port", None)
-    if host is None:
-        return "unix socket"
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-class PeerProtocol(FrameProtocol):
-    """
-    What both ports share: errors, ``hello``, ``ping``, heartbeats.
-
-    Args:
-        factory: Gives the broker, the settings, the clock and the flush.
-    """
-
-    log = Logger()
-    base: ClassVar[Vocabulary]
-    extended: ClassVar[Vocabulary]
-    features: ClassVar[tuple[str, ...]]
-    #: The method that answers each request.
-    verbs: ClassVar[dict[type, Callable[[Any, Any], None]]]
-
-    def __init__(self, factory: PeerFactory[Any]) -> None:
-        settings = factory.settings
-        super().__init__(settings.max_frame_bytes, factory.flushes, factory.clock, settings.linger_seconds)
-        self.factory: PeerFactory[Any] = factory
-        self.name = "?"
-        self.is_extended = False
-        self._broker: Any = factory.broker
-        self._settings = settings
-        self._seconds = factory.clock.seconds
-        self._decode = self.base.decode
-        self._heard = False
-        self._heartbeat_seconds = 0.0
-        self._heartbeat: IDelayedCall | None = None
-
-    # What the transport tells
-
-    def connectionMade(self) -> None:
-        super().connectionMade()
-        self.name = address_name(self.transport.getPeer())  # type: ignore[union-attr]
-        self.factory.peers.add(self)
-
-    def dataReceived(self, data: bytes) -> None:
-        self._heard = True
-        super().dataReceived(data)
-
-    def stringReceived(self, string: bytes) -> None:
-        try:
-            request = self._decode(string)
-            self.verbs[type(request)](self, request)
-        except ProtocolError as error:
-            self.refuse(error)
-        except Exception:
-            self.log.failure("{peer}: a bug in gloom; the connection is closed", peer=self.name)
-            self.refuse(InternalError("a bug in the broker; its log has the traceback"))
-
-    def lengthLimitExceeded(self, length: int) -> None:
-        self.refuse(SizeError(f"a frame of {length} bytes is over the limit of {self.MAX_LENGTH}"))
-
-    def connectionLost(self, reason: TwistedFailure = TwistedFailure(Exception())) -> None:  # noqa: B008
-        super().connectionLost(reason)
-        if self._heartbeat is not None:
-            self._heartbeat.cancel()
-            self._heartbeat = None
-        self.factory.peer_lost(self)
-
-    # What is said to the peer
-
-    def accepted(self) -> None:
-        """See `IPeer.accepted`."""
-        self.send_frame(_OK_FRAME)
-
-    def refuse(self, error: ProtocolError) -> None:
-        """Answer the request with *error*, and close if it is one that closes."""
-        if self._settings.verbose:
-            self.log.debug("{peer}: {code}: {reason}", peer=self.name, code=error.code, reason=error.reason)
-        self.sendString(encode_error(error))
-        if error.closes:
-            self.close()
-
-    # Verbs of both ports
-
-    def hello(self, request: Hello) -> None:
-        """Begin the extended level (section 4)."""
-        if self.is_extended:
-            raise InvalidState("hello was said already on this connection")
-        if request.version != PROTOCOL_VERSION:
-            raise UnsupportedVersion(
-                f"version {request.version} is not spoken here; this broker has {PROTOCOL_VERSION}"
-            )
-        self.is_extended = True
-        self._decode = self.extended.decode
-        if request.name is not None:
-            self.name = request.name
-        self._heartbeat_seconds = min(request.heartbeat, self._settings.max_heartbeat_seconds)
-        self._await_life()
-        self.sendString(encode_welcome(SERVER, self._settings.max_frame_bytes, self._heartbeat_seconds, self.features))
-
-    def ping(self, request: Ping) -> None:
-        """Answer that the broker lives."""
-        self.accepted()
-
-    def _await_life(self) -> None:
-        if self._heartbeat_seconds:
-            self._heard = False
-            self._heartbeat = self._clock.callLater(self._heartbeat_seconds, self._heartbeat_due)
-
-    def _heartbeat_due(self) -> None:
-        self._heartbeat = None
-        if self._heard:
-            self._await_life()
-        else:
-            self.log.info("{peer}: silent for {seconds} s, dropped", peer=self.name, seconds=self._heartbeat_seconds)
-            self.transport.abortConnection()  # type: ignore[union-attr]
+__all__ = ["MasterProtocol", "PeerFactory", "SlaveProtocol"]
 
 
 @implementer(IMasterPeer)
 class MasterProtocol(PeerProtocol):
     """A connection on the master port."""
 
+    role = MASTER
     base = Vocabulary(MASTER, extended=False)
     extended = Vocabulary(MASTER, extended=True)
-    features = ("attach",)
+    features = (
+        "attach", "cancel", "delay", "expires", "progress", "quiet", "receipt",
+        "require_slave", "retries", "submit_many", "timeout",
+    )  # fmt: skip
+    wants_receipts = False
+    _batch: list[ProtocolError | None] | None = None
 
-    def connectionMade(self) -> None:
-        super().connectionMade()
+    def enter(self) -> None:
         self._master = self._broker.master_connected(self)
 
-    def connectionLost(self, reason: TwistedFailure = TwistedFailure(Exception())) -> None:  # noqa: B008
-        super().connectionLost(reason)
+    def leave_broker(self) -> None:
         self._broker.master_lost(self._master, self._seconds())
+
+    def hello(self, request: Hello) -> None:
+        super().hello(request)
+        self.wants_receipts = "receipt" in self.accepts
+
+    # Verbs
 
     def submit(self, request: Submit) -> None:
         """Queue a job, base level."""
-        self._submit(request, attach=False)
+        self._submit(request, BASE_TERMS)
 
     def extended_submit(self, request: ExtendedSubmit) -> None:
         """Queue a job, extended level."""
-        self._submit(request, attach=request.attach)
+        self._submit(request, _terms(request))
 
-    def _submit(self, request: Submit, attach: bool) -> None:
+    def _submit(self, request: Submit, terms: Terms) -> None:
         id, type = request.id, request.type
         if type is None and self._settings.require_type:
             raise MissingField("type is required by this broker (--require-type): a string of 1 to 255 characters")
+        if self._identity is not None:
+            self.check_type(type)
         payload = encode_job(id, type, request.body)
-        self._broker.submit(self._master, id, type, request.priority, payload, attach, self._seconds())
+        self._broker.submit(self._master, id, type, request.priority, payload, terms, self._seconds())
 
-    def answered(self, id: JobKey, body: bytes) -> None:
+    def submit_many(self, request: SubmitMany) -> None:
+        """Queue jobs; the one reply says of each whether it was."""
+        self._batch = batch = []
+        try:
+            for job in request.jobs:
+                try:
+                    self.extended_submit(decode_job(job))
+                except ProtocolError as error:
+                    batch.append(error)
+        finally:
+            self._batch = None
+        self.sendString(encode_batch(batch))
+
+    def cancel(self, request: Cancel) -> None:
+        """End a job of this master."""
+        self._broker.cancel(self._master, request.id, self._seconds())
+
+    # What the broker tells
+
+    def accepted(self) -> None:
+        if self._batch is None:
+            self.send_frame(OK_FRAME)
+        else:
+            self._batch.append(None)
+
+    def cancelling(self, running: bool) -> None:
+        """See `IMasterPeer.cancelling`."""
+        self.sendString(CANCELLING if running else CANCELLED)
+
+    def answered(self, id: JobKey, body: bytes, receipt: Receipt | None) -> None:
         """See `IMasterPeer.answered`."""
-        self.sendString(encode_answer(id, body))
+        if receipt is None:
+            self.sendString(encode_answer(id, body))
+        else:
+            self.sendString(
+                encode_receipted_answer(
+                    id, body, receipt.queued_seconds, receipt.ran_seconds, receipt.attempts, receipt.slave
+                )
+            )
+
+    def progressed(self, id: JobKey, body: bytes) -> None:
+        """See `IMasterPeer.progressed`."""
+        if "progress" in self.accepts:
+            self.sendString(encode_progress(id, body))
 
     def failed(self, id: JobKey, failure: Failure) -> None:
         """See `IMasterPeer.failed`."""
-        if self.is_extended:
+        if self._is_extended:
             message = encode_extended_failure(
                 id, failure.error, failure.reason, failure.kind, failure.traceback, failure.attempts
             )
@@ -217,41 +152,80 @@ class MasterProtocol(PeerProtocol):
     verbs: ClassVar[dict[type, Callable[[Any, Any], None]]] = {
         Submit: submit,
         ExtendedSubmit: extended_submit,
-        Hello: PeerProtocol.hello,
+        SubmitMany: submit_many,
+        Cancel: cancel,
+        Hello: hello,
         Ping: PeerProtocol.ping,
     }
+
+
+def _terms(request: ExtendedSubmit) -> Terms:
+    # Nearly all jobs of our clients ask for nothing: they share these two.
+    if (
+        request.timeout is None
+        and request.expires is None
+        and request.delay is None
+        and request.retries is None
+        and not request.require_slave
+    ):
+        return ATTACH_TERMS if request.attach else BASE_TERMS
+    return Terms(
+        request.attach,
+        request.timeout,
+        request.expires,
+        request.delay or 0.0,
+        request.retries,
+        request.require_slave,
+    )
 
 
 @implementer(ISlavePeer)
 class SlaveProtocol(PeerProtocol):
     """A connection on the slave port."""
 
+    role = SLAVE
     base = Vocabulary(SLAVE, extended=False)
     extended = Vocabulary(SLAVE, extended=True)
-    features = ("fail", "leave")
+    features = ("cancel", "fail", "leave", "progress", "quiet", "slots", "types")
 
-    def connectionMade(self) -> None:
-        super().connectionMade()
+    def enter(self) -> None:
         self._slave = self._broker.slave_connected(self)
 
-    def connectionLost(self, reason: TwistedFailure = TwistedFailure(Exception())) -> None:  # noqa: B008
-        super().connectionLost(reason)
+    def leave_broker(self) -> None:
         self._broker.slave_lost(self._slave, self._seconds())
 
+    # Verbs
+
     def join(self, request: Join) -> None:
-        """Take jobs of a type."""
-        self._broker.join(self._slave, request.type, self._seconds())
+        """Take jobs of a type, one at a time."""
+        self.check_type(request.type)
+        self._broker.join(self._slave, (request.type,), 1, self._seconds())
+
+    def extended_join(self, request: ExtendedJoin) -> None:
+        """Take jobs of one or several types, one or several at once."""
+        types: tuple[str | None, ...]
+        if request.types is not None:
+            if request.type is not UNSET:
+                raise InvalidType("types must not come with type: join takes one of the two")
+            types = tuple(request.types)
+        elif request.type is UNSET:
+            raise MissingField("type is required by join, or types: a string, null, or a list of strings")
+        else:
+            types = (request.type,)
+        for type in types:
+            self.check_type(type)
+        self._broker.join(self._slave, types, request.slots, self._seconds())
 
     def respond(self, request: Respond) -> None:
         """Answer the job in hand, base level."""
         self._broker.respond(self._slave, None, request.body, self._seconds())
 
     def extended_respond(self, request: ExtendedRespond) -> None:
-        """Answer the job in hand, extended level."""
+        """Answer a job in hand, extended level."""
         self._broker.respond(self._slave, request.id, request.body, self._seconds())
 
     def fail(self, request: Fail) -> None:
-        """End the job in hand as failed."""
+        """End a job in hand as failed."""
         self._broker.fail(
             self._slave,
             request.id,
@@ -262,82 +236,33 @@ class SlaveProtocol(PeerProtocol):
             self._seconds(),
         )
 
+    def progress(self, request: Progress) -> None:
+        """Pass on how a job in hand gets on."""
+        self._broker.progress(self._slave, request.id, request.body)
+
     def leave(self, request: Leave) -> None:
         """Take no more jobs."""
         self._broker.leave(self._slave)
+
+    # What the broker tells
 
     def assigned(self, payload: bytes) -> None:
         """See `ISlavePeer.assigned`."""
         self.sendString(payload)
 
+    def revoked(self, id: JobKey) -> None:
+        """See `ISlavePeer.revoked`."""
+        if "cancel" in self.accepts:
+            self.sendString(encode_revocation(id))
+
     verbs: ClassVar[dict[type, Callable[[Any, Any], None]]] = {
         Join: join,
+        ExtendedJoin: extended_join,
         Respond: respond,
         ExtendedRespond: extended_respond,
         Fail: fail,
+        Progress: progress,
         Leave: leave,
         Hello: PeerProtocol.hello,
         Ping: PeerProtocol.ping,
     }
-
-
-AnyPeer = TypeVar("AnyPeer", bound=PeerProtocol)
-
-
-class PeerFactory(Factory, Generic[AnyPeer]):
-    """
-    Makes the protocols of one port.
-
-    Args:
-        protocol: `MasterProtocol` or `SlaveProtocol`.
-        broker: The `IBroker` that both ports share.
-        settings: The broker's limits.
-        clock: Time for deadlines and heartbeats.
-        flushes: Shared by both ports.
-
-    Attributes:
-        peers: The connections that are open.
-    """
-
-    noisy = False
-
-    def __init__(
-        self,
-        protocol: type[AnyPeer],
-        broker: IBroker,
-        settings: Settings,
-        clock: IReactorTime,
-        flushes: FlushTurn,
-    ) -> None:
-        self._protocol = protocol
-        self.broker = broker
-        self.settings = settings
-        self.clock = clock
-        self.flushes = flushes
-        self.peers: set[AnyPeer] = set()
-        self._all_gone: Deferred[None] | None = None
-
-    def logPrefix(self) -> str:
-        # For Twisted's own lines: "MasterProtocol starting on 9998".
-        return self._protocol.__name__
-
-    def buildProtocol(self, addr: IAddress | None) -> AnyPeer:  # type: ignore[override]
-        return self._protocol(self)
-
-    def peer_lost(self, peer: AnyPeer) -> None:
-        """Forget a connection that has ended."""
-        self.peers.discard(peer)
-        if self._all_gone is not None and not self.peers:
-            self._all_gone.callback(None)
-            self._all_gone = None
-
-    def close(self) -> Deferred[None]:
-        """Close every connection; return a Deferred that fires when all have ended."""
-        gone: Deferred[None] = Deferred()
-        if not self.peers:
-            gone.callback(None)
-            return gone
-        self._all_gone = gone
-        for peer in list(self.peers):
-            peer.close()
-        return gone

@@ -31,6 +31,15 @@ class Settings:
         linger_seconds: How long a connection that the broker closes may take
             to read what is left for it, before it is dropped.
         max_heartbeat_seconds: Longest silence that a peer may agree on with ``hello``.
+        max_jobs: How many jobs may be in flight.
+        max_queued_bytes: How many bytes the jobs in flight may have together.
+        master_share: Which part of these two one master may hold, over 0 up to 1.
+        max_connections: How many connections may be open, both ports together.
+        max_unread_bytes: How many bytes may wait for a peer that does not read, before it is dropped.
+        pause_unread_bytes: From how many on nothing more is read from it.
+        stall_seconds: How long a frame may stand still half way; and how long
+            the first frame of a connection may take in all.
+        drain_seconds: How long a shutdown waits for the jobs in hand.
         verbose: Whether refused requests are logged, at debug level. Here, since
             twistd has no level of its own: what is emitted is written.
 
@@ -43,13 +52,28 @@ class Settings:
     require_type: bool = False
     linger_seconds: float = 1.0
     max_heartbeat_seconds: int = 3600
+    max_jobs: int = 2_000_000
+    max_queued_bytes: int = 2 * GIB
+    master_share: float = 0.5
+    max_connections: int = 20_000
+    max_unread_bytes: int = 64 * MIB
+    pause_unread_bytes: int = 1 * MIB
+    stall_seconds: float = 30.0
+    drain_seconds: float = 30.0
     verbose: bool = False
 
     def __post_init__(self) -> None:
         _within("max-frame-bytes", self.max_frame_bytes, KIB, 2 * GIB)
         _within("retries", self.retries, 0, 100)
+        _within("max-jobs", self.max_jobs, 1, 10**9)
+        _within("max-queued-bytes", self.max_queued_bytes, MIB, 1 << 50)
+        _within("max-connections", self.max_connections, 1, 10**6)
+        _within("max-unread-bytes", self.max_unread_bytes, MIB, 1 << 40)
+        _within("drain-seconds", self.drain_seconds, 0, 86_400)
+        if not 0 < self.master_share <= 1:
+            raise SettingsError(f"master-share must be over 0 and at most 1, got {self.master_share}")
 
 
-def _within(name: str, value: int, low: int, high: int) -> None:
+def _within(name: str, value: float, low: int, high: int) -> None:
     if not low <= value <= high:
         raise SettingsError(f"{name} must be {low} to {high}, got {value}")

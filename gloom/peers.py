@@ -1,0 +1,377 @@
+"""
+What both ports have in common: refusals, ``hello``, who a peer is, heartbeats, the factory.
+
+Implements docs/protocol.md, sections 2 and 4. The one place where an exception
+becomes an error frame. The verbs of each port are in `gloom.protocols`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Generic, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IAddress, IDelayedCall, IHandshakeListener, IReactorTime
+from twisted.internet.protocol import Factory
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+import gloom
+from gloom.access import Access, Identity, certificate_names
+from gloom.errors import (
+    Busy,
+    Forbidden,
+    InternalError,
+    InvalidState,
+    ProtocolError,
+    SizeError,
+    Unauthorized,
+    UnsupportedVersion,
+)
+from gloom.framing import FlushTurn, FrameProtocol, StallWatch, to_frame
+from gloom.interfaces import IBroker
+from gloom.messages import OK, PROTOCOL_VERSION, QUIET, Hello, Ping, Request, Vocabulary, encode_error, encode_welcome
+from gloom.settings import Settings
+
+OK_FRAME = to_frame(OK)
+SERVER = f"gloom/{gloom.__version__}"
+
+# One log line in this time tells of refused credentials, however many there are.
+_REFUSALS_LOG_SECONDS = 10.0
+
+
+def address_name(address: Any) -> str:
+    """Return the address of a connection as a person writes it."""
+    host, port = getattr(address, "host", None), getattr(address, "port", None)
+    if host is None:
+        return "unix socket"
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+@dataclass
+class Surroundings:
+    """
+    What the connections of both ports share.
+
+    Attributes:
+        broker: The `IBroker`.
+        settings: The broker's limits.
+        clock: Time for deadlines and heartbeats.
+        access: Who may do what; None lets everyone do everything.
+        flushes: Sends what one reactor turn has said.
+        stalls: Drops frames that stand half way.
+        connections: How many are open.
+    """
+
+    broker: IBroker
+    settings: Settings
+    clock: IReactorTime
+    access: Access | None = None
+    flushes: FlushTurn = field(init=False)
+    stalls: StallWatch = field(init=False)
+    connections: int = 0
+
+    def __post_init__(self) -> None:
+        self.flushes = FlushTurn(self.clock)
+        self.stalls = StallWatch(self.clock, self.settings.stall_seconds)
+
+
+class RefusalLog:
+    """
+    Counts refused credentials, and logs them without letting a stranger fill the log.
+
+    Attributes:
+        count: How many there were in all.
+    """
+
+    log = Logger()
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self.count = 0
+        self._clock = clock
+        self._told = 0
+        self._next_seconds = 0.0
+
+    def add(self, peer: str, error: ProtocolError) -> None:
+        """Count one, and log it if it is time."""
+        self.count += 1
+        now = self._clock.seconds()
+        if now >= self._next_seconds:
+            self._next_seconds = now + _REFUSALS_LOG_SECONDS
+            new, self._told = self.count - self._told, self.count
+            self.log.warn(
+                "{peer}: {code}: {reason} ({new} since the last such line, {count} in all)",
+                peer=peer,
+                code=error.code,
+                reason=error.reason,
+                new=new,
+                count=self.count,
+            )
+
+
+@implementer(IHandshakeListener)
+class PeerProtocol(FrameProtocol):
+    """
+    A connection on either port.
+
+    Args:
+        factory: Gives the broker, the settings, the clock and the flush.
+
+    Attributes:
+        name: How others are told of this peer: its ``hello`` name, or its address.
+        accepts: The kinds of message that it said it accepts.
+    """
+
+    log = Logger()
+    role: ClassVar[str]
+    base: ClassVar[Vocabulary]
+    extended: ClassVar[Vocabulary]
+    features: ClassVar[tuple[str, ...]]
+    #: The method that answers each request.
+    verbs: ClassVar[dict[type, Callable[[Any, Any], None]]]
+
+    def __init__(self, factory: PeerFactory[Any]) -> None:
+        around, settings = factory.around, factory.around.settings
+        super().__init__(
+            settings.max_frame_bytes,
+            around.flushes,
+            around.clock,
+            settings.linger_seconds,
+            pause_unread_bytes=settings.pause_unread_bytes,
+            max_unread_bytes=settings.max_unread_bytes,
+            stalls=around.stalls,
+        )
+        self.factory: PeerFactory[Any] = factory
+        self.name = "?"
+        self.accepts: frozenset[str] = frozenset()
+        self._broker: Any = around.broker
+        self._settings = settings
+        self._access = around.access
+        self._identity: Identity | None = None
+        self._is_extended = False
+        self._seconds = around.clock.seconds
+        self._decode: Callable[[bytes], Request] = self.base.decode if self._access is None else self._decode_stranger
+        self._heard = False
+        self._heartbeat_seconds = 0.0
+        self._deadline: IDelayedCall | None = None
+
+    # What the transport tells
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        self.name = address_name(self.transport.getPeer())  # type: ignore[union-attr]
+        self.enter()
+        if not self.factory.admit(self):
+            self.refuse(Busy(f"the broker has its {self._settings.max_connections} connections (--max-connections)"))
+            self.close()
+        elif self._access is not None:
+            self._deadline = self._clock.callLater(self._settings.stall_seconds, self._stranger_is_late)
+
+    def handshakeCompleted(self) -> None:
+        """See `IHandshakeListener`: now the peer's certificate is known."""
+        if self._access is not None:
+            identity = self._access.with_certificate(certificate_names(self.transport))
+            if identity is not None and identity.has_role(self.role):
+                self._identify(identity)
+
+    def dataReceived(self, data: bytes) -> None:
+        self._heard = True
+        super().dataReceived(data)
+
+    def stringReceived(self, string: bytes) -> None:
+        try:
+            request = self._decode(string)
+            self.verbs[type(request)](self, request)
+        except ProtocolError as error:
+            self.refuse(error)
+        except Exception:
+            self.log.failure("{peer}: a bug in gloom; the connection is closed", peer=self.name)
+            self.refuse(InternalError("a bug in the broker; its log has the traceback"))
+
+    def lengthLimitExceeded(self, length: int) -> None:
+        self.refuse(SizeError(f"a frame of {length} bytes is over the limit of {self.MAX_LENGTH}"))
+
+    def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008
+        super().connectionLost(reason)
+        self._set_deadline(None)
+        self.leave_broker()
+        self.factory.peer_lost(self)
+
+    # What each port does
+
+    def enter(self) -> None:
+        """Make the connection known to the broker."""
+        raise NotImplementedError
+
+    def leave_broker(self) -> None:
+        """Tell the broker that the connection has ended."""
+        raise NotImplementedError
+
+    # What is said to the peer
+
+    def accepted(self) -> None:
+        """See `IPeer.accepted`."""
+        self.send_frame(OK_FRAME)
+
+    def refuse(self, error: ProtocolError) -> None:
+        """Answer the request with *error*, and close if it is one that closes."""
+        if self._settings.verbose:
+            self.log.debug("{peer}: {code}: {reason}", peer=self.name, code=error.code, reason=error.reason)
+        if isinstance(error, Unauthorized | Forbidden):
+            self.factory.refusals.add(self.name, error)
+        self.sendString(encode_error(error))
+        if error.closes:
+            self.close()
+
+    def quiet(self) -> None:
+        """Say that the broker is about to shut down, to a peer that accepts it."""
+        if "quiet" in self.accepts:
+            self.sendString(QUIET)
+
+    def drop(self, reason: str) -> None:
+        self.log.warn("{peer}: dropped: {reason}", peer=self.name, reason=reason)
+        super().drop(reason)
+
+    # Who the peer is
+
+    def _decode_stranger(self, frame: bytes) -> Request:
+        request = self.base.decode(frame)
+        if type(request) is not Hello:
+            raise Unauthorized("this broker asks for a hello with a token, or for a client certificate, first")
+        return request
+
+    def _authorize(self, access: Access, token: str | None) -> None:
+        identity = self._identity
+        if token is not None:
+            identity = access.with_token(token)
+            if identity is None:
+                raise Unauthorized("the token is not known here")
+        if identity is None:
+            raise Unauthorized("hello needs a token here, or a client certificate that is known")
+        if not identity.has_role(self.role):
+            raise Forbidden(f"{identity.name} may not be a {self.role}")
+        self._identify(identity)
+
+    def _identify(self, identity: Identity) -> None:
+        self._identity = identity
+        self._decode = self.base.decode
+        self._set_deadline(None)
+
+    def _stranger_is_late(self) -> None:
+        self._deadline = None
+        self.drop(f"it did not say who it is within {self._settings.stall_seconds:g} s")
+
+    def check_type(self, type: str | None) -> None:
+        """
+        Refuse a job type that this peer may not have.
+
+        Raises:
+            Forbidden: Its identity has no pattern for it.
+        """
+        if self._identity is not None and not self._identity.has_type(type):
+            raise Forbidden(f"{self._identity.name} may not have jobs of type {type!r}"[:300])
+
+    # Verbs of both ports
+
+    def hello(self, request: Hello) -> None:
+        """Begin the extended level (section 4)."""
+        if self._is_extended:
+            raise InvalidState("hello was said already on this connection")
+        if request.version != PROTOCOL_VERSION:
+            spoken = f"this broker has {PROTOCOL_VERSION}"
+            raise UnsupportedVersion(f"version {request.version} is not spoken here; {spoken}")
+        if self._access is not None:
+            self._authorize(self._access, request.token)
+        self._is_extended = True
+        self._decode = self.extended.decode
+        self.accepts = frozenset(request.accept)
+        if request.name is not None:
+            self.name = request.name
+        self._heartbeat_seconds = min(request.heartbeat, self._settings.max_heartbeat_seconds)
+        self._await_life()
+        self.sendString(encode_welcome(SERVER, self._settings.max_frame_bytes, self._heartbeat_seconds, self.features))
+
+    def ping(self, request: Ping) -> None:
+        """Answer that the broker lives."""
+        self.accepted()
+
+    # Heartbeat
+
+    def _await_life(self) -> None:
+        if self._heartbeat_seconds:
+            self._heard = False
+            self._set_deadline(self._clock.callLater(self._heartbeat_seconds, self._heartbeat_due))
+
+    def _heartbeat_due(self) -> None:
+        self._deadline = None
+        # A peer that is not read from (it does not read its answers) is not silent.
+        if self._heard or self.paused:
+            self._await_life()
+        else:
+            self.drop(f"it was silent for {self._heartbeat_seconds:g} s, its heartbeat")
+
+    def _set_deadline(self, deadline: IDelayedCall | None) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._deadline = deadline
+
+
+AnyPeer = TypeVar("AnyPeer", bound=PeerProtocol)
+
+
+class PeerFactory(Factory, Generic[AnyPeer]):
+    """
+    Makes the protocols of one port.
+
+    Args:
+        protocol: `MasterProtocol` or `SlaveProtocol`.
+        around: What both ports share.
+
+    Attributes:
+        peers: The connections that are open.
+        refusals: Counts and logs refused credentials.
+    """
+
+    noisy = False
+
+    def __init__(self, protocol: type[AnyPeer], around: Surroundings) -> None:
+        self._protocol = protocol
+        self.around = around
+        self.peers: set[AnyPeer] = set()
+        self.refusals = RefusalLog(around.clock)
+        self._all_gone: Deferred[None] | None = None
+
+    def logPrefix(self) -> str:
+        # For Twisted's own lines: "MasterProtocol starting on 9998".
+        return self._protocol.__name__
+
+    def buildProtocol(self, addr: IAddress | None) -> AnyPeer:  # type: ignore[override]
+        return self._protocol(self)
+
+    def admit(self, peer: AnyPeer) -> bool:
+        """Count a new connection; return whether there was room for it."""
+        self.peers.add(peer)
+        self.around.connections += 1
+        return self.around.connections <= self.around.settings.max_connections
+
+    def peer_lost(self, peer: AnyPeer) -> None:
+        """Forget a connection that has ended."""
+        self.peers.discard(peer)
+        self.around.connections -= 1
+        if self._all_gone is not None and not self.peers:
+            self._all_gone.callback(None)
+            self._all_gone = None
+
+    def close(self) -> Deferred[None]:
+        """Close every connection; return a Deferred that fires when all have ended."""
+        gone: Deferred[None] = Deferred()
+        if not self.peers:
+            gone.callback(None)
+            return gone
+        self._all_gone = gone
+        for peer in list(self.peers):
+            peer.close()
+        return gone
