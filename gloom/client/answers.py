@@ -5,7 +5,8 @@ The answers of many jobs, as completed, with a bounded window: what `Master.map`
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 from msgspec import Struct
@@ -38,9 +39,14 @@ class Answers:
     """
     An asynchronous iterator of `Answer` as completed.
 
-    Bodies are read when there is room in the window: a job counts until its
-    answer has been taken, so that neither a slow slave nor a slow reader lets
-    memory grow.
+    Nothing is read or submitted before the first answer is asked for. From
+    then on bodies are read when there is room in the window: a job counts until
+    its answer has been taken, so that neither a slow slave nor a slow reader
+    lets memory grow. An exception of the bodies themselves is raised after the
+    answers that are due.
+
+    Whoever leaves the loop early calls `cancel`, or leaves up to a window of
+    jobs to run for nothing.
 
     Args:
         submit: Has one job done; its Deferred fires with the answer.
@@ -49,6 +55,7 @@ class Answers:
 
     Raises:
         ValueError: *window* is less than 1.
+        TypeError: *bodies* cannot be iterated over.
     """
 
     def __init__(
@@ -57,35 +64,32 @@ class Answers:
         if window < 1:
             raise ValueError(f"window must be 1 or more, got {window}")
         self._submit = submit
-        self._bodies = bodies
+        self._read = self._way_to_read(bodies)
         self._window = window
+        self._index = 0
         self._in_flight: dict[int, Deferred[Any]] = {}
         self._ready: deque[Answer] = deque()
-        self._feeding: Deferred[None] | None = None
+        # The body that is awaited, where bodies come asynchronously.
+        self._reading: Deferred[Any] | None = None
+        self._filling = False
         self._exhausted = False
-        self._broken: Exception | None = None
-        # Each has at most one side that waits: the feed for room, the reader for news.
-        self._room: Deferred[None] | None = None
-        self._news: Deferred[None] | None = None
+        self._broken: BaseException | None = None
+        self._readers: list[Deferred[None]] = []
 
     def __aiter__(self) -> Answers:
         return self
 
     async def __anext__(self) -> Answer:
-        if self._feeding is None:
-            self._feeding = Deferred.fromCoroutine(self._feed())
+        self._fill()
         while not self._ready:
             if self._exhausted and not self._in_flight:
-                if self._broken is not None:
-                    broken, self._broken = self._broken, None
-                    raise broken
-                raise StopAsyncIteration
-            self._news = Deferred()
-            await self._news
+                self._raise_end()
+            news: Deferred[None] = Deferred()
+            self._readers.append(news)
+            await news
         answer = self._ready.popleft()
-        if self._room is not None:
-            room, self._room = self._room, None
-            room.callback(None)
+        # Now, so that slaves work while the reader does.
+        self._fill()
         return answer
 
     def cancel(self) -> None:
@@ -94,39 +98,72 @@ class Answers:
         in_flight, self._in_flight = self._in_flight, {}
         for deferred in in_flight.values():
             deferred.cancel()
-        if self._feeding is not None:
-            self._feeding.cancel()
+        if self._reading is not None:
+            self._reading.cancel()
         self._tell()
 
-    async def _feed(self) -> None:
-        index = 0
+    def _raise_end(self) -> None:
+        broken, self._broken = self._broken, None
+        raise StopAsyncIteration if broken is None else broken
+
+    # Bodies in
+
+    def _fill(self) -> None:
+        """Submit while there is room; a loop and not a recursion, whatever fires at once."""
+        if self._filling:
+            return
+        self._filling = True
         try:
-            async for body in _each(self._bodies):
-                self._start(index, body)
-                index += 1
-                while len(self._in_flight) + len(self._ready) >= self._window:
-                    self._room = Deferred()
-                    await self._room
-        except Exception as error:
-            # The bodies could not be read on: the reader is told after the answers that are due.
-            if not self._exhausted:
-                self._broken = error
+            while not self._exhausted and self._reading is None and self._has_room():
+                self._read()
+        finally:
+            self._filling = False
+
+    def _has_room(self) -> bool:
+        return len(self._in_flight) + len(self._ready) < self._window
+
+    def _way_to_read(self, bodies: Iterable[Any] | AsyncIterable[Any]) -> Callable[[], None]:
+        if isinstance(bodies, AsyncIterable):
+            return partial(self._read_later, aiter(bodies))
+        return partial(self._read_now, iter(bodies))
+
+    def _read_now(self, bodies: Iterator[Any]) -> None:
+        try:
+            body = next(bodies)
+        except StopIteration:
+            self._exhausted = True
+        except Exception:
+            self._bodies_ended(Failure())
+        else:
+            # Reading it may have cancelled all.
+            self._body_came(body)
+
+    def _read_later(self, bodies: AsyncIterator[Any]) -> None:
+        self._reading = Deferred.fromCoroutine(_next_of(bodies))
+        self._reading.addCallbacks(self._body_came, self._bodies_ended)
+
+    def _body_came(self, body: Any) -> None:
+        self._reading = None
+        if not self._exhausted:
+            self._start(body)
+            self._fill()
+
+    def _bodies_ended(self, failure: Failure) -> None:
+        self._reading = None
+        if not self._exhausted and not failure.check(StopAsyncIteration):
+            self._broken = failure.value
         self._exhausted = True
         self._tell()
 
-    def _start(self, index: int, body: Any) -> None:
-        deferred = self._submit(body)
-        self._in_flight[index] = deferred
+    # Answers out
+
+    def _start(self, body: Any) -> None:
+        index, self._index = self._index, self._index + 1
+        deferred = self._in_flight[index] = self._submit(body)
         deferred.addCallbacks(
             lambda value: self._completed(Answer(index, value)),
-            lambda failure: self._failed(index, failure),
+            lambda failure: self._completed(Answer(index, error=failure.value)),
         )
-
-    def _failed(self, index: int, failure: Failure) -> None:
-        error = failure.value
-        if not isinstance(error, Exception):
-            failure.raiseException()
-        self._completed(Answer(index, error=error))
 
     def _completed(self, answer: Answer) -> None:
         if self._in_flight.pop(answer.index, None) is not None:  # else it was given up
@@ -134,15 +171,10 @@ class Answers:
             self._tell()
 
     def _tell(self) -> None:
-        if self._news is not None:
-            news, self._news = self._news, None
+        readers, self._readers = self._readers, []
+        for news in readers:
             news.callback(None)
 
 
-async def _each(bodies: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[Any]:
-    if isinstance(bodies, AsyncIterable):
-        async for body in bodies:
-            yield body
-    else:
-        for body in bodies:
-            yield body
+async def _next_of(bodies: AsyncIterator[Any]) -> Any:
+    return await anext(bodies)

@@ -16,39 +16,59 @@ perhaps a second run of a job, never an answer.
 
 from __future__ import annotations
 
-import inspect
 import uuid
 from collections.abc import AsyncIterable, Callable, Iterable
 from itertools import count
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred, fail
+from msgspec import Raw
+from twisted.internet.defer import Deferred, fail, maybeDeferred
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.python.failure import Failure
+from twisted.python.reflect import safe_str
 
 from gloom.client.answers import Answer, Answers
-from gloom.client.connection import BrokerConnection, BrokerLink
+from gloom.client.connection import BrokerConnection
+from gloom.client.link import BrokerLink, seconds, short_text
+from gloom.client.run import Run, fire, sendable
 from gloom.client.session import Assignment, Event, Outcome, Reply
-from gloom.errors import BodyError, RequestRefused, TransportError, TryAgain
-from gloom.messages import ExtendedRespond, ExtendedSubmit, Fail, Join, Leave, Request, decode_body, encode_body
+from gloom.errors import BodyError, GloomError, RequestRefused, TransportError, TryAgain
+from gloom.messages import (
+    ExtendedRespond,
+    ExtendedSubmit,
+    Fail,
+    Join,
+    Leave,
+    decode_body,
+    encode_body,
+    encode_request,
+)
 
 __all__ = ["Answer", "Answers", "Master", "Slave"]
 
-# The most that a frame adds around a body: keys, braces, an id and a type of
-# 255 characters each, every one of them escaped.
-_ENVELOPE_BYTES = 4096
+# Characters; the end of a traceback tells most, and the beginning of a reason.
 _LONGEST_TRACEBACK = 64 * 1024
+_LONGEST_REASON = 64 * 1024
 
 
 class _Unanswered:
-    """A job of a master that has no outcome yet."""
+    """
+    A job of a master that has no outcome yet.
 
-    __slots__ = ("deferred", "request", "sent")
+    Attributes:
+        request: What is sent, and sent again.
+        deferred: Fires with the answer.
+        sent: Whether a broker may have it.
+        accepted: Whether the broker said ok to it on the present connection.
+    """
+
+    __slots__ = ("accepted", "deferred", "request", "sent")
 
     def __init__(self, request: ExtendedSubmit, deferred: Deferred[Any]) -> None:
         self.request = request
         self.deferred = deferred
         self.sent = False
+        self.accepted = False
 
 
 class Master(BrokerLink):
@@ -77,7 +97,6 @@ class Master(BrokerLink):
     ) -> None:
         super().__init__(endpoint, reactor=reactor, name=name, heartbeat_seconds=heartbeat_seconds)
         self._jobs: dict[str | int, _Unanswered] = {}
-        self._stopped = False
         # Unique over all masters: a random part a master, and a number a job.
         self._id_prefix = uuid.uuid4().hex
         self._numbers = count(1)
@@ -110,6 +129,7 @@ class Master(BrokerLink):
             BodyError: *body* is not JSON, or the answer is more than Python reads.
             TransportError: This master was stopped.
         """
+        # All of them come through the Deferred.
         if self._stopped:
             return fail(TransportError("this master was stopped"))
         if id is None:
@@ -154,49 +174,60 @@ class Master(BrokerLink):
 
     def connected(self, connection: BrokerConnection) -> None:
         for job in list(self._jobs.values()):
-            self._send(connection, job)
+            # Not there any more: the refusal of another made its owner give it up.
+            if self._jobs.get(job.request.id) is job:
+                self._send(connection, job)
 
     def disconnected(self) -> None:
         """Nothing to do: what is unanswered goes out again with the next connection."""
 
-    async def wind_down(self) -> None:
-        self._stopped = True
-        jobs, self._jobs = self._jobs, {}
-        for job in jobs.values():
-            job.deferred.errback(TransportError("this master was stopped before the answer came"))
+    async def wind_down(self, connection: BrokerConnection | None) -> None:
+        for job in list(self._jobs.values()):
+            self._refuse(job, TransportError("this master was stopped before the answer came"))
 
     def heard(self, connection: BrokerConnection, event: Event) -> None:
         if type(event) is Outcome:
-            job = self._jobs.pop(event.id, None)
-            if job is not None:  # else it was given up
+            job = self._jobs.get(event.id)
+            # Before its ok comes, it is the outcome of a job that was given up and whose id this one has now.
+            if job is not None and job.accepted:
+                del self._jobs[event.id]
                 _settle(job.deferred, event)
-        elif type(event) is Reply and event.error is not None:
-            self._refused(event)
+        elif type(event) is Reply and type(event.request) is ExtendedSubmit:
+            job = self._jobs.get(event.request.id)
+            if job is not None and job.request is event.request:  # else it was given up
+                self._replied(job, event.error)
 
-    def _refused(self, reply: Reply) -> None:
-        id = getattr(reply.request, "id", None)
-        job = self._jobs.get(id) if id is not None else None
-        if job is not None and job.request is reply.request:
-            del self._jobs[job.request.id]
-            job.deferred.errback(reply.error)
+    def _replied(self, job: _Unanswered, error: RequestRefused | None) -> None:
+        if error is None:
+            job.accepted = True
+        else:
+            self._refuse(job, error)
 
     def _send(self, connection: BrokerConnection, job: _Unanswered) -> None:
         request = job.request
-        size = len(memoryview(request.body))
-        if size + _ENVELOPE_BYTES > connection.max_frame_bytes:
-            # Sent, it would end the connection, and with it everyone else's jobs on it.
-            del self._jobs[request.id]
-            limit = connection.max_frame_bytes - _ENVELOPE_BYTES
-            text = f"the body has {size} bytes, the broker takes {limit}"
-            job.deferred.errback(RequestRefused("size_error", text, request.id))
-            return
         # Sent before: the broker may have it still, and then this is its master again.
         request.attach = job.sent
-        job.sent = True
-        connection.ask(request)
+        job.accepted = False
+        try:
+            too_large = connection.oversize(request, request.body)
+            if too_large is None:
+                connection.ask(request)
+                job.sent = True
+                return
+        except (TypeError, ValueError, RecursionError) as error:
+            self._refuse(job, RequestRefused("invalid_type", f"not JSON: {error}", request.id))
+        else:
+            # Sent, it would end the connection, and with it everyone else's jobs on it.
+            self._refuse(job, RequestRefused("size_error", too_large, request.id))
+
+    def _refuse(self, job: _Unanswered, error: GloomError) -> None:
+        # Given up meanwhile, by what another one's failure has set off: then its Deferred has fired.
+        if self._jobs.get(job.request.id) is job:
+            del self._jobs[job.request.id]
+            job.deferred.errback(error)
 
     def _abandon(self, job: _Unanswered) -> None:
-        self._jobs.pop(job.request.id, None)
+        del self._jobs[job.request.id]
 
 
 def _settle(deferred: Deferred[Any], outcome: Outcome) -> None:
@@ -220,8 +251,13 @@ class Slave(BrokerLink):
 
     What *function* raises reaches the master as `JobFailed` with its kind,
     reason and traceback; raising `TryAgain` gives the job to a slave once more.
-    A plain function holds the reactor while it runs: make it short, or return
-    a Deferred, or use ``gloom work``, which runs it in processes of its own.
+    A plain function holds the reactor while it runs: longer than
+    *heartbeat_seconds*, and the broker takes this slave for dead and gives the
+    job to another. Make it short, or return a Deferred, or use ``gloom work``,
+    which runs it in processes of its own.
+
+    When the connection drops, the job in hand is cancelled: the broker gives
+    it to another slave.
 
     Args:
         endpoint: The broker's slave port, as for `Master`.
@@ -233,6 +269,9 @@ class Slave(BrokerLink):
         heartbeat_seconds: Longest silence that either side accepts; 0 for none.
         finish_seconds: How long stopping waits for the job in hand; then the
             job is cancelled, and the broker gives it to another slave.
+
+    Raises:
+        ValueError: An argument is out of its range.
     """
 
     def __init__(
@@ -247,100 +286,112 @@ class Slave(BrokerLink):
         finish_seconds: float = 30.0,
     ) -> None:
         super().__init__(endpoint, reactor=reactor, name=name, heartbeat_seconds=heartbeat_seconds)
-        self._type = type
+        self._type = None if type is None else short_text("type", type)
         self._function = function
-        self._finish_seconds = finish_seconds
-        self._running: Deferred[Any] | None = None
+        self._finish_seconds = seconds("finish_seconds", finish_seconds)
+        # One; more only where a cancelled one takes its time.
+        self._runs: set[Run] = set()
         self._left: Deferred[None] | None = None
         self._finished: Deferred[None] | None = None
+
+    # What a subclass may do in another way
+
+    def run(self, job: Assignment, max_answer_bytes: int) -> Any:
+        """
+        Have *job* done: here, by the function.
+
+        Args:
+            job: The job, its body still JSON.
+            max_answer_bytes: What the broker takes; a larger answer fails the job.
+
+        Returns:
+            The answer, or a Deferred or coroutine of it; a `Raw` is sent as it is.
+        """
+        return self._function(decode_body(job.body))
+
+    def describe(self, job: Assignment, failure: Failure) -> Fail:
+        """Return what the master is told of a *job* that ended in *failure*."""
+        error = failure.value
+        return Fail(
+            reason=sendable(safe_str(error) or repr(error))[:_LONGEST_REASON],
+            kind=sendable(type(error).__name__)[:255],
+            traceback=sendable(failure.getTraceback())[-_LONGEST_TRACEBACK:],
+            retry=isinstance(error, TryAgain),
+            id=job.id,
+        )
+
+    # The broker's side
 
     def connected(self, connection: BrokerConnection) -> None:
         connection.ask(Join(self._type))
 
     def disconnected(self) -> None:
         # The broker gives the job in hand to another: this run of it is of no use now.
-        if self._running is not None:
-            self._running.cancel()
-        self._fire(self._left)
+        self._cancel_runs()
+        fire(self._left)
 
-    async def wind_down(self) -> None:
-        if self.connection is None:
-            return
-        self._left = Deferred()
-        self.connection.ask(Leave())
-        # A job may have been on its way when the broker heard the leave: its reply comes after it.
-        await self._left
-        if self._running is not None:
+    async def wind_down(self, connection: BrokerConnection | None) -> None:
+        finishing = Deferred.fromCoroutine(self._finish(connection))
+        await finishing.addTimeout(self._finish_seconds, self._reactor, onTimeoutCancel=lambda *_: None)
+        self._cancel_runs()
+
+    async def _finish(self, connection: BrokerConnection | None) -> None:
+        if connection is not None:
+            # A job may have been on its way when the broker heard the leave: its reply comes after it.
+            self._left = Deferred()
+            connection.ask(Leave())
+            await self._left
+        if self._runs:
             self._finished = Deferred()
-            self._finished.addTimeout(self._finish_seconds, self._reactor, onTimeoutCancel=lambda *_: None)
             await self._finished
-        if self._running is not None:
-            self._running.cancel()
 
     def heard(self, connection: BrokerConnection, event: Event) -> None:
         if type(event) is Assignment:
             self._serve(connection, event)
         elif type(event) is Reply:
             if event.error is not None:
-                self.log.error("{name}: the broker refused: {error}", name=self.name, error=event.error)
+                self.log.error("{name}: the broker refused: {error}", name=self.peer_name, error=event.error)
             if type(event.request) is Leave:
-                self._fire(self._left)
-
-    def _fire(self, waiting: Deferred[None] | None) -> None:
-        if waiting is not None and not waiting.called:
-            waiting.callback(None)
+                fire(self._left)
 
     def _serve(self, connection: BrokerConnection, job: Assignment) -> None:
-        try:
-            result = self._function(decode_body(job.body))
-        except Exception:
-            self._fail(connection, job, Failure())
-            return
-        if inspect.iscoroutine(result):
-            result = Deferred.fromCoroutine(result)
-        if isinstance(result, Deferred):
-            self._running = result
-            result.addCallback(lambda answer: self._answer(connection, job, answer))
-            result.addErrback(lambda failure: self._fail(connection, job, failure))
-            result.addBoth(self._done, result)
-        else:
-            self._answer(connection, job, result)
+        run = Run(connection, job)
+        self._runs.add(run)
+        deferred = run.deferred = maybeDeferred(self.run, job, run.max_answer_bytes())
+        deferred.addCallback(self._answer, run)
+        deferred.addErrback(self._fail, run)
+        deferred.addBoth(self._done, run)
 
-    def _done(self, _result: None, run: Deferred[Any]) -> None:
-        if self._running is run:
-            self._running = None
-        self._fire(self._finished)
+    def _done(self, _result: None, run: Run) -> None:
+        self._runs.remove(run)
+        if not self._runs:
+            fire(self._finished)
 
-    def _answer(self, connection: BrokerConnection, job: Assignment, answer: Any) -> None:
+    def _answer(self, answer: Any, run: Run) -> None:
         try:
-            body = encode_body(answer)
+            body = answer if isinstance(answer, Raw) else encode_body(answer)
         except BodyError as error:
-            self._say(connection, Fail(f"the answer is {error}", kind="BodyError", id=job.id))
+            run.say(Fail(f"the answer is {error}", kind="BodyError", id=run.job.id))
             return
-        size = len(memoryview(body))
-        if size + _ENVELOPE_BYTES > connection.max_frame_bytes:
-            limit = connection.max_frame_bytes - _ENVELOPE_BYTES
-            reason = f"the answer has {size} bytes, the broker takes {limit}"
-            self._say(connection, Fail(reason, kind="SizeError", id=job.id))
+        respond = ExtendedRespond(body, run.job.id)
+        too_large = run.connection.oversize(respond, body)
+        if too_large is None:
+            run.say(respond)
         else:
-            self._say(connection, ExtendedRespond(body, job.id))
+            run.say(Fail(f"the answer makes {too_large}", kind="SizeError", id=run.job.id))
 
-    def _fail(self, connection: BrokerConnection, job: Assignment, failure: Failure) -> None:
-        if failure.check(CancelledError) and (connection.lost or not self.running):
-            return  # cancelled by this slave: the broker gives the job to another
-        error = failure.value
-        self._say(
-            connection,
-            Fail(
-                reason=str(error) or repr(error),
-                kind=type(error).__name__[:255],
-                traceback=failure.getTraceback()[-_LONGEST_TRACEBACK:],
-                retry=isinstance(error, TryAgain),
-                id=job.id,
-            ),
-        )
+    def _fail(self, failure: Failure, run: Run) -> None:
+        if run.cancelled:
+            return  # by this slave: the broker gives the job to another
+        said = self.describe(run.job, failure)
+        if len(encode_request(said)) > run.connection.max_frame_bytes:
+            # The least of it that says something: each character may take six bytes.
+            said = Fail(said.reason[:50], kind=(said.kind or "")[:50] or None, retry=said.retry)
+        run.say(said)
 
-    def _say(self, connection: BrokerConnection, request: Request) -> None:
-        # A connection that has ended in the meantime took the job along.
-        if not connection.lost:
-            connection.ask(request)
+    def _cancel_runs(self) -> None:
+        for run in list(self._runs):
+            try:
+                run.cancel()
+            except Exception:
+                self.log.failure("{name}: a job's Deferred cannot be cancelled", name=self.peer_name)

@@ -1,0 +1,302 @@
+"""
+A connection to a broker that comes back by itself: the Service that masters and slaves are built on.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any, TypeVar, cast
+
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred, fail
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.protocol import Factory
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.reflect import safe_str
+
+from gloom.client.address import client_endpoint
+from gloom.client.connection import BrokerConnection
+from gloom.client.session import Event
+from gloom.errors import TransportError
+from gloom.framing import FlushTurn
+from gloom.messages import PROTOCOL_VERSION, Hello
+
+_HELLO_SECONDS = 10.0
+
+_FIRST_DELAY_SECONDS = 0.1
+_LONGEST_DELAY_SECONDS = 15.0
+_DELAY_FACTOR = 1.7
+
+Result = TypeVar("Result")
+
+
+def default_name() -> str:
+    """Return how this process names itself to a broker: ``host:pid``."""
+    return f"{socket.gethostname()}:{os.getpid()}"[:255]
+
+
+def retry_delay_seconds(failures: int) -> float:
+    """Return how long to wait after so many failures in a row: growing, and jittered so that a farm spreads out."""
+    # The exponent is bounded: a float overflows after some days of failing.
+    longest = min(_LONGEST_DELAY_SECONDS, _FIRST_DELAY_SECONDS * _DELAY_FACTOR ** min(failures, 64))
+    return longest * random.uniform(0.5, 1.0)  # noqa: S311 (no secret)
+
+
+def short_text(what: str, text: str) -> str:
+    """
+    Return *text*, which the broker would take.
+
+    Raises:
+        ValueError: It is not 1 to 255 characters, or not Unicode; *what* begins the text.
+    """
+    if not 1 <= len(text) <= 255:
+        raise ValueError(f"{what} must be 1 to 255 characters, got {len(text)}")
+    text.encode()
+    return text
+
+
+def seconds(what: str, value: float) -> float:
+    """
+    Return *value*, a time that may be waited for.
+
+    Raises:
+        ValueError: It is less than 0, or endless; *what* begins the text.
+    """
+    if not 0 <= value <= 1e9:
+        raise ValueError(f"{what} must be 0 to 1e9, got {value}")
+    return value
+
+
+class BrokerLink(Service):
+    """
+    Keeps one connection to a broker while the service runs.
+
+    It may be stopped and started again; started while it still stops, it
+    starts anew once it has stopped.
+
+    Args:
+        endpoint: Where the broker is: an `IStreamClientEndpoint`, or a string
+            that `gloom.client.address.client_endpoint` understands.
+        reactor: Clock, and what a string connects with.
+        name: How the broker names this peer; ``host:pid`` when absent.
+        heartbeat_seconds: Longest silence that either side accepts; 0 for none.
+
+    Attributes:
+        connection: The connection that is up and welcomed, or None.
+        peer_name: How the broker names this peer. Not `name`: that is the
+            service's own, and two services of one parent may not share it.
+
+    Raises:
+        ValueError: An argument is out of its range.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        endpoint: IStreamClientEndpoint | str,
+        *,
+        reactor: Any,
+        name: str | None = None,
+        heartbeat_seconds: float = 30.0,
+    ) -> None:
+        self.peer_name = default_name() if name is None else short_text("name", name)
+        self.heartbeat_seconds = seconds("heartbeat_seconds", heartbeat_seconds)
+        self.connection: BrokerConnection | None = None
+        self._endpoint = client_endpoint(reactor, endpoint) if isinstance(endpoint, str) else endpoint
+        self._reactor = reactor
+        self._flushes = FlushTurn(reactor)
+        self._failures = 0
+        self._waiting: dict[Deferred[None], float] = {}
+        # Fires when the coroutine that connects has ended; None while there is none.
+        self._ended: Deferred[None] | None = None
+        # What that coroutine awaits and a stop may cancel.
+        self._awaited: Deferred[Any] | None = None
+        self._stopped = False
+        # Those who wait until a stop is complete; None while nothing stops.
+        self._stopping: list[Deferred[None]] | None = None
+
+    # What subclasses say
+
+    def heard(self, connection: BrokerConnection, event: Event) -> None:
+        """Take what the broker sent."""
+        raise NotImplementedError
+
+    def connected(self, connection: BrokerConnection) -> None:
+        """Begin on a new connection."""
+        raise NotImplementedError
+
+    def disconnected(self) -> None:
+        """Learn that the connection has ended."""
+        raise NotImplementedError
+
+    async def wind_down(self, connection: BrokerConnection | None) -> None:
+        """Finish what must be finished before *connection* is closed on purpose."""
+        raise NotImplementedError
+
+    # What users call
+
+    def when_connected(self, attempts: int | None = None) -> Deferred[None]:
+        """
+        Wait for the connection.
+
+        Args:
+            attempts: Give up after so many more failures in a row; None waits for ever.
+
+        Returns:
+            Fires when the broker has answered ``hello``; at once if it has.
+
+        Raises:
+            TransportError: *attempts* have failed, or the service was stopped.
+        """
+        if self._stopped:
+            return fail(TransportError("the service was stopped"))
+        waiting: Deferred[None] = Deferred(self._wait_no_more)
+        if self.connection is not None:
+            waiting.callback(None)
+        else:
+            self._waiting[waiting] = float("inf") if attempts is None else self._failures + attempts
+        return waiting
+
+    def startService(self) -> None:
+        super().startService()
+        self._stopped = False
+        if self._ended is None and self._stopping is None:
+            self._begin()
+
+    def stopService(self) -> Deferred[None]:
+        """Wind down and disconnect; the Deferred fires when nothing is left running."""
+        super().stopService()
+        self._stopped = True
+        stopped: Deferred[None] = Deferred()
+        if self._stopping is not None:
+            self._stopping.append(stopped)
+        else:
+            self._stopping = [stopped]
+            Deferred.fromCoroutine(self._stop())
+        return stopped
+
+    def _begin(self) -> None:
+        self._failures = 0
+        self._ended = Deferred()
+        Deferred.fromCoroutine(self._run(self._ended))
+
+    async def _stop(self) -> None:
+        # Taken: what is asked of a service that is started meanwhile waits for its next connection.
+        connection, self.connection = self.connection, None
+        if self._awaited is not None:
+            self._awaited.cancel()
+        for waiting in self._take_waiting():
+            waiting.errback(TransportError("the service was stopped"))
+        await self.wind_down(connection)
+        if connection is not None:
+            connection.close()
+        if self._ended is not None:
+            await self._ended
+            self._ended = None
+        self._stop_is_complete()
+
+    def _stop_is_complete(self) -> None:
+        stopping, self._stopping = self._stopping, None
+        if self.running:
+            self._begin()
+        for stopped in stopping or ():
+            stopped.callback(None)
+
+    async def _run(self, ended: Deferred[None]) -> None:
+        # Not asked of `running`: that is true again when the service is started while it stops.
+        try:
+            while self._stopping is None:
+                await self._connect_once()
+                await self._pause()
+        finally:
+            ended.callback(None)
+
+    async def _pause(self) -> None:
+        if self._stopping is None:
+            with suppress(CancelledError):
+                await self._cancellable(deferLater(self._reactor, retry_delay_seconds(self._failures)))
+
+    async def _cancellable(self, deferred: Deferred[Result]) -> Result:
+        """Await what a stop cancels; `Deferred.cancel` of a whole coroutine would not do while that runs."""
+        self._awaited = deferred
+        try:
+            return await deferred
+        finally:
+            self._awaited = None
+
+    async def _connect_once(self) -> None:
+        """Connect and stay until the connection ends; a failure is counted and told."""
+        try:
+            connection = await self._welcomed_connection()
+        except Exception as error:
+            # Whatever the endpoint raises: there is no connection, and the next try may find one.
+            if self._stopping is None:
+                self._failed(error)
+            return
+        self.log.info("{name}: connected", name=self.peer_name)
+        self._failures = 0
+        self.connection = connection
+        self.connected(connection)
+        for waiting in self._take_waiting():
+            waiting.callback(None)
+        why = await connection.ended
+        self.connection = None
+        if self._stopping is None:
+            self.log.warn("{name}: the connection to the broker ended: {why}", name=self.peer_name, why=_text(why))
+        self.disconnected()
+
+    async def _welcomed_connection(self) -> BrokerConnection:
+        hello = Hello(PROTOCOL_VERSION, self.peer_name, self.heartbeat_seconds)
+        factory = _ConnectionFactory(hello, self.heard, self._flushes, self._reactor)
+        connection = cast(BrokerConnection, await self._cancellable(self._endpoint.connect(factory)))
+
+        def too_late(_result: object, _seconds: float) -> None:
+            raise TransportError(f"the broker did not answer hello within {_HELLO_SECONDS:g} s")
+
+        welcomed = connection.welcomed.addTimeout(_HELLO_SECONDS, self._reactor, onTimeoutCancel=too_late)
+        try:
+            await self._cancellable(welcomed)
+        except BaseException:
+            connection.transport.abortConnection()  # type: ignore[union-attr]
+            raise
+        return connection
+
+    def _wait_no_more(self, waiting: Deferred[None]) -> None:
+        # Another's callback may have cancelled it in its own turn.
+        self._waiting.pop(waiting, None)
+
+    def _failed(self, error: Exception) -> None:
+        self._failures += 1
+        text = _text(error)
+        if self._failures == 1:
+            self.log.warn("{name}: no broker: {why}; trying on", name=self.peer_name, why=text)
+        for waiting in [one for one, limit in self._waiting.items() if self._failures >= limit]:
+            # Not there any more: the failure of another made its owner cancel it.
+            if self._waiting.pop(waiting, None) is not None:
+                waiting.errback(TransportError(text))
+
+    def _take_waiting(self) -> Iterator[Deferred[None]]:
+        """Each of those who wait now and, when its turn comes, still does."""
+        for waiting in list(self._waiting):
+            if self._waiting.pop(waiting, None) is not None:
+                yield waiting
+
+
+def _text(error: BaseException | None) -> str:
+    return safe_str(error).rstrip(".") or type(error).__name__
+
+
+class _ConnectionFactory(Factory):
+    noisy = False
+
+    def __init__(self, *parts: Any) -> None:
+        self._parts = parts
+
+    def buildProtocol(self, addr: object) -> BrokerConnection:
+        return BrokerConnection(*self._parts)

@@ -1,0 +1,296 @@
+"""Mistakes and frames on both ports, in memory: docs/protocol.md, sections 1 and 2."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from specification import names_in, specification
+from wire import OK, busy_slave_of, extended, fail, job, join, respond, served, slave_of, submit
+
+from gloom.broker import MemoryBroker
+from gloom.framing import to_frame
+from gloom.settings import Settings
+from gloom.testing import MemoryGloom
+
+CLOSING = {names_in(row["code"])[0] for row in specification().tables["errors"] if row["connection"] == "closed"}
+
+
+# Mistakes of masters
+
+S = '{"action":"submit",'
+MISTAKES = [
+    ("", "invalid_json", "the frame is empty"),
+    ("  ", "invalid_json", "the frame is empty"),
+    ("nonsense", "invalid_json", "nonsense"),
+    ("[1]", "invalid_json", "must hold a JSON object, got [1]"),
+    ('"submit"', "invalid_json", "must hold a JSON object"),
+    ("null", "invalid_json", "must hold a JSON object"),
+    (S, "invalid_json", "truncated"),
+    ('{"action":"ping"}{}', "invalid_json", "trailing characters (byte 18)"),
+    (S + '"id":1,"body":NaN}', "invalid_json", "byte"),
+    (S + '"id":1,"body":[1,]}', "invalid_json", "trailing comma"),
+    (S + '"id":1,"body":"\\ud800"}', "invalid_json", "\\ud800"),
+    (S + '"id":1,"body":"\\udc00 and more"}', "invalid_json", "surrogate"),
+    (S + '"id":1,"body":1,"unknown":01}', "invalid_json", "invalid number"),
+    (b'{"action":"submit","id":1,"body":"\xff"}', "invalid_json", "not UTF-8: invalid start byte at byte 34"),
+    (b'\xef\xbb\xbf{"action":"ping"}', "invalid_json", "byte 0"),
+    (S + f'"id":1,"body":{"[" * 100_000 + "]" * 100_000}}}', "invalid_json", "nested too deeply, about 1000 levels"),
+    ("{}", "missing_field", "action is required: one of hello, submit"),
+    (S + '"body":1}', "missing_field", "id is required by submit"),
+    (S + '"id":1}', "missing_field", "body is required by submit"),
+    ('{"action":"hello"}', "missing_field", "version is required by hello"),
+    ('{"action":3}', "invalid_type", "action must be a string, got 3"),
+    ('{"action":null}', "invalid_type", "action must be a string, got null"),
+    (S + '"id":true,"body":1}', "invalid_type", "id must be a string of 1 to 255 characters or an integer, got true"),
+    (S + '"id":null,"body":1}', "invalid_type", "got null"),
+    (S + '"id":1.0,"body":1}', "invalid_type", "got 1.0"),
+    (S + '"id":1e2,"body":1}', "invalid_type", "got 1e2"),
+    (S + '"id":"","body":1}', "invalid_type", 'got ""'),
+    (S + '"id":[1],"body":1}', "invalid_type", "got [1]"),
+    (S + f'"id":"{"é" * 256}","body":1}}', "invalid_type", f'got "{"é" * 99}...'),
+    (S + f'"id":{"9" * 4301},"body":1}}', "invalid_type", f"got {'9' * 100}..."),
+    (S + '"id":1,"body":1,"type":5}', "invalid_type", "type must be a string of 1 to 255 characters or null, got 5"),
+    (S + '"id":1,"body":1,"type":""}', "invalid_type", 'got ""'),
+    (S + f'"id":1,"body":1,"type":"{"t" * 256}"}}', "invalid_type", "type must be"),
+    (S + '"id":1,"body":1,"priority":"high"}', "invalid_type", 'priority must be an integer of signed 64 bits, got "'),
+    (S + '"id":1,"body":1,"priority":null}', "invalid_type", "got null"),
+    (S + '"id":1,"body":1,"priority":1.0}', "invalid_type", "got 1.0"),
+    (S + '"id":1,"body":1,"priority":true}', "invalid_type", "got true"),
+    (S + '"id":1,"body":1,"priority":9223372036854775808}', "invalid_type", "got 9223372036854775808"),
+    (S + '"id":1,"body":1,"priority":-9223372036854775809}', "invalid_type", "got -9223372036854775809"),
+    ('{"action":"hello","version":1,"name":""}', "invalid_type", "name must be"),
+    ('{"action":"hello","version":1,"heartbeat":-1}', "invalid_type", "heartbeat must be a number of seconds"),
+    ('{"action":"join","type":"t"}', "invalid_action", "join is for the slave port; this is the master port"),
+    ('{"action":"respond","body":1}', "invalid_action", "respond is for the slave port"),
+    ('{"action":"fail"}', "invalid_action", "fail is for the slave port"),
+    ('{"action":"leave"}', "invalid_action", "leave is for the slave port"),
+    ('{"action":"Submit"}', "unknown_action", "action Submit is unknown; this port has hello, submit"),
+    (f'{{"action":"{"x" * 101}"}}', "unknown_action", f"action {'x' * 100}... is unknown"),
+    ('{"action":"ping"}', "invalid_state", "ping needs a hello before it on this connection"),
+    (S + '"id":"mine","body":1}', "id_exists", "mine"),
+    (S + '"id":"theirs","body":1}', "id_exists", "theirs"),
+    ('{"action":"hello","version":2}', "unsupported_version", "version 2 is not spoken here; this broker has 1"),
+]
+
+
+@pytest.mark.parametrize(("payload", "code", "reason"), MISTAKES, ids=range(len(MISTAKES)))
+def test_a_mistake_is_answered_and_changes_nothing(payload: str | bytes, code: str, reason: str) -> None:
+    """A master that makes a mistake is told which; its own jobs and everybody else's are as before."""
+    gloom = MemoryGloom()
+    beside, master = gloom.master(), gloom.master()
+    assert beside.ask(submit("theirs")) == master.ask(submit("mine", priority=1)) == [OK]
+    (reply,) = master.ask(payload if isinstance(payload, bytes) else payload.encode())
+    assert reply["error"] == code and reason in reply["reason"] and set(reply) == {"error", "reason"}
+    assert master.lost == (code in CLOSING)
+    assert beside.ask(submit("theirs too")) == [OK]
+    mine = [] if master.lost else ["mine"]
+    assert served(slave_of(gloom)) == [*mine, "theirs", "theirs too"]
+    assert beside.take() == [{"id": "theirs", "body": 2}, {"id": "theirs too", "body": 2}]
+    assert master.take() == [{"id": id, "body": 2} for id in mine]
+
+
+def test_every_code_is_among_the_mistakes() -> None:
+    """No row of the error table is left out, but those that need more than one message."""
+    table = {names_in(row["code"])[0] for row in specification().tables["errors"]}
+    assert table - {code for _, code, _ in MISTAKES} == {"size_error", "internal_error"}
+
+
+def test_a_master_may_make_many_mistakes() -> None:
+    """After a thousand refused requests the next good one is accepted, and replies have kept their order."""
+    gloom = MemoryGloom()
+    master = gloom.master()
+    for n in range(1000):
+        master.sendString(b'{"action":"submit"}' if n % 2 else b'{"action":"join"}')
+    master.send(submit(1))
+    codes = [reply.get("error", "ok") for reply in master.take()]
+    assert codes == ["invalid_action", "missing_field"] * 500 + ["ok"]
+
+
+class FaultyBroker(MemoryBroker):
+    """A broker with a bug that one job id uncovers."""
+
+    def submit(self, master: Any, id: Any, *more: Any) -> None:
+        if id == "bug":
+            raise ZeroDivisionError
+        super().submit(master, id, *more)
+
+
+def test_a_bug_ends_one_connection_only(logged_errors: Any) -> None:
+    """A bug in the broker is logged with its traceback and told to one master; the others go on."""
+    gloom = MemoryGloom()
+    gloom.masters.broker = gloom.slaves.broker = FaultyBroker()
+    beside, master = gloom.master(), gloom.master()
+    beside.ask(submit(1))
+    (reply,) = master.ask(submit("bug"))
+    assert reply["error"] == "internal_error" and "log" in reply["reason"]
+    assert master.lost and not beside.lost
+    assert [failure.type for failure in logged_errors()] == [ZeroDivisionError]
+    assert served(slave_of(gloom)) == [1]
+    assert beside.take() == [{"id": 1, "body": 2}]
+
+
+def test_without_a_type_where_types_are_required() -> None:
+    """With --require-type a job without a type, or with null, is refused, and the connection goes on."""
+    master = MemoryGloom(Settings(require_type=True)).master()
+    for untyped in ({"action": "submit", "id": 1, "body": 1}, submit(1, None)):
+        (reply,) = master.ask(untyped)
+        assert reply["error"] == "missing_field" and "type is required" in reply["reason"]
+    assert master.ask(submit(1)) == [OK]
+
+
+# Mistakes of slaves
+
+R = '{"action":"respond",'
+SLAVE_MISTAKES = [
+    ("nonsense", "invalid_json", "nonsense"),
+    (b'{"action":"respond","body":"\xff"}', "invalid_json", "not UTF-8"),
+    ("{}", "missing_field", "action is required: one of hello, join, respond"),
+    ('{"action":"join"}', "missing_field", "type is required by join: a string of 1 to 255 characters or null"),
+    ('{"action":"respond"}', "missing_field", "body is required by respond: any JSON value"),
+    ('{"action":"join","type":5}', "invalid_type", "type must be a string of 1 to 255 characters or null, got 5"),
+    ('{"action":"join","type":""}', "invalid_type", 'got ""'),
+    ('{"action":"hello","version":"1"}', "invalid_type", 'version must be an integer, got "1"'),
+    (S + '"id":1,"body":1}', "invalid_action", "submit is for the master port; this is the slave port"),
+    ('{"action":"explode"}', "unknown_action", "action explode is unknown; this port has hello, join, respond"),
+    ('{"action":"ping"}', "invalid_state", "ping needs a hello"),
+    ('{"action":"fail","reason":"no"}', "invalid_state", "fail needs a hello"),
+    ('{"action":"leave"}', "invalid_state", "leave needs a hello"),
+    ('{"action":"hello","version":0}', "unsupported_version", "version 0 is not spoken here"),
+]
+
+
+@pytest.mark.parametrize(("payload", "code", "reason"), SLAVE_MISTAKES, ids=range(len(SLAVE_MISTAKES)))
+def test_a_slaves_mistake_leaves_the_job_in_hand(payload: str | bytes, code: str, reason: str) -> None:
+    """A slave that makes a mistake keeps its job, or loses it to another where its connection ends."""
+    gloom = MemoryGloom()
+    master = gloom.master()
+    master.ask(submit(1))
+    slave, beside = busy_slave_of(gloom, 1), slave_of(gloom, "other")
+    (reply,) = slave.ask(payload if isinstance(payload, bytes) else payload.encode())
+    assert reply["error"] == code and reason in reply["reason"] and set(reply) == {"error", "reason"}
+    assert slave.lost == (code in CLOSING)
+    assert not beside.lost and beside.take() == []
+    if slave.lost:
+        assert beside.ask(join()) == [OK, job(1)]
+    assert (beside if slave.lost else slave).ask(respond()) == [OK]
+    assert master.take() == [{"id": 1, "body": 2}]
+
+
+EXTENDED_MISTAKES = [
+    (fail() | {"reason": 1}, "invalid_type", "reason must be a string, got 1"),
+    ({"action": "fail"}, "missing_field", "reason is required by fail: a string"),
+    (fail(kind=""), "invalid_type", "kind must be a string of 1 to 255 characters or null"),
+    (fail(traceback=[]), "invalid_type", "traceback must be a string or null, got []"),
+    (fail(retry=None), "invalid_type", "retry must be true or false, got null"),
+    (fail(retry=1), "invalid_type", "retry must be true or false, got 1"),
+    (fail(id=True), "invalid_type", "id must be"),
+    (fail(id=2), "invalid_state", "the job in hand is 1, not 2"),
+    (fail(id="1"), "invalid_state", "the job in hand is 1, not '1'"),
+    (respond(id=2), "invalid_state", "the job in hand is 1, not 2"),
+    (respond(id=[]), "invalid_type", "id must be"),
+    ({"action": "hello", "version": 1}, "invalid_state", "hello was said already"),
+]
+
+
+@pytest.mark.parametrize(("message", "code", "reason"), EXTENDED_MISTAKES, ids=range(len(EXTENDED_MISTAKES)))
+def test_an_extended_slaves_mistake_leaves_the_job_in_hand(message: dict[str, Any], code: str, reason: str) -> None:
+    """A refused fail or respond spends nothing: the job is still in hand and can be answered."""
+    gloom = MemoryGloom()
+    master = gloom.master()
+    master.ask(submit(1))
+    slave = busy_slave_of(gloom, 1, name="s")
+    (reply,) = slave.ask(message)
+    assert reply["error"] == code and reason in reply["reason"]
+    assert slave.ask(respond(id=1)) == [OK]
+    assert master.take() == [{"id": 1, "body": 2}]
+
+
+@pytest.mark.parametrize("message", [respond(), respond(id=1), fail(), fail(id=1)], ids=str)
+@pytest.mark.parametrize("joined", [True, False])
+def test_there_is_nothing_to_answer_without_a_job(message: dict[str, Any], joined: bool) -> None:
+    """respond and fail without a job in hand are refused, joined or not."""
+    gloom = MemoryGloom()
+    slave = extended(gloom.slave())
+    if joined:
+        slave.ask(join())
+    assert slave.ask(message) == [{"error": "invalid_state", "reason": "no job is in hand"}]
+
+
+# Frames
+
+
+def bytes_of(message: dict[str, Any], length: int = 0) -> bytes:
+    """Return *message* as a payload of at least *length* bytes: white space may stand around it."""
+    return json.dumps(message, separators=(",", ":")).encode().ljust(length)
+
+
+def test_a_frame_of_exactly_the_limit_is_accepted() -> None:
+    """The limit is the largest payload that is accepted; the job that it makes may be a little larger."""
+    gloom = MemoryGloom(Settings(max_frame_bytes=1024))
+    slave, master = slave_of(gloom, None), gloom.master()
+    submission = {"action": "submit", "id": 1, "body": ""}
+    submission["body"] = "x" * (1024 - len(bytes_of(submission)))
+    assert master.ask(bytes_of(submission)) == [OK]
+    assert [len(frame) for frame in slave.frames] == [1024 + len(',"type":null') - len("submit") + len("job")]
+
+
+@pytest.mark.parametrize("header", [b"\x00\x00\x04\x01", b"\x7f\xff\xff\xff", b"\xff\xff\xff\xff"])
+def test_a_longer_frame_is_refused_by_its_header(header: bytes) -> None:
+    """A frame over the limit is refused before any of its payload has come."""
+    gloom = MemoryGloom(Settings(max_frame_bytes=1024))
+    beside, master = gloom.master(), gloom.master()
+    master.send_bytes(to_frame(bytes_of(submit(1))) + header)
+    length = int.from_bytes(header, "big")
+    error = {"error": "size_error", "reason": f"a frame of {length} bytes is over the limit of 1024"}
+    assert master.take() == [OK, error]
+    assert master.lost
+    assert beside.ask(bytes_of(submit(2), 1024)) == [OK]
+
+
+def test_what_follows_a_closing_mistake_is_thrown_away() -> None:
+    """Requests behind the one that ended the connection are not carried out."""
+    gloom = MemoryGloom()
+    master = gloom.master()
+    master.send_bytes(to_frame(b"nonsense") + to_frame(bytes_of(submit(1))))
+    assert [reply["error"] for reply in master.take()] == ["invalid_json"]
+    assert served(slave_of(gloom)) == []
+
+
+def test_ten_thousand_frames_in_one_piece() -> None:
+    """All requests of one chunk are carried out and answered in order."""
+    gloom = MemoryGloom()
+    master = gloom.master()
+    frames = [to_frame(b'{"action":"submit","id":%d,"type":"t","body":1}' % (n // 2)) for n in range(10_000)]
+    master.send_bytes(b"".join(frames))
+    expected = [OK if n % 2 == 0 else {"error": "id_exists", "reason": str(n // 2)} for n in range(10_000)]
+    assert master.take() == expected
+    assert served(slave_of(gloom)) == list(range(5000))
+
+
+def test_frames_byte_by_byte() -> None:
+    """A frame may come in any number of pieces, the header too."""
+    gloom = MemoryGloom()
+    master = gloom.master()
+    for byte in to_frame(bytes_of(submit("é"))) + to_frame(b'{"action":"ping"}'):
+        master.send_bytes(bytes([byte]))
+    assert [reply.get("error", "ok") for reply in master.take()] == ["ok", "invalid_state"]
+
+
+def test_half_a_frame_is_no_request() -> None:
+    """A master that goes in the middle of a frame has asked nothing."""
+    gloom = MemoryGloom()
+    master = gloom.master()
+    master.send_bytes(to_frame(bytes_of(submit(1)))[:-1])
+    master.drop()
+    assert served(slave_of(gloom)) == []
+
+
+def test_nesting_of_900_levels_is_accepted() -> None:
+    """JSON nested less deeply than the limit passes through."""
+    gloom = MemoryGloom()
+    slave, master = slave_of(gloom), gloom.master()
+    body = b"[" * 900 + b"]" * 900
+    assert master.ask(b'{"action":"submit","id":1,"type":"t","body":%b}' % body) == [OK]
+    assert slave.frames[-1].endswith(b'"body":' + body + b"}")
