@@ -60,6 +60,11 @@ class MemoryBroker:
         self._draining = False
         self._drained: Callable[[], None] | None = None
 
+    @property
+    def unanswered(self) -> int:
+        """How many jobs are in flight."""
+        return len(self._jobs)
+
     # Masters
 
     def master_connected(self, peer: Any) -> Master:

@@ -77,7 +77,7 @@ class StallWatch:
         before = self._clock.seconds() - self._stall_seconds
         for protocol in [protocol for protocol, since in self._watched.items() if since <= before]:
             del self._watched[protocol]
-            protocol.drop(f"a frame stood half way for {self._stall_seconds:g} s")
+            protocol.drop_because(f"a frame stood half way for {self._stall_seconds:g} s")
         if self._watched:
             self._timer = self._clock.callLater(self._stall_seconds / 4, self._look)
 
@@ -247,9 +247,13 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
         else:
             transport.loseConnection()
 
-    def drop(self, reason: str) -> None:
-        """End the connection at once, because of *reason*, which a subclass may tell."""
+    def abort(self) -> None:
+        """End the connection at once, whatever is left for the peer."""
         cast(Any, self.transport).abortConnection()
+
+    def drop_because(self, reason: str) -> None:
+        """End the connection at once, because of *reason*, which a subclass may tell."""
+        self.abort()
 
     def _linger_ended(self) -> None:
         self._linger = None

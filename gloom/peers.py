@@ -21,6 +21,7 @@ from zope.interface import implementer
 
 import gloom
 from gloom.access import Access, Identity, certificate_names
+from gloom.alarm import Alarm
 from gloom.errors import (
     Busy,
     Forbidden,
@@ -61,6 +62,7 @@ class Surroundings:
         settings: The broker's limits.
         clock: Time for deadlines and heartbeats.
         access: Who may do what; None lets everyone do everything.
+        alarm: The broker's timer.
         flushes: Sends what one reactor turn has said.
         stalls: Drops frames that stand half way.
         connections: How many are open.
@@ -69,7 +71,8 @@ class Surroundings:
     broker: IBroker
     settings: Settings
     clock: IReactorTime
-    access: Access | None = None
+    access: Access | None
+    alarm: Alarm
     flushes: FlushTurn = field(init=False)
     stalls: StallWatch = field(init=False)
     connections: int = 0
@@ -77,6 +80,11 @@ class Surroundings:
     def __post_init__(self) -> None:
         self.flushes = FlushTurn(self.clock)
         self.stalls = StallWatch(self.clock, self.settings.stall_seconds)
+
+    def stop(self) -> None:
+        """Leave no timer behind."""
+        self.alarm.stop()
+        self.stalls.stop()
 
 
 class RefusalLog:
@@ -231,9 +239,9 @@ class PeerProtocol(FrameProtocol):
         if "quiet" in self.accepts:
             self.sendString(QUIET)
 
-    def drop(self, reason: str) -> None:
+    def drop_because(self, reason: str) -> None:
         self.log.warn("{peer}: dropped: {reason}", peer=self.name, reason=reason)
-        super().drop(reason)
+        super().drop_because(reason)
 
     # Who the peer is
 
@@ -262,7 +270,7 @@ class PeerProtocol(FrameProtocol):
 
     def _stranger_is_late(self) -> None:
         self._deadline = None
-        self.drop(f"it did not say who it is within {self._settings.stall_seconds:g} s")
+        self.drop_because(f"it did not say who it is within {self._settings.stall_seconds:g} s")
 
     def check_type(self, type: str | None) -> None:
         """
@@ -311,7 +319,7 @@ class PeerProtocol(FrameProtocol):
         if self._heard or self.paused:
             self._await_life()
         else:
-            self.drop(f"it was silent for {self._heartbeat_seconds:g} s, its heartbeat")
+            self.drop_because(f"it was silent for {self._heartbeat_seconds:g} s, its heartbeat")
 
     def _set_deadline(self, deadline: IDelayedCall | None) -> None:
         if self._deadline is not None:
@@ -364,6 +372,16 @@ class PeerFactory(Factory, Generic[AnyPeer]):
         if self._all_gone is not None and not self.peers:
             self._all_gone.callback(None)
             self._all_gone = None
+
+    def quiet(self) -> None:
+        """Tell the peers that accept it that the broker is about to shut down."""
+        for peer in self.peers:
+            peer.quiet()
+
+    def abort(self) -> None:
+        """Drop every connection at once."""
+        for peer in list(self.peers):
+            peer.abort()
 
     def close(self) -> Deferred[None]:
         """Close every connection; return a Deferred that fires when all have ended."""

@@ -119,7 +119,7 @@ class FrameSender:
 
     # What a subclass does
 
-    def drop(self, reason: str) -> None:
+    def drop_because(self, reason: str) -> None:
         """End the connection at once, because of *reason*."""
         raise NotImplementedError
 
@@ -176,7 +176,7 @@ class FrameSender:
         self._backlog += output
         self._backlog_bytes += sum(map(len, output))
         if self._backlog_bytes > self._max_unread_bytes:
-            self.drop(f"it does not read: {self._backlog_bytes} bytes wait for it (--max-unread-bytes)")
+            self.drop_because(f"it does not read: {self._backlog_bytes} bytes wait for it (--max-unread-bytes)")
         elif self._backlog_bytes > self._pause_unread_bytes and not self._throttled:
             self._throttled = True
             self.pauseProducing()

@@ -22,10 +22,12 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 import gloom
+from gloom.access import Access
+from gloom.alarm import Alarm
+from gloom.broker import MemoryBroker
 from gloom.errors import StartupError
-from gloom.framing import FlushTurn
-from gloom.interfaces import IBroker
-from gloom.protocols import MasterProtocol, PeerFactory, SlaveProtocol, address_name
+from gloom.peers import PeerFactory, Surroundings, address_name
+from gloom.protocols import MasterProtocol, SlaveProtocol
 from gloom.settings import Settings
 
 _LOOPBACK = ("127.", "::1", "::ffff:127.")
@@ -40,6 +42,14 @@ def exit_with(status: int) -> None:
         os._exit(status)
 
     atexit.register(leave)
+
+
+def memory_surroundings(settings: Settings, clock: IReactorTime, access: Access | None = None) -> Surroundings:
+    """Return surroundings with a new in-memory broker, whose alarm is on *clock*."""
+    alarm = Alarm(clock)
+    broker = MemoryBroker(settings, alarm.set)
+    alarm.ring = broker.deadline_passed
+    return Surroundings(broker, settings, clock, access, alarm)
 
 
 class ListenService(Service):
@@ -151,8 +161,7 @@ class BrokerService(MultiService):
 
     Args:
         reactor: Clock, and what to stop when listening fails late.
-        broker: The `IBroker` that both ports share.
-        settings: The broker's limits.
+        around: The broker and what else both ports share.
         master_endpoints: Where masters connect.
         slave_endpoints: Where slaves connect.
     """
@@ -162,16 +171,17 @@ class BrokerService(MultiService):
     def __init__(
         self,
         reactor: Any,
-        broker: IBroker,
-        settings: Settings,
+        around: Surroundings,
         master_endpoints: Sequence[IStreamServerEndpoint],
         slave_endpoints: Sequence[IStreamServerEndpoint],
     ) -> None:
         super().__init__()
-        clock: IReactorTime = reactor
-        flushes = FlushTurn(clock)
-        self.masters = PeerFactory(MasterProtocol, broker, settings, clock, flushes)
-        self.slaves = PeerFactory(SlaveProtocol, broker, settings, clock, flushes)
+        self._around = around
+        self._reactor = reactor
+        self._hurried = False
+        self._drained: Deferred[None] | None = None
+        self.masters = PeerFactory(MasterProtocol, around)
+        self.slaves = PeerFactory(SlaveProtocol, around)
         self.listeners = [
             *(ListenService(reactor, "masters", endpoint, self.masters) for endpoint in master_endpoints),
             *(ListenService(reactor, "slaves", endpoint, self.slaves) for endpoint in slave_endpoints),
@@ -184,20 +194,53 @@ class BrokerService(MultiService):
         self.log.info("gloom {version} is up", version=gloom.__version__)
 
     def stopService(self) -> Deferred[None]:
+        """Drain and close (docs/operations.md, "Stopping"); fires when no connection is left."""
         Service.stopService(self)
         return Deferred.fromCoroutine(self._stop())
 
+    def hurry(self) -> None:
+        """Drain no longer: end what is in hand, and drop every connection."""
+        self._hurried = True
+        if self._drained is not None and not self._drained.called:
+            self._drained.callback(None)
+        for factory in (self.masters, self.slaves):
+            factory.abort()
+
     async def _stop(self) -> None:
         # In this order, and each waited for: MultiService would stop all at once.
-        self.log.info(
-            "stopping: {masters} masters and {slaves} slaves are connected",
-            masters=len(self.masters.peers),
-            slaves=len(self.slaves.peers),
-        )
         for listener in self.listeners:
             stopped = listener.stopService()
             if stopped is not None:
                 await stopped
+        self.log.info(
+            "stopping: no more connections; {masters} masters and {slaves} slaves are connected",
+            masters=len(self.masters.peers),
+            slaves=len(self.slaves.peers),
+        )
+        await self._drain()
         for factory in (self.masters, self.slaves):
             await factory.close()
+        self._around.stop()
         self.log.info("gloom {version} is down", version=gloom.__version__)
+
+    async def _drain(self) -> None:
+        broker: Any = self._around.broker
+        seconds = self._around.settings.drain_seconds
+        self._drained = Deferred()
+        drained, now = self._drained, self._reactor.seconds
+        for factory in (self.masters, self.slaves):
+            factory.quiet()
+        broker.drain(now(), lambda: drained.called or drained.callback(None))
+        if drained.called:
+            self.log.info("drained: no job was in hand")
+            return
+        self.log.info(
+            "draining: {jobs} jobs in hand may take {seconds:g} s more", jobs=broker.unanswered, seconds=seconds
+        )
+        drained.addTimeout(seconds, self._reactor, onTimeoutCancel=lambda *_: None)
+        await drained
+        if broker.unanswered:
+            self.log.warn("ending {jobs} jobs that are still in hand", jobs=broker.unanswered)
+            broker.abandon(now())
+        else:
+            self.log.info("drained: every job has its outcome")

@@ -29,12 +29,17 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from gloom.broker import MemoryBroker
-from gloom.framing import FlushTurn, FrameProtocol
-from gloom.protocols import MasterProtocol, PeerFactory, SlaveProtocol
+from gloom.access import Access
+from gloom.framing import FrameProtocol
+from gloom.peers import PeerFactory
+from gloom.protocols import MasterProtocol, SlaveProtocol
+from gloom.service import memory_surroundings
 from gloom.settings import MASTER_PORT, SLAVE_PORT, Settings
 
 Result = TypeVar("Result")
+
+# As Twisted's own transports.
+_FULL_BYTES = 64 * 1024
 
 
 @implementer(ITransport, IConsumer)
@@ -57,6 +62,7 @@ class MemoryTransport:
         self._output = bytearray()
         self._reading = True
         self._producer: Any = None
+        self._is_producer_paused = False
         self._closing = False
 
     def link(self, other: MemoryTransport) -> None:
@@ -66,14 +72,17 @@ class MemoryTransport:
     def write(self, data: bytes) -> None:
         if self.connected:
             self._output += data
+            if self._producer is not None and not self._is_producer_paused and len(self._output) > _FULL_BYTES:
+                self._is_producer_paused = True
+                self._producer.pauseProducing()
 
     def writeSequence(self, data: Any) -> None:
         self.write(b"".join(data))
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
-        self._producer = producer
         if not streaming:
-            producer.resumeProducing()
+            raise NotImplementedError("only push producers")
+        self._producer = producer
 
     def unregisterProducer(self) -> None:
         self._producer = None
@@ -110,6 +119,9 @@ class MemoryTransport:
             self._output.clear()
             if other.protocol is not None:
                 other.protocol.dataReceived(data)
+            if self._is_producer_paused:
+                self._is_producer_paused = False
+                self._producer.resumeProducing()
             return True
         if self._closing:
             self._end(ConnectionDone())
@@ -183,7 +195,7 @@ class RawPeer(FrameProtocol):
 
     def send_bytes(self, data: bytes) -> None:
         """Send *data* without a header, and carry it."""
-        self.transport.write(data)  # type: ignore[union-attr]
+        self.transport.write(data)
         self._gloom.advance()
 
     def take(self) -> list[Any]:
@@ -198,7 +210,7 @@ class RawPeer(FrameProtocol):
 
     def drop(self) -> None:
         """End the connection."""
-        self.transport.loseConnection()  # type: ignore[union-attr]
+        self.transport.loseConnection()
         self._gloom.advance()
 
 
@@ -208,6 +220,7 @@ class MemoryGloom:
 
     Args:
         settings: The broker's limits; the defaults when absent.
+        access: Who may do what; everyone everything when absent.
 
     Attributes:
         broker: The real in-memory broker.
@@ -216,20 +229,21 @@ class MemoryGloom:
         slave_endpoint: Where slaves connect.
     """
 
-    def __init__(self, settings: Settings | None = None) -> None:
+    def __init__(self, settings: Settings | None = None, access: Access | None = None) -> None:
         self.settings = Settings() if settings is None else settings
         self.clock = Clock()
-        self.flushes = FlushTurn(self.clock)
+        self.access = access
         self.restart()
         self.master_endpoint = MemoryEndpoint(self.masters, MASTER_PORT)
         self.slave_endpoint = MemoryEndpoint(self.slaves, SLAVE_PORT)
 
     def restart(self) -> None:
         """Begin anew with an empty broker, as after a crash; call `drop_all` for the connections."""
-        self.broker = MemoryBroker(self.settings.retries)
-        parts = (self.broker, self.settings, self.clock, self.flushes)
-        self.masters = PeerFactory(MasterProtocol, *parts)
-        self.slaves = PeerFactory(SlaveProtocol, *parts)
+        around = memory_surroundings(self.settings, self.clock, self.access)
+        self.broker = around.broker
+        self.flushes = around.flushes
+        self.masters = PeerFactory(MasterProtocol, around)
+        self.slaves = PeerFactory(SlaveProtocol, around)
         if hasattr(self, "master_endpoint"):
             self.master_endpoint.server = self.masters
             self.slave_endpoint.server = self.slaves
