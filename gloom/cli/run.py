@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 import click
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.logger import globalLogBeginner
+from twisted.logger import ILogObserver, globalLogBeginner
 
 from gloom.cli.output import LogLines, StdoutClosed, say
 from gloom.errors import GloomError
@@ -29,7 +29,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 Verb = Callable[[Any], Coroutine[Any, Any, int]]
 
 
-def run(verb: Verb) -> NoReturn:
+def run(verb: Verb, log: ILogObserver | None = None) -> NoReturn:
     """
     Run *verb* in the global reactor, and exit with the status that it returns.
 
@@ -41,13 +41,14 @@ def run(verb: Verb) -> NoReturn:
         verb: What to run. A `GloomError` that it raises is one line on
             standard error and status 1; a `click.ClickException` is shown as
             click does.
+        log: What the log is given to; by default `LogLines`.
 
     Raises:
         SystemExit: Always.
     """
     from twisted.internet import reactor
 
-    globalLogBeginner.beginLoggingTo([LogLines()], redirectStandardIO=False)
+    globalLogBeginner.beginLoggingTo([LogLines() if log is None else log], redirectStandardIO=False)
     sys.exit(_Run(reactor, verb).until_it_ends())
 
 

@@ -1,0 +1,221 @@
+"""
+``gloom work``: takes jobs, and answers them with a Python function or a program.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from time import localtime, strftime
+from typing import Any
+
+import click
+from twisted.internet.defer import CancelledError
+from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, formatEvent
+from zope.interface import implementer
+
+from gloom.cli.connect import slave_option
+from gloom.cli.run import FAILED, run
+from gloom.errors import GloomError
+from gloom.worker.pool import ChildError
+from gloom.worker.service import Worker
+
+_TARGET = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+_PROGRAM = "gloom.cli.work.program"
+
+
+class CannotWork(GloomError):
+    """There is nothing that could answer jobs; the text is all that the user needs."""
+
+
+class _ProgramAfterDashes(click.Command):
+    """A command that leaves what comes after ``--`` alone."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if "--" in args:
+            dashes = args.index("--")
+            ctx.meta[_PROGRAM] = args[dashes + 1 :]
+            args = args[:dashes]
+        return super().parse_args(ctx, args)
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        return ["[OPTIONS]", "{MODULE:FUNCTION | --type TYPE -- PROGRAM [ARGUMENT ...]}"]
+
+
+def _cpus() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _short_text(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    if value is not None and not 1 <= len(value) <= 255:
+        raise click.BadParameter(f"1 to 255 characters, got {len(value)}")
+    return value
+
+
+@click.command(cls=_ProgramAfterDashes)
+@click.argument("target", metavar="MODULE:FUNCTION", required=False)
+@slave_option
+@click.option(
+    "-t", "--type", metavar="TYPE", callback=_short_text, help="The job type.  [default: the function's name]"
+)
+@click.option(
+    "-c",
+    "--concurrency",
+    metavar="N",
+    type=click.IntRange(1, 1000),
+    default=_cpus,
+    show_default="the number of CPUs",
+    help="Jobs at once, each in a process of its own.",
+)
+@click.option("--json", "as_json", is_flag=True, help="The program reads and prints JSON, not text.")
+@click.option(
+    "--name",
+    metavar="NAME",
+    callback=_short_text,
+    help="How the broker names this worker, in failures for example.  [default: host:pid]",
+)
+@click.option(
+    "--finish-seconds",
+    metavar="SECONDS",
+    type=click.FloatRange(0, 1e9),
+    default=30.0,
+    show_default="30",
+    help="How long Ctrl-C or SIGTERM waits for jobs in hand.",
+)
+@click.option("-v", "--verbose", is_flag=True, help="Log tracebacks of jobs that fail, and connections.")
+@click.pass_context
+def command(
+    ctx: click.Context,
+    /,
+    target: str | None,
+    type: str | None,
+    as_json: bool,
+    slave: str,
+    verbose: bool,
+    **options: Any,
+) -> None:
+    r"""
+    Take jobs of one type, and answer them with a Python function or a program.
+
+    A function gets a job's body and returns the answer: plain Python values
+    that JSON has. It may be a coroutine function, of asyncio or of Twisted,
+    or return a Deferred. An exception fails the job; gloom.errors.TryAgain
+    gives it to a worker once more. The module is looked for in the current
+    directory too.
+
+    A program is run for each job: a body that is a JSON string is its input
+    as plain text, any other body as JSON, and what it prints, without the
+    last newline, is the answer: a string. With --json input and output are
+    JSON. An exit status that is not 0 fails the job. The environment has
+    GLOOM_JOB_ID and GLOOM_JOB_TYPE.
+
+    Ctrl-C, SIGTERM or SIGHUP: no more jobs are taken, those in hand are
+    finished, and the exit status is 0, or 1 if some took too long. A second
+    one ends at once. A broker that is not there is waited for.
+
+    \b
+    Examples:
+        gloom work math:sqrt
+        gloom work -c 4 shop.jobs:resize_picture
+        gloom work --type count -- wc -w
+        gloom work --type shout --json -- jq '{text: .text | ascii_upcase}'
+    """
+    work, default_type = _work(target, ctx.meta.get(_PROGRAM), as_json)
+    type = type or default_type
+    if type is None:
+        raise click.UsageError("a program needs --type TYPE")
+
+    async def verb(reactor: Any) -> int:
+        return await _until_stopped(Worker(work, type, slave, reactor=reactor, **options), work)
+
+    run(verb, WorkLog(LogLevel.debug if verbose else LogLevel.info))
+
+
+def _work(target: str | None, program: list[str] | None, as_json: bool) -> tuple[Sequence[str], str | None]:
+    """Return what answers jobs, as arguments of a child, and the type that it has by itself."""
+    if target is not None and program is not None:
+        raise click.UsageError("either MODULE:FUNCTION, or a program after --, not both")
+    if program is not None:
+        return _program(program, as_json), None
+    if target is None:
+        raise click.UsageError("what shall answer the jobs? MODULE:FUNCTION, or: --type TYPE -- PROGRAM")
+    if not _TARGET.fullmatch(target):
+        raise click.UsageError(f"expected MODULE:FUNCTION, got {target!r}; a program comes after --")
+    if as_json:
+        raise click.UsageError("--json is for programs")
+    return ["function", target], re.split("[:.]", target)[-1]
+
+
+def _program(program: list[str], as_json: bool) -> Sequence[str]:
+    if not program:
+        raise click.UsageError("a program must follow --")
+    if shutil.which(program[0]) is None:
+        raise click.UsageError(f"there is no program {program[0]!r} that can be run")
+    return ["json" if as_json else "text", *program]
+
+
+async def _until_stopped(worker: Worker, work: Sequence[str]) -> int:
+    """Have *worker* work until a signal cancels this; return the exit status."""
+    worker.startService()
+    try:
+        await worker.broken
+    except ChildError as error:
+        await worker.stopService()
+        raise CannotWork(_why(work, error)) from None
+    except CancelledError:
+        pass  # asked to stop
+    try:
+        return await _finish(worker)
+    except CancelledError:
+        worker.kill()
+        raise
+
+
+async def _finish(worker: Worker) -> int:
+    log = Logger()
+    if worker.busy:
+        log.info("stopping; jobs in hand: {busy} (the same again ends them)", busy=worker.busy)
+    cut = await worker.stopService()
+    if cut:
+        log.warn("jobs that took too long and were ended: {cut}; the broker gives them to other workers", cut=cut)
+        return FAILED
+    log.info("stopped")
+    return 0
+
+
+def _why(work: Sequence[str], error: ChildError) -> str:
+    text = f"cannot work with {' '.join(work[1:])}: "
+    if error.fail.traceback is None:
+        return text + error.fail.reason
+    return f"{text}\n{error.fail.traceback.rstrip()}"
+
+
+@implementer(ILogObserver)
+class WorkLog:
+    """
+    A log observer that writes lines with the time to standard error.
+
+    Args:
+        level: What is less is not shown; of other packages, only warnings are.
+    """
+
+    def __init__(self, level: Any) -> None:
+        self._level = level
+
+    def __call__(self, event: LogEvent) -> None:
+        own = str(event.get("log_namespace", "")).startswith("gloom.")
+        if event.get("log_level", LogLevel.info) < (self._level if own else LogLevel.warn):
+            return
+        text = formatEvent(event)
+        failure = event.get("log_failure")
+        if failure is not None:
+            text = f"{text}\n{failure.getTraceback().rstrip()}"
+        when = strftime("%H:%M:%S", localtime(event.get("log_time")))
+        with suppress(OSError):  # nobody reads it any more
+            print(f"{when} gloom work: {text}", file=sys.stderr, flush=True)

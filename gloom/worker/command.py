@@ -1,0 +1,198 @@
+"""
+Jobs answered by a program: its standard input is the body, its standard output the answer.
+
+Runs in a child of the worker, one program at a time. Imports no Twisted.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import subprocess
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import IO
+
+import msgspec
+from msgspec import Raw
+
+from gloom.errors import BodyError, GloomError, SizeError
+from gloom.messages import encode_body, quote
+from gloom.worker.pipe import Job, value_of
+from gloom.worker.process import die_with_parent
+
+_CHUNK_BYTES = 1 << 16
+_TAIL_BYTES = 4096
+_TAIL_LINES = 10
+
+
+class ExitStatus(GloomError):
+    """The program ended with a status that is not 0, or by a signal."""
+
+
+class Program:
+    """
+    Answers jobs by running a program for each.
+
+    As text, a body that is a JSON string is given as the string itself, any
+    other as JSON, and the output, without its final newline, is the answer, a
+    string. As JSON, both are JSON.
+
+    Args:
+        arguments: The program and its arguments.
+        as_json: Whether bodies and answers are JSON.
+    """
+
+    def __init__(self, arguments: Sequence[str], *, as_json: bool) -> None:
+        self._arguments = arguments
+        self._input, self._answer = (_json_input, _json_answer) if as_json else (_text_input, _text_answer)
+
+    def __call__(self, job: Job) -> Raw:
+        """
+        Run the program on *job*, and return its answer.
+
+        Raises:
+            ExitStatus: It ended with another status than 0, or by a signal.
+            BodyError: Its output is not what the answer has to be.
+            SizeError: Its output is larger than an answer may be; it was killed.
+            OSError: It could not be started.
+        """
+        with self._start(job) as process:
+            run = _Run(process, self._input(job), job.max_answer_bytes)
+            try:
+                run.until_it_ends()
+            except BaseException:
+                process.kill()
+                raise
+        if process.returncode:
+            raise ExitStatus(_how_it_ended(process.returncode, run.last_lines()))
+        return self._answer(bytes(run.output))
+
+    def _start(self, job: Job) -> subprocess.Popen[bytes]:
+        environment = {**os.environ, "GLOOM_JOB_ID": str(job.id), "GLOOM_JOB_TYPE": job.type or ""}
+        try:
+            return subprocess.Popen(  # noqa: S603 (the user's own command)
+                self._arguments,
+                bufsize=0,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=environment,
+                # Safe: this process has one thread.
+                preexec_fn=partial(die_with_parent, os.getpid()),
+            )
+        except OSError as error:
+            # The frames of subprocess tell nobody anything.
+            raise error.with_traceback(None) from None
+
+
+class _Run:
+    """
+    One program at work: feeds it, and takes what it prints.
+
+    Attributes:
+        output: What it has printed on standard output.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], body: bytes, max_output_bytes: int) -> None:
+        self.output = bytearray()
+        self._process = process
+        self._input = memoryview(body)
+        self._max_output_bytes = max_output_bytes
+        self._tail = b""
+        self._open = selectors.DefaultSelector()
+
+    def until_it_ends(self) -> None:
+        """
+        Return when the program has ended and its output is read.
+
+        Raises:
+            SizeError: It has printed too much; it still runs.
+        """
+        assert self._process.stdin and self._process.stdout and self._process.stderr  # noqa: S101 (for mypy)
+        os.set_blocking(self._process.stdin.fileno(), False)
+        with self._open:
+            self._watch(self._process.stdin, selectors.EVENT_WRITE, self._feed)
+            self._watch(self._process.stdout, selectors.EVENT_READ, self._take_output)
+            self._watch(self._process.stderr, selectors.EVENT_READ, self._take_complaint)
+            while self._open.get_map():
+                for key, _ in self._open.select():
+                    key.data()
+        self._process.wait()
+
+    def last_lines(self) -> str:
+        """Return the end of what it has printed on standard error."""
+        lines = self._tail.decode(errors="replace").splitlines()[-_TAIL_LINES:]
+        return "\n".join(lines).strip()
+
+    def _watch(self, pipe: IO[bytes], event: int, act: Callable[[IO[bytes]], None]) -> None:
+        self._open.register(pipe, event, partial(act, pipe))
+
+    def _close(self, pipe: IO[bytes]) -> None:
+        self._open.unregister(pipe)
+        pipe.close()
+
+    def _feed(self, pipe: IO[bytes]) -> None:
+        try:
+            self._input = self._input[os.write(pipe.fileno(), self._input[:_CHUNK_BYTES]) :]
+        except BrokenPipeError:
+            # It does not read its input, as it may.
+            self._input = self._input[:0]
+        if not self._input:
+            self._close(pipe)
+
+    def _take_output(self, pipe: IO[bytes]) -> None:
+        data = os.read(pipe.fileno(), _CHUNK_BYTES)
+        if not data:
+            self._close(pipe)
+        self.output += data
+        if len(self.output) > self._max_output_bytes:
+            raise SizeError(f"the program printed more than the broker takes, {self._max_output_bytes} bytes")
+
+    def _take_complaint(self, pipe: IO[bytes]) -> None:
+        data = os.read(pipe.fileno(), _CHUNK_BYTES)
+        if not data:
+            self._close(pipe)
+        self._tail = (self._tail + data)[-_TAIL_BYTES:]
+        with suppress(OSError):  # nobody reads it
+            os.write(2, data)
+
+
+def _how_it_ended(status: int, last_lines: str) -> str:
+    if status < 0:
+        with suppress(ValueError):  # a real-time signal has no name
+            return _with_lines(f"killed by {signal.Signals(-status).name}", last_lines)
+        return _with_lines(f"killed by signal {-status}", last_lines)
+    return _with_lines(f"exit status {status}", last_lines)
+
+
+def _with_lines(text: str, last_lines: str) -> str:
+    return f"{text}: {last_lines}" if last_lines else text
+
+
+def _text_input(job: Job) -> bytes:
+    value = value_of(job) if _json_input(job).startswith(b'"') else None
+    return value.encode() if isinstance(value, str) else _json_input(job)
+
+
+def _text_answer(output: bytes) -> Raw:
+    try:
+        return encode_body(output.decode().removesuffix("\n"))
+    except UnicodeDecodeError as error:
+        raise BodyError(f"the program's output is not UTF-8: {error.reason} at byte {error.start}") from None
+
+
+def _json_input(job: Job) -> bytes:
+    return bytes(job.body)
+
+
+def _json_answer(output: bytes) -> Raw:
+    try:
+        # Only checked: numbers and the order of keys go on as the program wrote them.
+        output.decode()
+        msgspec.json.decode(output, type=Raw)
+    except (ValueError, RecursionError) as error:
+        raise BodyError(f"the program's output is not one JSON value: {error}: {quote(output)}") from None
+    return Raw(output.strip())

@@ -1,0 +1,257 @@
+"""
+One child process, as its parent sees it. Knows pipes, signals and outcomes; knows no broker.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from msgspec import Raw
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.error import ProcessExitedAlready
+from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.protocol import ProcessProtocol
+from twisted.python.failure import Failure
+
+from gloom.client.framebuffer import FrameBuffer, to_frame
+from gloom.errors import GloomError
+from gloom.messages import Fail
+from gloom.worker.pipe import ANSWER, FAILURE, JOBS_FD, OUTCOMES_FD, READY, UNUSABLE, decode_failure
+from gloom.worker.process import STOP_SIGNALS
+
+# What a run that nobody waits for any more may take: most jobs end sooner than a new process is up.
+_ABANDONED_SECONDS = 1.0
+# What a child may take to end when there are no more jobs: its functions' threads, and atexit.
+_ENDING_SECONDS = 5.0
+
+
+class ChildError(GloomError):
+    """
+    A child could not answer.
+
+    Attributes:
+        fail: What the master is told, without the job's id.
+    """
+
+    def __init__(self, fail: Fail) -> None:
+        super().__init__(f"{fail.kind}: {fail.reason}")
+        self.fail = fail
+
+
+class WorkerDied(ChildError):
+    """The child ended while it had the job in hand, or before it was ready."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__(Fail(f"the worker process {how}", kind="WorkerDied", retry=True))
+
+
+class Unusable(ChildError):
+    """The child could not load what is to answer jobs."""
+
+
+class Child(ProcessProtocol):
+    """
+    One child; make it with `start_child`.
+
+    Args:
+        clock: For the time that an abandoned run, or the end, may take.
+
+    Attributes:
+        ready: Fires when jobs may come, or fails with a `ChildError`.
+        ended: Fires when the process has ended, with how, before the job in hand fails.
+        pid: The process's id, and its group's.
+        worked: Whether it was given a job, ever.
+    """
+
+    pid: int
+
+    def __init__(self, clock: Any) -> None:
+        self.ready: Deferred[None] = Deferred()
+        self.ended: Deferred[str] = Deferred()
+        self.worked = False
+        self._died: WorkerDied | None = None
+        self._clock = clock
+        self._buffer = FrameBuffer()
+        self._jobs_fd: int | None = None
+        self._job: Deferred[Raw] | None = None
+        self._free: Deferred[None] | None = None
+        self._limit: IDelayedCall | None = None
+
+    # What its owner calls
+
+    @property
+    def busy(self) -> bool:
+        """Whether a job runs, even one that was abandoned."""
+        return self._job is not None
+
+    def run(self, frame: bytes) -> Deferred[Raw]:
+        """
+        Have a job done; only one at a time, see `when_free`.
+
+        Cancelling the Deferred abandons the job: if it does not end soon, the process is killed.
+
+        Args:
+            frame: An encoded `gloom.worker.pipe.Job`.
+
+        Returns:
+            Fires with the answer, as JSON.
+
+        Raises:
+            ChildError: The job failed there, or the process ended.
+        """
+        if self._died is not None:
+            return fail(self._died)
+        self.worked = True
+        self._job = Deferred(lambda _: self._kill_after(_ABANDONED_SECONDS))
+        self._send(to_frame(frame))
+        return self._job
+
+    def when_free(self) -> Deferred[None]:
+        """Return a Deferred that fires when no job runs; of several, only the last one does."""
+        self._free = Deferred()
+        free = self._free
+        self._tell_if_free()
+        return free
+
+    def end(self) -> None:
+        """Have the process end, after its job; it is killed if it takes long."""
+        if self._died is None:
+            self._kill_after(_ENDING_SECONDS)
+        self._process.closeChildFD(JOBS_FD)
+
+    def kill(self) -> None:
+        """End the process, and all that it has started, now."""
+        with suppress(ProcessExitedAlready):
+            self._process.signalProcess("KILL")
+            self._kill_group()
+
+    # What the process does
+
+    def childDataReceived(self, childFD: int, data: bytes) -> None:
+        rest = memoryview(data)
+        while rest:
+            room = self._buffer.room()
+            count = min(len(room), len(rest))
+            room[:count] = rest[:count]
+            self._buffer.received(count)
+            rest = rest[count:]
+            while (payload := self._buffer.take()) is not None:
+                self._heard(payload)
+
+    def childConnectionLost(self, childFD: int) -> None:
+        if childFD == JOBS_FD:
+            # Its number may soon be another's.
+            self._jobs_fd = None
+
+    def connectionMade(self) -> None:
+        self.pid = self._process.pid
+        self._jobs_fd = self._process.pipes[JOBS_FD].fileno()
+
+    def processExited(self, reason: Failure) -> None:
+        # What it has started holds its pipes, perhaps, and has nobody to work for.
+        self._kill_group()
+
+    def processEnded(self, reason: Failure) -> None:
+        self._stop_limit()
+        self._died = WorkerDied(_how(reason.value))
+        self.ended.callback(self._died.fail.reason)
+        if not self.ready.called:
+            self.ready.errback(self._died)
+        self._settle(self._died)
+
+    @property
+    def _process(self) -> Any:
+        return self.transport
+
+    def _heard(self, payload: bytes) -> None:
+        kind, content = payload[:1], memoryview(payload)[1:]
+        if kind == READY:
+            self.ready.callback(None)
+        elif kind == UNUSABLE:
+            self.ready.errback(Unusable(decode_failure(content)))
+        elif kind == ANSWER:
+            self._settle(Raw(content))
+        elif kind == FAILURE:
+            self._settle(ChildError(decode_failure(content)))
+
+    def _settle(self, result: Raw | ChildError) -> None:
+        job, self._job = self._job, None
+        if job is None:
+            return
+        self._stop_limit()
+        if job.called:
+            pass  # abandoned
+        elif isinstance(result, ChildError):
+            job.errback(result)
+        else:
+            job.callback(result)
+        self._tell_if_free()
+
+    def _tell_if_free(self) -> None:
+        if self._free is not None and self._job is None:
+            free, self._free = self._free, None
+            free.callback(None)
+
+    def _send(self, data: bytes) -> None:
+        if self._jobs_fd is None:
+            return  # it is about to be reported as ended
+        try:
+            # Straight into the pipe, which the child has emptied: Twisted's way costs a turn and two epoll_ctl.
+            sent = os.write(self._jobs_fd, data)
+        except OSError:
+            sent = 0
+        if sent < len(data):
+            self._process.writeToChild(JOBS_FD, data[sent:])
+
+    def _kill_after(self, seconds: float) -> None:
+        self._stop_limit()
+        self._limit = self._clock.callLater(seconds, self._too_late)
+
+    def _too_late(self) -> None:
+        self._limit = None
+        self.kill()
+
+    def _stop_limit(self) -> None:
+        if self._limit is not None:
+            self._limit.cancel()
+            self._limit = None
+
+    def _kill_group(self) -> None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+
+def _how(end: Any) -> str:
+    if end.signal is not None:
+        with suppress(ValueError):  # a real-time signal has no name
+            return f"was killed by {signal.Signals(end.signal).name}"
+        return f"was killed by signal {end.signal}"
+    return f"ended with exit status {end.exitCode}"
+
+
+def start_child(reactor: Any, work: Sequence[str]) -> Child:
+    """
+    Start a child process.
+
+    Args:
+        reactor: What starts it, and its clock.
+        work: What answers jobs: the arguments of `gloom.worker.child` after the parent's process id.
+    """
+    child = Child(reactor)
+    command = [sys.executable, "-P", "-m", "gloom.worker.child", str(os.getpid()), *work]
+    null = os.open(os.devnull, os.O_RDONLY)
+    # Blocked in the child too, until it has left this terminal's session.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        reactor.spawnProcess(
+            child, sys.executable, command, env=None, childFDs={0: null, 1: 1, 2: 2, JOBS_FD: "w", OUTCOMES_FD: "r"}
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        os.close(null)
+    return child
