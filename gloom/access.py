@@ -165,4 +165,4 @@ def certificate_names(transport: Any) -> list[str]:
         alternatives = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
     except x509.ExtensionNotFound:
         return names
-    return names + alternatives.value.get_values_for_type(x509.DNSName)
+    return [*names, *alternatives.value.get_values_for_type(x509.DNSName)]

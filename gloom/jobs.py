@@ -143,7 +143,7 @@ class Job:
         self.queued = False
         self.started = 0.0
         self.attempts: list[dict[str, Any]] | None = None
-        self.deadline: Deadline | None = None
+        self.deadline: Deadline[Job] | None = None
 
 
 class Line:

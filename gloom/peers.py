@@ -170,7 +170,7 @@ class PeerProtocol(FrameProtocol):
 
     def connectionMade(self) -> None:
         super().connectionMade()
-        self.name = address_name(self.transport.getPeer())  # type: ignore[union-attr]
+        self.name = address_name(self.transport.getPeer())
         self.enter()
         if not self.factory.admit(self):
             self.refuse(Busy(f"the broker has its {self._settings.max_connections} connections (--max-connections)"))

@@ -52,6 +52,11 @@ def memory_surroundings(settings: Settings, clock: IReactorTime, access: Access 
     return Surroundings(broker, settings, clock, access, alarm)
 
 
+def _fire(deferred: Deferred[None]) -> None:
+    if not deferred.called:
+        deferred.callback(None)
+
+
 class ListenService(Service):
     """
     One listening endpoint that is up, or has stopped the daemon.
@@ -116,6 +121,12 @@ class ListenService(Service):
             self._listening.cancel()
         return None
 
+    @property
+    def is_reachable(self) -> bool:
+        """Whether other hosts may be able to connect."""
+        host = None if self.port is None else getattr(self.port.getHost(), "host", None)
+        return host is not None and not host.startswith(_LOOPBACK)
+
     def _listens(self, port: IListeningPort) -> None:
         self.port = port
         address = port.getHost()
@@ -164,6 +175,7 @@ class BrokerService(MultiService):
         around: The broker and what else both ports share.
         master_endpoints: Where masters connect.
         slave_endpoints: Where slaves connect.
+        has_tls: Whether the endpoints are wrapped in TLS.
     """
 
     log = Logger()
@@ -174,11 +186,12 @@ class BrokerService(MultiService):
         around: Surroundings,
         master_endpoints: Sequence[IStreamServerEndpoint],
         slave_endpoints: Sequence[IStreamServerEndpoint],
+        *,
+        has_tls: bool = False,
     ) -> None:
         super().__init__()
         self._around = around
         self._reactor = reactor
-        self._hurried = False
         self._drained: Deferred[None] | None = None
         self.masters = PeerFactory(MasterProtocol, around)
         self.slaves = PeerFactory(SlaveProtocol, around)
@@ -186,12 +199,28 @@ class BrokerService(MultiService):
             *(ListenService(reactor, "masters", endpoint, self.masters) for endpoint in master_endpoints),
             *(ListenService(reactor, "slaves", endpoint, self.slaves) for endpoint in slave_endpoints),
         ]
+        self._has_tls = has_tls
         for listener in self.listeners:
             listener.setServiceParent(self)
 
     def startService(self) -> None:
         super().startService()
+        self._warn_if_open()
         self.log.info("gloom {version} is up", version=gloom.__version__)
+
+    def _warn_if_open(self) -> None:
+        if not any(listener.is_reachable for listener in self.listeners):
+            return
+        missing = [
+            *([] if self._has_tls else ["anyone on the network can read the jobs (--tls-cert)"]),
+            *(
+                []
+                if self._around.access is not None
+                else ["anyone who can connect may submit and take jobs (--access)"]
+            ),
+        ]
+        for what in missing:
+            self.log.warn("open to other hosts, and {what}", what=what)
 
     def stopService(self) -> Deferred[None]:
         """Drain and close (docs/operations.md, "Stopping"); fires when no connection is left."""
@@ -200,9 +229,8 @@ class BrokerService(MultiService):
 
     def hurry(self) -> None:
         """Drain no longer: end what is in hand, and drop every connection."""
-        self._hurried = True
-        if self._drained is not None and not self._drained.called:
-            self._drained.callback(None)
+        if self._drained is not None:
+            _fire(self._drained)
         for factory in (self.masters, self.slaves):
             factory.abort()
 
@@ -230,7 +258,7 @@ class BrokerService(MultiService):
         drained, now = self._drained, self._reactor.seconds
         for factory in (self.masters, self.slaves):
             factory.quiet()
-        broker.drain(now(), lambda: drained.called or drained.callback(None))
+        broker.drain(now(), lambda: _fire(drained))
         if drained.called:
             self.log.info("drained: no job was in hand")
             return

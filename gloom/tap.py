@@ -15,20 +15,43 @@ from typing import Any, NoReturn
 import twisted
 from twisted.application.service import IService, MultiService
 from twisted.internet.abstract import isIPAddress, isIPv6Address
-from twisted.internet.endpoints import quoteStringArgument, serverFromString
+from twisted.internet.endpoints import quoteStringArgument, serverFromString, wrapServerTLS
 from twisted.internet.interfaces import IStreamServerEndpoint
+from twisted.logger import Logger
 from twisted.python import usage
 
 import gloom
-from gloom.broker import MemoryBroker
+from gloom.access import Access, read_access
 from gloom.errors import SettingsError, StartupError
-from gloom.service import BrokerService
+from gloom.peers import Surroundings
+from gloom.service import BrokerService, memory_surroundings
 from gloom.settings import MASTER_PORT, SLAVE_PORT, Settings
+from gloom.signals import SignalService
 from gloom.systemd import SystemdService
+from gloom.tls import ServerTLS
 
 LOOPBACK = "127.0.0.1"
 # Twisted's 50 refuses connections when a farm of slaves comes back at once.
 BACKLOG = 1024
+TLS_OPTIONS = ("tls-cert", "tls-key", "tls-client-ca")
+
+
+#: The options that are fields of `Settings`: option, field, kind, what it says.
+LIMITS: tuple[tuple[str, str, type[int] | type[float], str], ...] = (
+    ("max-frame-bytes", "max_frame_bytes", int, "largest message that is accepted, 1024 to 2147483648"),
+    ("retries", "retries", int, "how often a job whose slave disappeared is tried again, 0 to 100"),
+    ("max-jobs", "max_jobs", int, "how many jobs may be in flight"),
+    ("max-queued-bytes", "max_queued_bytes", int, "how many bytes the jobs in flight may have together"),
+    ("master-share", "master_share", float, "which part of these two one master may hold, over 0 up to 1"),
+    ("max-connections", "max_connections", int, "how many connections may be open, both ports together"),
+    (
+        "max-unread-bytes",
+        "max_unread_bytes",
+        int,
+        "how much may wait for a peer that does not read, before it is dropped",
+    ),
+    ("drain-seconds", "drain_seconds", float, "how long a shutdown waits for the jobs in hand"),
+)
 
 
 class Options(usage.Options):
@@ -49,8 +72,11 @@ class Options(usage.Options):
             None,
             f"IP address on which port numbers listen, 0.0.0.0 or :: for all [default: {LOOPBACK}]",
         ],
-        ["max-frame-bytes", None, Settings.max_frame_bytes, "largest message that is accepted, 1024 to 2147483648"],
-        ["retries", None, Settings.retries, "how often a job whose slave disappeared is tried again, 0 to 100"],
+        *([option, None, getattr(Settings, field), text] for option, field, _, text in LIMITS),
+        ["access", None, None, "TOML file that says who may do what, with tokens or client certificates"],
+        ["tls-cert", None, None, "PEM file: the certificate and chain for TLS on all ports"],
+        ["tls-key", None, None, "PEM file: the private key [default: it is in the file of --tls-cert]"],
+        ["tls-client-ca", None, None, "PEM file: accept only clients with a certificate of these authorities"],
     ]
     optFlags = [
         ["require-type", None, "refuse jobs without a type; without this any slave may take them"],
@@ -100,17 +126,34 @@ class Options(usage.Options):
             "slave-port": self["slave-port"] or [str(SLAVE_PORT)],
         }
         self._check_interface(ports)
+        self["tls"] = self._tls()
+        self["allowed"] = self._access()
         for option, values in ports.items():
             self[f"{option}-endpoints"] = [self._endpoint(option, value) for value in values]
 
     def _settings(self) -> Settings:
+        limits = {field: _number(option, kind, self[option]) for option, field, kind, _ in LIMITS}
         try:
-            return Settings(
-                max_frame_bytes=_integer("max-frame-bytes", self["max-frame-bytes"]),
-                retries=_integer("retries", self["retries"]),
-                require_type=bool(self["require-type"]),
-                verbose=bool(self["verbose"]),
-            )
+            return Settings(**limits, require_type=bool(self["require-type"]), verbose=bool(self["verbose"]))
+        except SettingsError as error:
+            raise usage.UsageError(f"--{error}") from None
+
+    def _tls(self) -> ServerTLS | None:
+        certificate, key, client_ca = (self[option] and Path(self[option]) for option in TLS_OPTIONS)
+        if certificate is None:
+            if key or client_ca:
+                raise usage.UsageError("--tls-key and --tls-client-ca go with --tls-cert")
+            return None
+        try:
+            return ServerTLS(certificate, key, client_ca)
+        except SettingsError as error:
+            raise usage.UsageError(f"--{error}") from None
+
+    def _access(self) -> Access | None:
+        if self["access"] is None:
+            return None
+        try:
+            return read_access(Path(self["access"]))
         except SettingsError as error:
             raise usage.UsageError(f"--{error}") from None
 
@@ -127,7 +170,7 @@ class Options(usage.Options):
         try:
             description = self._description(value.strip())
             endpoint: IStreamServerEndpoint = serverFromString(self._reactor, description)
-            return endpoint
+            return endpoint if self["tls"] is None else wrapServerTLS(self["tls"], endpoint)
         except LookupError as error:
             problem = f"no socket {error} was inherited from systemd"
         except Exception as error:
@@ -152,28 +195,61 @@ class Options(usage.Options):
         return value
 
 
-def _integer(option: str, text: Any) -> int:
+def _number(option: str, kind: type[int] | type[float], text: Any) -> Any:
     try:
-        return int(text)
+        return kind(text)
     except ValueError:
-        raise usage.UsageError(f"--{option} must be a whole number, got {text!r}") from None
+        what = "a whole number" if kind is int else "a number"
+        raise usage.UsageError(f"--{option} must be {what}, got {text!r}") from None
 
 
 def makeService(options: Options) -> IService:
     """Return the service that twistd runs."""
     _report_startup_errors_in_one_line()
-    settings: Settings = options["settings"]
-    reactor = options["reactor"]
+    reactor, tls = options["reactor"], options["tls"]
+    around = memory_surroundings(options["settings"], reactor, options["allowed"])
+    broker = BrokerService(
+        reactor, around, options["master-port-endpoints"], options["slave-port-endpoints"], has_tls=tls is not None
+    )
+    access = options["access"] and Path(options["access"])
     top = MultiService()
-    BrokerService(
-        reactor,
-        MemoryBroker(settings.retries),
-        settings,
-        options["master-port-endpoints"],
-        options["slave-port-endpoints"],
-    ).setServiceParent(top)
-    SystemdService(reactor).setServiceParent(top)
+    for service in (
+        SignalService(reactor, broker.hurry, Reload(around, access, tls)),
+        broker,
+        SystemdService(reactor),
+    ):
+        service.setServiceParent(top)
     return top
+
+
+class Reload:
+    """
+    Reads the access file and the certificates again; what is wrong leaves the old ones in use.
+
+    Args:
+        around: Where new connections find the access rules.
+        access: The access file, or None.
+        tls: The certificates, or None.
+    """
+
+    log = Logger()
+
+    def __init__(self, around: Surroundings, access: Path | None, tls: ServerTLS | None) -> None:
+        self._around = around
+        self._access = access
+        self._tls = tls
+
+    def __call__(self) -> None:
+        """Reload, and log how it went."""
+        try:
+            if self._access is not None:
+                self._around.access = read_access(self._access)
+            if self._tls is not None:
+                self._tls.reload()
+        except SettingsError as error:
+            self.log.error("SIGHUP: nothing is changed: {error}", error=error)
+        else:
+            self.log.info("SIGHUP: access rules and certificates are read again, for new connections")
 
 
 def _report_startup_errors_in_one_line() -> None:

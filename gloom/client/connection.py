@@ -114,7 +114,7 @@ class BrokerConnection(FrameProtocol):
             self.log.error("the connection to the broker is dropped: {error}", error=error)
         else:
             self.welcomed.errback(error)
-        self.transport.abortConnection()  # type: ignore[union-attr]
+        self.transport.abortConnection()
 
     def _welcome(self, reply: Reply) -> None:
         if reply.error is not None:

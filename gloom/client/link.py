@@ -263,7 +263,7 @@ class BrokerLink(Service):
         try:
             await self._cancellable(welcomed)
         except BaseException:
-            connection.transport.abortConnection()  # type: ignore[union-attr]
+            connection.transport.abortConnection()
             raise
         return connection
 
