@@ -65,13 +65,13 @@ async def connected_master(reactor: Any, address: str) -> AsyncIterator[Master]:
     Raises:
         TransportError: There is no broker; nothing is tried twice.
     """
-    from twisted.logger import Logger
+    from twisted.logger import Logger, LogPublisher
 
     from gloom.client.deferred import Master
 
     master = Master(address, reactor=reactor)
     # The exception says it, and nothing is tried again yet.
-    master.log = Logger(observer=lambda _event: None)
+    master.log = Logger(observer=LogPublisher())
     master.startService()
     try:
         try:

@@ -22,6 +22,7 @@ from gloom.cli.output import LogLines, StdoutClosed, say
 from gloom.errors import GloomError
 
 FAILED = 1
+NO_ANSWER = 124  # as timeout(1) has it
 STDOUT_CLOSED = 128 + signal.SIGPIPE
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -106,11 +107,12 @@ class _Run:
         self._reactor.stop()
 
     def _flushed(self, status: int) -> int:
-        """Write what is left for standard output here, where its end can be handled."""
+        """Write what is left for standard output here, where a failure can be handled."""
         try:
-            sys.stdout.flush()
-        except BrokenPipeError:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        except OSError as error:
             # The interpreter flushes once more when it exits.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return STDOUT_CLOSED
+            return status or (STDOUT_CLOSED if isinstance(error, BrokenPipeError) else FAILED)
         return status

@@ -10,6 +10,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from time import localtime, strftime
 from typing import Any
 
@@ -21,7 +22,7 @@ from zope.interface import implementer
 from gloom.cli.connect import slave_option
 from gloom.cli.run import FAILED, run
 from gloom.errors import GloomError
-from gloom.worker.pool import ChildError
+from gloom.worker.pool import ChildError, start_child
 from gloom.worker.service import Worker
 
 _TARGET = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
@@ -132,7 +133,9 @@ def command(
         raise click.UsageError("a program needs --type TYPE")
 
     async def verb(reactor: Any) -> int:
-        return await _until_stopped(Worker(work, type, slave, reactor=reactor, **options), work)
+        return await _until_stopped(
+            Worker(partial(start_child, reactor, work), type, slave, reactor=reactor, **options), work
+        )
 
     run(verb, WorkLog(LogLevel.debug if verbose else LogLevel.info))
 

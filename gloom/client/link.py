@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import random
 import socket
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, TypeVar, cast
@@ -72,7 +73,7 @@ def seconds(what: str, value: float) -> float:
     return value
 
 
-class BrokerLink(Service):
+class BrokerLink(Service, ABC):
     """
     Keeps one connection to a broker while the service runs.
 
@@ -123,21 +124,21 @@ class BrokerLink(Service):
 
     # What subclasses say
 
+    @abstractmethod
     def heard(self, connection: BrokerConnection, event: Event) -> None:
         """Take what the broker sent."""
-        raise NotImplementedError
 
+    @abstractmethod
     def connected(self, connection: BrokerConnection) -> None:
         """Begin on a new connection."""
-        raise NotImplementedError
 
+    @abstractmethod
     def disconnected(self) -> None:
         """Learn that the connection has ended."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def wind_down(self, connection: BrokerConnection | None) -> None:
         """Finish what must be finished before *connection* is closed on purpose."""
-        raise NotImplementedError
 
     # What users call
 

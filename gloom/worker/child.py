@@ -11,10 +11,10 @@ job does or raises ends the loop, only what ends the process.
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Callable
-from importlib import import_module
 from inspect import isawaitable
 from io import FileIO, TextIOWrapper
 from pathlib import Path
@@ -46,6 +46,7 @@ from gloom.worker.process import detach, die_with_parent
 _LONGEST_REASON = 8 * 1024
 _LONGEST_TRACEBACK = 64 * 1024
 _OWN_FILES = str(Path(__file__).parent) + os.sep
+_IMPORT_FILES = (importlib.__file__, "<frozen importlib")
 
 #: Answers one job, or raises.
 Work = Callable[[Job], Raw]
@@ -60,20 +61,13 @@ class FunctionCall:
     Answers jobs with what a function returns.
 
     Args:
-        target: ``MODULE:FUNCTION``; dots in FUNCTION lead into objects.
-        awaiter: Waits where the function returns a coroutine or a Deferred.
-
-    Raises:
-        CannotLoad: There is no such module, or it has no such function.
-        Exception: Whatever the module raises when it is imported.
+        function: Called with a job's body.
+        awaiter: Waits where it returns a coroutine or a Deferred.
     """
 
-    def __init__(self, target: str, awaiter: Awaiter) -> None:
+    def __init__(self, function: Callable[[Any], Any], awaiter: Awaiter) -> None:
+        self._function = function
         self._awaiter = awaiter
-        self._function = _load(target)
-        foreign = awaiter.foreign_reactor()
-        if foreign is not None:
-            raise CannotLoad(f"its module installs a reactor of its own, {foreign}; here it is asyncio's")
 
     def __call__(self, job: Job) -> Raw:
         answer = self._function(value_of(job))
@@ -85,10 +79,20 @@ class FunctionCall:
             raise BodyError(f"the answer is {error}") from None
 
 
-def _load(target: str) -> Callable[[Any], Any]:
+def load(target: str) -> Callable[[Any], Any]:
+    """
+    Return the function that *target* names.
+
+    Args:
+        target: ``MODULE:FUNCTION``; dots in FUNCTION lead into objects.
+
+    Raises:
+        CannotLoad: There is no such module, or it has no such function.
+        BaseException: Whatever the module raises when it is imported.
+    """
     module_name, _, path = target.partition(":")
     try:
-        found: Any = import_module(module_name)
+        found: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
             raise CannotLoad(f"there is no module {error.name!r}, neither installed nor in {Path.cwd()}") from None
@@ -155,7 +159,7 @@ def _users_frames(traceback: TracebackType | None) -> TracebackType | None:
         if here.tb_frame.f_code.co_filename.startswith(_OWN_FILES):
             users = here.tb_next
         here = here.tb_next
-    while users is not None and users.tb_frame.f_code.co_filename.startswith("<frozen importlib"):
+    while users is not None and users.tb_frame.f_code.co_filename.startswith(_IMPORT_FILES):
         users = users.tb_next
     return users
 
@@ -204,7 +208,11 @@ def _prepare(kind: str, arguments: list[str], awaiter: Awaiter) -> Work:
     # First, as python puts it for a script: the directory in which the worker was started.
     sys.path.insert(0, "")
     sys.meta_path.insert(0, awaiter)
-    return FunctionCall(arguments[0], awaiter)
+    function = load(arguments[0])
+    foreign = awaiter.foreign_reactor()
+    if foreign is not None:
+        raise CannotLoad(f"its module installs a reactor of its own, {foreign}; here it is asyncio's")
+    return FunctionCall(function, awaiter)
 
 
 def _serve(work: Work, jobs: FileIO, outcomes: FileIO) -> None:

@@ -243,6 +243,12 @@ def start_child(reactor: Any, work: Sequence[str]) -> Child:
         work: What answers jobs: the arguments of `gloom.worker.child` after the parent's process id.
     """
     child = Child(reactor)
+    spawn(reactor, child, work)
+    return child
+
+
+def spawn(reactor: Any, child: Child, work: Sequence[str]) -> None:
+    """Start the process of *child*; the rest is as for `start_child`."""
     command = [sys.executable, "-P", "-m", "gloom.worker.child", str(os.getpid()), *work]
     null = os.open(os.devnull, os.O_RDONLY)
     # Blocked in the child too, until it has left this terminal's session.
@@ -254,4 +260,3 @@ def start_child(reactor: Any, work: Sequence[str]) -> Child:
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         os.close(null)
-    return child

@@ -8,13 +8,15 @@ that a job is never given to a process that is not there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from msgspec import structs
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.task import deferLater
 from twisted.logger import FilteringLogObserver, Logger, LogLevel, LogLevelFilterPredicate, globalLogPublisher
 from twisted.python.failure import Failure
@@ -26,7 +28,7 @@ from gloom.client.session import Assignment
 from gloom.errors import TransportError
 from gloom.messages import Fail
 from gloom.worker.pipe import Job, encode_job
-from gloom.worker.pool import Child, ChildError, start_child
+from gloom.worker.pool import Child, ChildError
 
 _ONLY_ERRORS = LogLevelFilterPredicate(defaultLogLevel=LogLevel.error)
 
@@ -75,10 +77,10 @@ class ChildSlave(Slave):
     The slave of one child.
 
     Args:
-        child: What does the jobs; it is ready.
         presence: Is told of the broker.
-        address: Where the broker is.
+        endpoint: Where the broker is.
         type: The job type.
+        child: What does the jobs; it is ready.
         options: What `Slave` takes by name.
     """
 
@@ -86,8 +88,15 @@ class ChildSlave(Slave):
     log = Logger(observer=FilteringLogObserver(globalLogPublisher, [_ONLY_ERRORS]))
     jobs_log = Logger()
 
-    def __init__(self, child: Child, presence: Presence, address: str, type: str | None, **options: Any) -> None:
-        super().__init__(address, type, child.run, **options)
+    def __init__(
+        self,
+        presence: Presence,
+        endpoint: IStreamClientEndpoint | str,
+        type: str | None,
+        child: Child,
+        **options: Any,
+    ) -> None:
+        super().__init__(endpoint, type, child.run, **options)
         self._child = child
         self._presence = presence
 
@@ -232,10 +241,10 @@ class Worker(Service):
     Takes jobs of one type and has them done in child processes.
 
     Args:
-        work: What answers jobs: the arguments of `gloom.worker.child` after the parent's process id.
+        start: Starts a child; see `gloom.worker.pool.start_child`.
         type: The job type.
-        address: Where the broker is, as `gloom.client.address.client_endpoint` understands it.
-        reactor: Clock, and what connects and starts processes.
+        endpoint: The broker's slave port, as for `Slave`; its text is what the log says.
+        reactor: Clock, and what a string connects with.
         concurrency: How many jobs run at once, each in a process of its own.
         name: How the broker names this worker; ``host:pid`` when absent. With
             several slots each adds a number to it.
@@ -249,9 +258,9 @@ class Worker(Service):
 
     def __init__(
         self,
-        work: Sequence[str],
+        start: Callable[[], Child],
         type: str,
-        address: str,
+        endpoint: IStreamClientEndpoint | str,
         *,
         reactor: Any,
         concurrency: int = 1,
@@ -259,14 +268,15 @@ class Worker(Service):
         finish_seconds: float = 30.0,
     ) -> None:
         self.broken: Deferred[None] = Deferred()
-        self._work = work
-        self._type = type
-        self._address = address
-        self._reactor = reactor
-        self._finish_seconds = finish_seconds
-        self._presence = Presence(type, address, concurrency)
         self._was_ready = False
-        self._slots = [self._slot(one) for one in _names(name or default_name(), concurrency)]
+        self._presence = Presence(type, str(endpoint), concurrency)
+        self._new_slave = partial(
+            ChildSlave, self._presence, endpoint, type, reactor=reactor, finish_seconds=finish_seconds
+        )
+        self._slots = [
+            Slot(reactor, start, partial(self._serve, one), self._cannot_start)
+            for one in _names(name or default_name(), concurrency)
+        ]
 
     @property
     def busy(self) -> int:
@@ -298,20 +308,9 @@ class Worker(Service):
         stops = [Deferred.fromCoroutine(slot.stop()) for slot in self._slots]
         return sum([await stop for stop in stops])
 
-    def _slot(self, name: str) -> Slot:
-        def serve(child: Child) -> Slave:
-            self._was_ready = True
-            return ChildSlave(
-                child,
-                self._presence,
-                self._address,
-                self._type,
-                reactor=self._reactor,
-                name=name,
-                finish_seconds=self._finish_seconds,
-            )
-
-        return Slot(self._reactor, lambda: start_child(self._reactor, self._work), serve, self._cannot_start)
+    def _serve(self, name: str, child: Child) -> Slave:
+        self._was_ready = True
+        return self._new_slave(child, name=name)
 
     def _cannot_start(self, error: ChildError) -> bool:
         if self._was_ready:

@@ -1,0 +1,217 @@
+"""
+Lines of standard input to jobs, answers to standard output: what ``gloom map`` does.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from twisted.internet.defer import CancelledError, Deferred, fail
+
+from gloom.cli.connect import connected_master
+from gloom.cli.output import descriptor, on_terminal, say
+from gloom.cli.progress import Bar, Patience, Tally
+from gloom.cli.run import FAILED
+from gloom.cli.streams import Lines, LineTooLong, Output
+from gloom.cli.values import error_fields, read_body, to_json, to_plain
+from gloom.client.answers import Answer, Answers
+from gloom.client.deferred import Master
+from gloom.errors import BodyError, GloomError, RequestRefused
+
+# What the broker refuses for the sake of one line; anything else it would say of each line.
+_ABOUT_ONE_LINE = ("size_error", "invalid_json")
+
+
+@dataclass(frozen=True)
+class MapOptions:
+    """
+    What ``gloom map`` was asked to do.
+
+    Attributes:
+        type: The jobs' type.
+        priority: Theirs too.
+        window: How many lines may be between reading and printing.
+        ordered: Whether answers are printed in the order of the lines.
+        raw: Whether the answers alone are printed.
+        text: Whether each line is a string, also where it is JSON.
+        quiet: Whether nothing is said of progress.
+    """
+
+    type: str
+    priority: int
+    window: int
+    ordered: bool
+    raw: bool
+    text: bool
+    quiet: bool
+
+
+async def map_lines(reactor: Any, address: str, options: MapOptions) -> int:
+    """
+    Have a job done for each line of standard input, by the broker at *address*.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        StdoutClosed: Nobody reads the answers any more.
+        GloomError: There is no broker, standard input cannot be read, or the
+            broker refuses every job.
+    """
+    stdin, stdout = descriptor(sys.stdin, "standard input"), descriptor(sys.stdout, "standard output")
+    async with connected_master(reactor, address) as master:
+        return await Mapping(reactor, master, options, stdin, stdout).until_done()
+
+
+class Mapping:
+    """
+    Standard input to jobs, answers to standard output.
+
+    Args:
+        reactor: Clock, and what the streams wait with.
+        master: Connected.
+        options: What to do.
+        stdin: Where the lines are read; a file descriptor.
+        stdout: Where the answers go; a file descriptor.
+    """
+
+    def __init__(self, reactor: Any, master: Master, options: MapOptions, stdin: int, stdout: int) -> None:
+        self._reactor = reactor
+        self._master = master
+        self._options = options
+        self._tally = Tally(reactor)
+        self._patience = Patience(reactor, options.type)
+        assert master.connection is not None  # noqa: S101 (it is connected)
+        self._lines = Lines(reactor, stdin, master.connection.max_frame_bytes)
+        self._output = Output(reactor, stdout, self._stdout_ended)
+        self._answers = Answers(self._submit, self._bodies(), options.window)
+        self._running: Deferred[None] | None = None
+        # Line numbers by the index of the job: empty lines have none.
+        self._numbers: dict[int, int] = {}
+        self._printed = 0
+        self._early: dict[int, Answer] = {}
+        self._room: Deferred[None] | None = None
+
+    async def until_done(self) -> int:
+        """
+        Work until every line has its answer.
+
+        Returns:
+            The exit status.
+
+        Raises:
+            StdoutClosed: Nobody reads the answers any more.
+            GloomError: Standard input cannot be read, or the broker refuses every job.
+        """
+        try:
+            with self._bar():
+                self._running = Deferred.fromCoroutine(self._print_answers())
+                await self._running
+        except CancelledError:
+            if self._output.error is not None:
+                raise self._output.error from None
+            self._sum_up()  # a signal
+            raise
+        finally:
+            self._patience.end()
+            self._answers.cancel()
+        self._sum_up()
+        return FAILED if self._tally.failed else 0
+
+    def _sum_up(self) -> None:
+        if not self._options.quiet:
+            say(str(self._tally))
+
+    def _bar(self) -> Any:
+        # Where the answers are on the terminal too, they are the progress.
+        if self._options.quiet or not on_terminal(sys.stderr) or on_terminal(sys.stdout):
+            return nullcontext()
+        status = os.fstat(self._lines.fileno())
+        total = status.st_size if stat.S_ISREG(status.st_mode) else None
+        return Bar(self._reactor, self._tally, lambda: self._lines.read_bytes, total)
+
+    def _stdout_ended(self) -> None:
+        if self._running is not None:
+            self._running.cancel()
+
+    # Lines to jobs
+
+    async def _bodies(self) -> AsyncIterator[bytes | LineTooLong]:
+        index = 0
+        number = 0
+        async for line in self._lines:
+            number += 1
+            if line == b"":
+                continue
+            while self._options.ordered and index - self._printed >= self._options.window:
+                self._room = Deferred()
+                await self._room
+            self._numbers[index] = number
+            index += 1
+            yield line
+
+    def _submit(self, line: bytes | LineTooLong) -> Deferred[Any]:
+        if isinstance(line, LineTooLong):
+            return fail(line)
+        try:
+            body = read_body(line, as_text=self._options.text)
+        except BodyError as error:
+            return fail(error)
+        return self._master.submit(self._options.type, body, priority=self._options.priority)
+
+    # Answers to lines
+
+    async def _print_answers(self) -> None:
+        async for answer in self._answers:
+            for printable in self._in_order(answer):
+                self._print(printable)
+            if self._output.full:
+                await self._output.drained()
+        await self._output.drained()
+        if self._output.error is not None:
+            raise self._output.error
+
+    def _in_order(self, answer: Answer) -> Iterator[Answer]:
+        if not self._options.ordered:
+            yield answer
+            return
+        self._early[answer.index] = answer
+        while self._printed in self._early:
+            yield self._early.pop(self._printed)
+            self._printed += 1
+        room, self._room = self._room, None
+        if room is not None:
+            room.callback(None)
+
+    def _print(self, answer: Answer) -> None:
+        self._patience.end()
+        number = self._numbers.pop(answer.index)
+        error = answer.error
+        if error is None:
+            try:
+                self._output.write(self._formatted(number, answer.value))
+            except BodyError as unprintable:
+                error = unprintable
+        self._tally.count(failed=error is not None)
+        if error is not None:
+            self._print_error(number, error)
+
+    def _formatted(self, number: int, value: Any) -> bytes:
+        if self._options.raw:
+            return to_plain(value) + b"\n"
+        return b'{"line":%d,"answer":%b}\n' % (number, to_json(value))
+
+    def _print_error(self, number: int, error: Exception) -> None:
+        if isinstance(error, RequestRefused) and error.error not in _ABOUT_ONE_LINE:
+            raise GloomError(f"the broker refuses the jobs: {error}") from None
+        if self._options.raw:
+            say(f"line {number}: {error}")
+        else:
+            self._output.write(msgspec.json.encode({"line": number} | error_fields(error)) + b"\n")

@@ -1,0 +1,138 @@
+"""
+How far a verb is: a bar on a terminal, one line at the end, and a word when nothing happens.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
+
+from gloom.cli.output import on_terminal, say
+
+_REFRESH_SECONDS = 0.2
+_RECENT_SECONDS = 3.0
+_PATIENCE_SECONDS = 2.0
+
+
+class Tally:
+    """
+    Counts jobs that have ended.
+
+    Attributes:
+        done: How many have ended.
+        failed: How many of them without an answer.
+    """
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self.done = 0
+        self.failed = 0
+        self._clock = clock
+        self._began = clock.seconds()
+        self._recent: deque[tuple[float, int]] = deque([(self._began, 0)])
+
+    def count(self, *, failed: bool) -> None:
+        """Count one job."""
+        self.done += 1
+        self.failed += failed
+
+    @property
+    def seconds(self) -> float:
+        """How long ago the counting began."""
+        return self._clock.seconds() - self._began
+
+    @property
+    def jobs_per_second(self) -> float:
+        """The mean since the counting began."""
+        return self.done / max(self.seconds, 1e-6)
+
+    def recent_jobs_per_second(self) -> float:
+        """Return the mean of the last seconds; meant to be called at each refresh."""
+        now = self._clock.seconds()
+        self._recent.append((now, self.done))
+        while len(self._recent) > 2 and now - self._recent[0][0] > _RECENT_SECONDS:
+            self._recent.popleft()
+        then, done = self._recent[0]
+        return (self.done - done) / max(now - then, 1e-6)
+
+    def __str__(self) -> str:
+        jobs = "1 job" if self.done == 1 else f"{self.done:,} jobs"
+        return f"{jobs} in {self.seconds:.1f} s, {self.failed:,} failed, {self.jobs_per_second:,.0f} jobs/s"
+
+
+class Bar:
+    """
+    A progress bar on standard error; a context manager.
+
+    Drawn from the reactor, not by a thread: a thread would take the time of
+    the thread that it tells of.
+
+    Args:
+        clock: When to draw.
+        tally: What to tell.
+        position: How far, in the unit of *total*; called at each refresh.
+        total: How far there is to go, or None where nobody knows.
+    """
+
+    def __init__(self, clock: IReactorTime, tally: Tally, position: Callable[[], float], total: float | None) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        self._tally = tally
+        self._position = position
+        self._bar = Progress(
+            BarColumn(),
+            TextColumn("[progress.percentage]{task.percentage:>3.0f}%" if total else ""),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            *([TimeRemainingColumn()] if total else []),
+            console=Console(stderr=True),
+            auto_refresh=False,
+            transient=True,
+        )
+        self._task = self._bar.add_task(self._text(), total=total)
+        self._drawing = LoopingCall(self._draw)
+        self._drawing.clock = clock
+
+    def __enter__(self) -> Bar:
+        self._bar.start()
+        self._drawing.start(_REFRESH_SECONDS)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._drawing.stop()
+        self._bar.stop()
+
+    def _draw(self) -> None:
+        self._bar.update(self._task, description=self._text(), completed=self._position(), refresh=True)
+
+    def _text(self) -> str:
+        failed = f" [red]{self._tally.failed:,} failed[/]" if self._tally.failed else ""
+        return f"{self._tally.done:,} jobs{failed} {self._tally.recent_jobs_per_second():,.0f} jobs/s"
+
+
+class Patience:
+    """
+    Says on a terminal, once, that an answer takes long; `end` it when one has come.
+
+    Args:
+        clock: For the time that it waits.
+        type: The job type that is waited for.
+    """
+
+    def __init__(self, clock: IReactorTime, type: str) -> None:
+        self._call: Any = None
+        if on_terminal(sys.stderr):
+            text = f"waiting for an answer; does a slave serve {type!r}? (Ctrl-C gives up)"
+            self._call = clock.callLater(_PATIENCE_SECONDS, say, text)
+
+    def end(self) -> None:
+        """Say nothing any more."""
+        if self._call is not None and self._call.active():
+            self._call.cancel()
+        self._call = None

@@ -1,0 +1,241 @@
+"""
+Standard input and output without blocking the reactor.
+
+Neither is made non-blocking: that is a property of the open file, which the
+shell and the other programs of a pipeline share.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import stat
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReadDescriptor, IWriteDescriptor
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from gloom.cli.output import StdoutClosed
+from gloom.errors import GloomError, RequestRefused
+
+_READ_BYTES = 64 * 1024
+_PENDING_BYTES = 256 * 1024
+
+
+class LineTooLong(RequestRefused):
+    """A line has more bytes than the broker takes in a frame; nothing of it was kept."""
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__("size_error", f"the line has {size} bytes, the broker takes {limit}")
+
+
+@implementer(IReadDescriptor)
+class Lines:
+    """
+    The lines of a file, as an asynchronous iterator that reads only when it is asked.
+
+    Yields each line without its end, or `LineTooLong` for a line over the
+    limit. A last line may lack its end.
+
+    Args:
+        reactor: Says when there is something to read.
+        descriptor: The file; a pipe, a terminal or a regular file.
+        max_line_bytes: Longest line that is kept.
+
+    Attributes:
+        read_bytes: How much was read.
+
+    Raises:
+        GloomError: From the iteration, when the file cannot be read.
+    """
+
+    def __init__(self, reactor: Any, descriptor: int, max_line_bytes: int) -> None:
+        self.read_bytes = 0
+        self._reactor = reactor
+        self._descriptor = descriptor
+        self._max_line_bytes = max_line_bytes
+        self._lines: deque[bytes | LineTooLong] = deque()
+        # A long line comes in many pieces: joined once, when its end is there.
+        self._pieces: list[bytes] = []
+        self._pieces_bytes = 0
+        self._ended = False
+        self._error: OSError | None = None
+        self._wanted: Deferred[None] | None = None
+
+    def __aiter__(self) -> Lines:
+        return self
+
+    async def __anext__(self) -> bytes | LineTooLong:
+        while not self._lines:
+            if self._error is not None:
+                raise GloomError(f"cannot read standard input: {self._error.strerror}")
+            if self._ended:
+                raise StopAsyncIteration
+            self._wanted = Deferred(lambda _: self._reactor.removeReader(self))
+            self._reactor.addReader(self)
+            await self._wanted
+        return self._lines.popleft()
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def logPrefix(self) -> str:
+        return "stdin"
+
+    def doRead(self) -> None:
+        try:
+            # One read after the reactor has seen input: it returns what is there.
+            data = os.read(self._descriptor, _READ_BYTES)
+        except OSError as error:
+            self._error = error
+            data = b""
+        self._take(data)
+        if self._lines or self._ended:
+            self._reactor.removeReader(self)
+            self._tell()
+
+    def connectionLost(self, reason: Failure) -> None:
+        """Learn from the reactor that the writers of a pipe have gone, and nothing is left in it."""
+        self._take(b"")
+        self._tell()
+
+    def _tell(self) -> None:
+        wanted, self._wanted = self._wanted, None
+        if wanted is not None:
+            wanted.callback(None)
+
+    def _take(self, data: bytes) -> None:
+        if not data:
+            self._ended = True
+            if self._pieces_bytes:
+                self._end_line()
+            return
+        self.read_bytes += len(data)
+        first, *others = data.split(b"\n")
+        self._keep(first)
+        for other in others:
+            self._end_line()
+            self._keep(other)
+
+    def _keep(self, piece: bytes) -> None:
+        self._pieces_bytes += len(piece)
+        if self._pieces_bytes <= self._max_line_bytes:
+            self._pieces.append(piece)
+        else:
+            self._pieces.clear()
+
+    def _end_line(self) -> None:
+        size, self._pieces_bytes = self._pieces_bytes, 0
+        if size > self._max_line_bytes:
+            self._lines.append(LineTooLong(size, self._max_line_bytes))
+            return
+        pieces, self._pieces = self._pieces, []
+        self._lines.append(b"".join(pieces))
+
+
+@implementer(IWriteDescriptor)
+class Output:
+    """
+    A file that is written as fast as its reader reads.
+
+    What one reactor turn writes leaves together, when the turn ends.
+
+    Args:
+        reactor: Says when there is room.
+        descriptor: The file; a pipe, a terminal or a regular file.
+        closed: Called once when the file can be written no more.
+
+    Attributes:
+        error: Why it can be written no more, or None.
+    """
+
+    def __init__(self, reactor: Any, descriptor: int, closed: Callable[[], None]) -> None:
+        self.error: GloomError | None = None
+        self._reactor = reactor
+        self._descriptor = descriptor
+        self._closed = closed
+        self._pending: list[bytes] = []
+        self._pending_bytes = 0
+        # What is being written; a slow reader takes it in many turns.
+        self._current = memoryview(b"")
+        self._flushing = False
+        self._room: Deferred[None] | None = None
+        self._poll = select.poll()
+        self._poll.register(descriptor, select.POLLOUT)
+        # What a pipe that is ready takes without blocking; a regular file takes anything.
+        self._chunk = _PENDING_BYTES if stat.S_ISREG(os.fstat(descriptor).st_mode) else select.PIPE_BUF
+
+    def write(self, data: bytes) -> None:
+        """Write *data*, at the end of this turn or later."""
+        if self.error is not None:
+            return
+        self._pending.append(data)
+        self._pending_bytes += len(data)
+        if not self._flushing:
+            self._flushing = True
+            self._reactor.callLater(0, self.doWrite)
+
+    @property
+    def full(self) -> bool:
+        """Whether so much waits for the reader that the writer should wait too, for `drained`."""
+        return self._pending_bytes > _PENDING_BYTES
+
+    async def drained(self) -> None:
+        """Wait until everything is written, or nothing more can be."""
+        if self._flushing:
+            self._room = Deferred()
+            await self._room
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def logPrefix(self) -> str:
+        return "stdout"
+
+    def doWrite(self) -> None:
+        try:
+            written = self._write_what_fits()
+        except BrokenPipeError:
+            self._fail(StdoutClosed())
+        except OSError as error:
+            self._fail(GloomError(f"cannot write to standard output: {error.strerror}"))
+        else:
+            if written:
+                self._end_flush()
+            else:
+                self._reactor.addWriter(self)
+
+    def connectionLost(self, reason: Failure) -> None:
+        """Learn from the reactor that the readers of a pipe have gone."""
+        self._fail(StdoutClosed())
+
+    def _write_what_fits(self) -> bool:
+        """Write until the file is full; return whether all was written."""
+        while self._pending_bytes:
+            if not self._current:
+                self._current = memoryview(b"".join(self._pending))
+                self._pending.clear()
+            if not self._poll.poll(0):
+                return False
+            written = os.write(self._descriptor, self._current[: self._chunk])
+            self._current = self._current[written:]
+            self._pending_bytes -= written
+        return True
+
+    def _end_flush(self) -> None:
+        self._flushing = False
+        self._reactor.removeWriter(self)
+        room, self._room = self._room, None
+        if room is not None:
+            room.callback(None)
+
+    def _fail(self, error: GloomError) -> None:
+        self.error = error
+        self._pending.clear()
+        self._pending_bytes = 0
+        self._end_flush()
+        self._closed()

@@ -1,0 +1,114 @@
+"""
+One job's way there and back: what ``gloom submit`` does.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+from twisted.internet.defer import Deferred
+
+from gloom.cli.connect import connected_master
+from gloom.cli.output import on_terminal, print_out, say
+from gloom.cli.progress import Patience
+from gloom.cli.run import FAILED, NO_ANSWER
+from gloom.cli.values import error_fields, to_json, to_plain
+from gloom.errors import BodyError, GloomError, JobFailed, ServerError, TimedOut
+
+
+@dataclass(frozen=True)
+class Submission:
+    """
+    What ``gloom submit`` was asked to do.
+
+    Attributes:
+        type: The job's type.
+        body: What the slave's function gets, as JSON, or a string.
+        priority: Larger first.
+        id: The job's id, or None for one that is made up.
+        timeout: Seconds until it is given up, or None for never.
+        as_json: Whether the outcome is printed, as JSON, and not the answer alone.
+        traceback: Whether the slave's traceback is printed when the job fails.
+    """
+
+    type: str
+    body: Raw | str
+    priority: int
+    id: str | None
+    timeout: float | None
+    as_json: bool
+    traceback: bool
+
+
+async def submit(reactor: Any, address: str, job: Submission) -> int:
+    """
+    Have *job* done by the broker at *address*, and print how it ended.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        GloomError: There is no broker, it refuses the job, or the answer
+            cannot be printed.
+    """
+    id = uuid.uuid4().hex if job.id is None else job.id
+    answering = Deferred.fromCoroutine(_answer(reactor, address, job, id))
+    if job.timeout is not None:
+        answering.addTimeout(job.timeout, reactor, onTimeoutCancel=_too_late)
+    try:
+        answer = await answering
+    except TimedOut as error:
+        say(str(error))
+        return NO_ANSWER
+    except (BodyError, ServerError) as error:
+        _print_failure(job, id, error)
+        return FAILED
+    print_out(_printed(job, id, answer))
+    return 0
+
+
+async def _answer(reactor: Any, address: str, job: Submission, id: str) -> Any:
+    async with connected_master(reactor, address) as master:
+        patience = Patience(reactor, job.type)
+        try:
+            return await master.submit(job.type, job.body, id=id, priority=job.priority)
+        finally:
+            patience.end()
+
+
+def _too_late(_result: object, seconds: float) -> Any:
+    raise TimedOut(f"no answer within {seconds:g} s")
+
+
+def _printed(job: Submission, id: str, answer: Any) -> bytes:
+    if job.as_json:
+        return b'{"id":%b,"answer":%b}\n' % (msgspec.json.encode(id), to_json(answer))
+    if not isinstance(answer, str) and on_terminal(sys.stdout):
+        return json.dumps(answer, indent=2, ensure_ascii=False).encode(errors="surrogatepass") + b"\n"
+    plain = to_plain(answer)
+    return plain if plain.endswith(b"\n") else plain + b"\n"
+
+
+def _print_failure(job: Submission, id: str, error: GloomError) -> None:
+    if job.as_json:
+        fields = {"id": id} | error_fields(error)
+        if isinstance(error, JobFailed):
+            fields |= {"traceback": error.traceback, "attempts": error.attempts}
+        print_out(msgspec.json.encode(fields) + b"\n")
+    if job.traceback and isinstance(error, JobFailed) and error.traceback:
+        print(error.traceback.rstrip(), file=sys.stderr)
+    say(_failure(error))
+
+
+def _failure(error: GloomError) -> str:
+    if isinstance(error, JobFailed):
+        return f"the job failed: {error}"
+    if isinstance(error, ServerError):
+        return f"the job was refused: {error.error}: {error.reason}"
+    return f"the answer cannot be read: {error}"

@@ -1,0 +1,75 @@
+"""
+What a person writes -> a job's body; an answer -> what a person or a program reads.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from gloom.errors import BodyError, JobFailed, ServerError
+from gloom.messages import encode_body
+
+
+def read_body(data: bytes, *, as_text: bool = False) -> Raw | str:
+    """
+    Return the body that *data* stands for.
+
+    Args:
+        data: What was written.
+        as_text: Whether it is a string also where it is JSON.
+
+    Returns:
+        JSON, byte for byte, where *data* is JSON; else its text.
+
+    Raises:
+        BodyError: It is not UTF-8, or is JSON that is nested too deeply.
+    """
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        raise BodyError(f"not UTF-8: {error.reason} at byte {error.start}") from None
+    if as_text:
+        return text
+    try:
+        return msgspec.json.decode(data, type=Raw)
+    except RecursionError:
+        raise BodyError("JSON that is nested too deeply, about 1000 levels are allowed") from None
+    except ValueError:
+        return text
+
+
+def to_json(answer: Any) -> bytes:
+    """
+    Return *answer* as JSON on one line.
+
+    Raises:
+        BodyError: It holds a number that no double can hold.
+    """
+    try:
+        return bytes(encode_body(answer))
+    except BodyError:
+        pass
+    try:
+        # Half a surrogate pair, which JSON can say and UTF-8 cannot.
+        return json.dumps(answer, allow_nan=False).encode()
+    except ValueError:
+        raise BodyError("the answer holds a number beyond the range of a double") from None
+
+
+def to_plain(answer: Any) -> bytes:
+    """Return a string as it is, and anything else as JSON."""
+    return answer.encode(errors="surrogatepass") if isinstance(answer, str) else to_json(answer)
+
+
+def error_fields(error: Exception) -> dict[str, Any]:
+    """Return what a program is told of a job without an answer: ``error``, ``reason``, perhaps ``kind``."""
+    if not isinstance(error, ServerError):
+        return {"error": "body_error", "reason": str(error)}
+    fields = {"error": error.error, "reason": error.reason}
+    if isinstance(error, JobFailed) and error.kind is not None:
+        fields["kind"] = error.kind
+    return fields

@@ -1,0 +1,393 @@
+"""
+Blocking masters and slaves for plain scripts: no reactor, no thread, no Twisted.
+
+The Python client of 2009, with its names (docs/protocol.md is what it speaks):
+
+    with Master() as master:
+        master.submit(type="double", body=21)
+        print(master.receive().body)
+
+    with Slave() as slave:
+        slave.join("double")
+        slave.serve(lambda n: 2 * n)
+
+Every ``timeout`` is in seconds and covers the whole call; None waits for ever.
+A call that times out loses nothing: what has come of a message is kept for the
+next call, and what it asked stays asked. A connection is for one thread at a
+time, and ends with the broker's: connecting again is the program's business.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from typing import Any, Literal, overload
+
+from gloom.client.jobs import Batch, Job, body_of, failure_of
+from gloom.client.session import Outcome
+from gloom.client.wire import Address, Connection, deadline_after
+from gloom.errors import (
+    BodyError,
+    GloomError,
+    JobFailed,
+    ProtocolError,
+    RequestRefused,
+    ServerError,
+    SizeError,
+    TimedOut,
+    TransportError,
+    TryAgain,
+)
+from gloom.messages import Fail, Join, Leave, Respond, Submit, encode_body
+from gloom.settings import MASTER_PORT, SLAVE_PORT
+
+__all__ = [
+    "BodyError",
+    "Connection",
+    "GloomError",
+    "Job",
+    "JobFailed",
+    "Master",
+    "ProtocolError",
+    "RequestRefused",
+    "ServerError",
+    "Slave",
+    "TimedOut",
+    "TransportError",
+    "TryAgain",
+]
+
+_LOOPBACK = "127.0.0.1"
+
+
+class Master(Connection):
+    """
+    Submits jobs and receives their answers.
+
+    Args:
+        addr: The broker's master port, as for `Connection`.
+        timeout: As for `Connection`.
+    """
+
+    def __init__(self, addr: Address = (_LOOPBACK, MASTER_PORT), timeout: float | None = None) -> None:
+        super().__init__(addr, timeout)
+
+    def new_job_id(self) -> str:
+        """Return an id that no other job has: 32 upper-case hexadecimal digits."""
+        return os.urandom(16).hex().upper()
+
+    def submit(
+        self,
+        id: str | int | None = None,
+        type: str | None = None,
+        body: Any = None,
+        priority: int = 0,
+        timeout: float | None = None,
+    ) -> str | int:
+        """
+        Submit a job and wait until the broker has accepted it.
+
+        Outcomes that come meanwhile are kept for `receive`.
+
+        Args:
+            id: 1 to 255 characters or an integer, unique over the whole system
+                while the job is in flight; made by `new_job_id` when absent.
+            type: The job type, 1 to 255 characters; None for any slave.
+            body: What the slave gets; any value that JSON has.
+            priority: Signed 64 bits; larger first, equal ones by submission.
+
+        Returns:
+            The job's id.
+
+        Raises:
+            RequestRefused: The broker did not accept it; ``error`` says why.
+            BodyError: *body* is not JSON; nothing was sent.
+            TypeError: *id* is neither a string nor an integer; nothing was sent.
+            TimedOut: No reply in time; the job may have been accepted, and
+                then `receive` returns its outcome.
+            TransportError: The connection has ended.
+        """
+        request = self._submit_request(id, type, body, priority)
+        self._wire.ask(request, deadline_after(timeout))
+        return request.id
+
+    def _submit_request(
+        self, id: str | int | None = None, type: str | None = None, body: Any = None, priority: int = 0
+    ) -> Submit:
+        if id is None:
+            id = self.new_job_id()
+        elif isinstance(id, bool) or not isinstance(id, str | int):
+            raise TypeError(f"id must be a string or an integer, got {id!r}")
+        return Submit(id, encode_body(body), type, priority)
+
+    def receive(self, timeout: float | None = None) -> Job:
+        """
+        Wait for the next outcome of a job that was submitted.
+
+        Returns:
+            The answer, with the job's ``id`` and ``body``.
+
+        Raises:
+            JobFailed: The job ended without an answer; ``id`` says which.
+            BodyError: The answer is more than Python reads; its text says whose.
+            TimedOut: None came in time.
+            TransportError: The connection has ended.
+        """
+        deadline = deadline_after(timeout)
+        while not self._wire.outcomes:
+            self._wire.pump(deadline)
+        outcome = self._wire.outcomes.popleft()
+        if outcome.error is not None:
+            raise outcome.error
+        return Job(id=outcome.id, body=body_of(outcome))
+
+    @overload
+    def do_many(
+        self, jobs: Iterable[Mapping[str, Any]], timeout: float | None = None, *, window: int = ...
+    ) -> Iterator[Job]: ...
+
+    @overload
+    def do_many(
+        self,
+        jobs: Iterable[Mapping[str, Any]],
+        timeout: float | None = None,
+        *,
+        window: int = ...,
+        return_errors: Literal[True],
+    ) -> Iterator[Job | ServerError]: ...
+
+    def do_many(
+        self,
+        jobs: Iterable[Mapping[str, Any]],
+        timeout: float | None = None,
+        *,
+        window: int = 256,
+        return_errors: bool = False,
+    ) -> Iterator[Job | ServerError]:
+        """
+        Have many jobs done, and yield their answers as they come.
+
+        At most *window* jobs are in flight, and *jobs* is read no faster than
+        that: it may be endless. `submit`, `receive` and another `do_many` may
+        be used between two answers; each gets its own.
+
+        Where the iteration stops early, by an error or because it is given
+        up, the jobs in flight still run, and what comes of them is thrown away.
+
+        Args:
+            jobs: One mapping a job: ``id``, ``type``, ``body`` and
+                ``priority``, as for `submit`, all of them optional.
+            timeout: Longest wait for each answer.
+            window: How many jobs may be in flight, 1 or more.
+            return_errors: Yield the error of a job that was refused or failed
+                in its place, instead of raising it, and go on.
+
+        Returns:
+            An iterator of one `Job` for each of *jobs*.
+
+        Raises:
+            ValueError: *window* is less than 1.
+            JobFailed: From the iterator, when a job ended without an answer.
+            RequestRefused: From the iterator, when the broker did not accept a job.
+            GloomError: From the iterator, as for `submit` and `receive`.
+        """
+        if window < 1:
+            raise ValueError(f"window must be 1 or more, got {window}")
+        return self._do_many(jobs, timeout, window, return_errors)
+
+    def _do_many(
+        self, jobs: Iterable[Mapping[str, Any]], timeout: float | None, window: int, return_errors: bool
+    ) -> Iterator[Job | ServerError]:
+        batch = Batch(self._wire)
+        try:
+            for job in jobs:
+                batch.submit(self._submit_request(**job), deadline_after(timeout))
+                # What has ended is not kept back by jobs that come slowly.
+                batch.look()
+                while batch.ended or batch.in_flight >= window:
+                    yield self._ended(batch.next_ended(deadline_after(timeout)), return_errors)
+            while batch.ended or batch.in_flight:
+                yield self._ended(batch.next_ended(deadline_after(timeout)), return_errors)
+        finally:
+            batch.abandon()
+
+    def _ended(self, ended: Outcome | ServerError, return_errors: bool) -> Job | ServerError:
+        if isinstance(ended, Outcome):
+            return Job(id=ended.id, body=body_of(ended))
+        if return_errors:
+            return ended
+        raise ended
+
+
+class Slave(Connection):
+    """
+    Takes jobs, one at a time, and answers them.
+
+    Iterating yields each job as it comes, until `leave`.
+
+    Args:
+        addr: The broker's slave port, as for `Connection`.
+        timeout: As for `Connection`.
+    """
+
+    def __init__(self, addr: Address = (_LOOPBACK, SLAVE_PORT), timeout: float | None = None) -> None:
+        super().__init__(addr, timeout)
+        self._left = False
+
+    def join(self, type: str | None, timeout: float | None = None) -> bool:
+        """
+        Take jobs of *type* from the next job on; None takes only untyped jobs.
+
+        Returns:
+            True: the broker has agreed.
+
+        Raises:
+            RequestRefused: The broker has not; ``error`` says why.
+            TimedOut: No reply in time; the broker may have heard it.
+            TransportError: The connection has ended.
+        """
+        self._wire.ask(Join(type), deadline_after(timeout))
+        self._left = False
+        return True
+
+    def job(self, timeout: float | None = None) -> Job:
+        """
+        Wait for a job.
+
+        Raises:
+            BodyError: It is more than Python reads; it is in hand, and `fail` says so.
+            TimedOut: None came in time.
+            TransportError: The connection has ended.
+        """
+        deadline = deadline_after(timeout)
+        while not self._wire.jobs:
+            self._wire.pump(deadline)
+        job = self._wire.jobs.popleft()
+        return Job(action="job", id=job.id, type=job.type, body=body_of(job))
+
+    def __iter__(self) -> Iterator[Job]:
+        # A job that came before the broker heard the leave is still to be done.
+        while self._wire.jobs or not self._left:
+            yield self.job()
+
+    def respond(self, body: Any = None, timeout: float | None = None) -> bool:
+        """
+        Answer the job in hand.
+
+        Args:
+            body: Any value that JSON has.
+
+        Returns:
+            True: the broker has the answer.
+
+        Raises:
+            BodyError: *body* is not JSON; the job is still in hand.
+            RequestRefused: No job is in hand, or the answer is too large;
+                ``error`` says which.
+            TimedOut: No reply in time; the broker may have the answer.
+            TransportError: The connection has ended.
+        """
+        self._wire.ask(Respond(encode_body(body)), deadline_after(timeout))
+        return True
+
+    def fail(
+        self,
+        reason: str,
+        kind: str | None = None,
+        traceback: str | None = None,
+        retry: bool = False,
+        timeout: float | None = None,
+    ) -> bool:
+        """
+        Say that the job in hand failed; its master gets `JobFailed`.
+
+        Args:
+            reason: What went wrong, for a person.
+            kind: The exception's name, 1 to 255 characters.
+            traceback: The exception's traceback.
+            retry: Spend this attempt, and let a slave try the job once more.
+
+        Returns:
+            True: the broker knows.
+
+        Raises:
+            RequestRefused: No job is in hand, or the texts are too large;
+                ``error`` says which.
+            TimedOut: No reply in time; the broker may have heard it.
+            TransportError: The connection has ended.
+        """
+        self._wire.ask(Fail(reason, kind, traceback, retry), deadline_after(timeout))
+        return True
+
+    def leave(self, timeout: float | None = None) -> bool:
+        """
+        Take no more jobs; the one in hand, or on its way, is still to be answered.
+
+        Returns:
+            True: the broker sends no more.
+
+        Raises:
+            TimedOut: No reply in time; the broker may have heard it.
+            TransportError: The connection has ended.
+        """
+        self._wire.ask(Leave(), deadline_after(timeout))
+        self._left = True
+        return True
+
+    def serve(self, function: Callable[[Any], Any]) -> None:
+        """
+        Answer jobs with what *function* returns, until the broker ends the connection.
+
+        What it raises reaches the master as `JobFailed`; `TryAgain` spends an
+        attempt instead. An answer that is not JSON is a failure of kind
+        ``TypeError``, one that is too large of kind ``SizeError``.
+
+        A KeyboardInterrupt ends it too: it leaves, gives back the job that
+        *function* was at, finishes one that was on its way, and returns.
+
+        Args:
+            function: Called with the body of each job.
+
+        Raises:
+            RequestRefused: The broker refused an answer.
+            ProtocolError: What came is not the protocol.
+        """
+        with suppress(TransportError):
+            try:
+                while not self._left:
+                    self._serve_one(function)
+            except KeyboardInterrupt:
+                self.leave()
+            while self._wire.jobs:
+                self._serve_one(function)
+
+    def _serve_one(self, function: Callable[[Any], Any]) -> None:
+        try:
+            body = self.job().body
+        except BodyError as error:
+            self._fail_with(error)
+            return
+        try:
+            answer = function(body)
+        except Exception as error:
+            self._fail_with(error)
+        except KeyboardInterrupt:
+            self.leave()
+            self.fail("the slave was interrupted", "KeyboardInterrupt", retry=True)
+            raise
+        else:
+            self._answer(answer)
+
+    def _answer(self, answer: Any) -> None:
+        try:
+            self.respond(answer)
+        except BodyError as error:
+            self.fail(f"the answer is {error}", "TypeError")
+        except RequestRefused as error:
+            if error.error != SizeError.code:
+                raise
+            self.fail(f"the answer is too large: {error.reason}", SizeError.__name__)
+
+    def _fail_with(self, error: Exception) -> None:
+        self._wire.ask(failure_of(error, self._wire.max_frame_bytes), None)

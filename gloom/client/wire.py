@@ -1,0 +1,362 @@
+"""
+One socket to a broker, used by blocking calls: frames, deadlines, and who an event is for.
+
+`gloom.client.blocking` stands on it. Knows no job beyond its id and no body;
+imports no Twisted, and so has its own reading of frames (docs/protocol.md, section 2).
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+from collections import deque
+from collections.abc import Callable
+from time import monotonic
+from types import TracebackType
+from typing import Self
+
+from gloom.client.framebuffer import LARGEST_FRAME_BYTES, FrameBuffer, to_frame
+from gloom.client.session import Assignment, Event, Outcome, Reply, Session
+from gloom.errors import InvalidState, ProtocolError, RequestRefused, SizeError, TimedOut, TransportError
+from gloom.messages import PROTOCOL_VERSION, Hello, Request
+
+_LONGEST_POLL_MILLISECONDS = 2**31 - 1
+
+# A broker whose host has vanished is noticed within about a minute, as gloom.framing does it.
+_TCP_OPTIONS = [
+    (getattr(socket, name), value)
+    for name, value in (
+        ("TCP_NODELAY", 1),
+        ("TCP_KEEPIDLE", 30),
+        ("TCP_KEEPINTVL", 10),
+        ("TCP_KEEPCNT", 3),
+        ("TCP_USER_TIMEOUT", 60_000),
+    )
+    if hasattr(socket, name)  # some systems lack some of them
+]
+
+
+class Deadline:
+    """
+    The end of a call's time.
+
+    Args:
+        seconds: How long the call may take from now on.
+    """
+
+    __slots__ = ("_at", "seconds")
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._at = monotonic() + seconds
+
+    def milliseconds_left(self) -> float:
+        """Return what `select.poll` may wait; 0 when the time is over."""
+        return min(max(0.0, self._at - monotonic()) * 1000, _LONGEST_POLL_MILLISECONDS)
+
+
+#: For a look at what is here already.
+AT_ONCE = Deadline(0.0)
+
+
+def deadline_after(timeout: float | None) -> Deadline | None:
+    """Return when a call with *timeout* seconds must end; None for never."""
+    return None if timeout is None else Deadline(timeout)
+
+
+class Wire:
+    """
+    One socket, and the state of the protocol on it; several connections may share it.
+
+    Args:
+        sock: A connected stream socket; it is set to blocking.
+
+    Attributes:
+        max_frame_bytes: The largest payload that the broker takes, as far as known.
+        outcomes: What came and was not received yet, oldest first.
+        jobs: What came and was not taken yet, oldest first.
+        takers: Called with each event before it is kept; one that returns True has taken it.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        _set_options(sock)
+        self.max_frame_bytes = LARGEST_FRAME_BYTES
+        self.outcomes: deque[Outcome] = deque()
+        self.jobs: deque[Assignment] = deque()
+        self.takers: list[Callable[[Event], bool]] = []
+        self._socket = sock
+        self._poll = select.poll()
+        self._session = Session()
+        self._hello: Hello | None = None
+        self._buffer = FrameBuffer()
+        self._unsent = memoryview(b"")
+        self._ended: str | None = None
+        # Whether nothing is under way but a wait.
+        self._waiting = False
+
+    def end(self, why: str) -> None:
+        """Close the socket; calls raise `TransportError` with *why* from now on."""
+        if self._ended is None:
+            self._ended = why
+            self._unsent = memoryview(b"")
+            self._socket.close()
+
+    # Requests
+
+    def ask(self, request: Request, deadline: Deadline | None) -> None:
+        """
+        Send *request* and wait for its reply; what else comes is kept.
+
+        Raises:
+            RequestRefused: The broker refused it, or the ``hello`` before it.
+            TimedOut: The deadline has passed; the request may have been sent.
+            TransportError: The connection has ended.
+            ProtocolError: What came is not the protocol; the connection is closed.
+        """
+        try:
+            self._send(request, deadline)
+            while True:
+                event = self._next_event(deadline)
+                if not isinstance(event, Reply) or event.request is not request:
+                    self._keep(event)
+                elif event.error is not None:
+                    raise event.error
+                else:
+                    return
+        except KeyboardInterrupt:
+            self._interrupted()
+            raise
+
+    def send(self, request: Request, deadline: Deadline | None) -> None:
+        """
+        Send *request*, behind ``hello`` where it is the first; wait for no reply.
+
+        Raises:
+            RequestRefused: It is larger than the broker takes; it was not sent.
+            TimedOut: The deadline has passed. The next call sends the rest
+                first, so the stream stays whole.
+            TransportError: The connection has ended.
+        """
+        try:
+            self._send(request, deadline)
+        except KeyboardInterrupt:
+            self._interrupted()
+            raise
+
+    def _send(self, request: Request, deadline: Deadline | None) -> None:
+        self._flush(deadline)
+        if self._ended is not None:
+            raise TransportError(self._ended)
+        if self._hello is None:
+            # Not awaited: it and the request leave in one send.
+            self._hello = Hello(PROTOCOL_VERSION, _name())
+            self._unsent = memoryview(to_frame(self._session.ask(self._hello)))
+        payload = self._session.ask(request)
+        if len(payload) > self.max_frame_bytes:
+            # Sent, it would end the connection.
+            self._session.unanswered.pop()
+            reason = f"a frame of {len(payload)} bytes is over the broker's limit of {self.max_frame_bytes}"
+            raise RequestRefused(SizeError.code, reason, getattr(request, "id", None))
+        self._unsent = memoryview(b"".join((self._unsent, to_frame(payload))))
+        self._flush(deadline)
+
+    def _flush(self, deadline: Deadline | None) -> None:
+        while self._unsent:
+            try:
+                sent = self._socket.send(self._unsent, socket.MSG_DONTWAIT)
+                self._unsent = self._unsent[sent:]
+            except BlockingIOError:
+                # Reads too: a broker may wait for this side to read before it reads on.
+                if self._wait(select.POLLIN | select.POLLOUT, deadline) & ~select.POLLOUT:
+                    self._read()
+            except (BrokenPipeError, ConnectionResetError):
+                # The broker has closed; its last words may still be read.
+                self._unsent = memoryview(b"")
+            except OSError as error:
+                self._lost(error)
+
+    # Events
+
+    def pump(self, deadline: Deadline | None) -> None:
+        """
+        Read one event and give it to its taker, or keep it.
+
+        Raises:
+            TimedOut: None came in time; what has come of it is kept.
+            TransportError: The connection has ended.
+            ProtocolError: What came is not the protocol; the connection is closed.
+            RequestRefused: ``hello`` was refused; the connection is closed.
+        """
+        try:
+            self._keep(self._next_event(deadline))
+        except KeyboardInterrupt:
+            self._interrupted()
+            raise
+
+    def _keep(self, event: Event) -> None:
+        if any(take(event) for take in self.takers):
+            return
+        if isinstance(event, Outcome):
+            self.outcomes.append(event)
+        elif isinstance(event, Assignment):
+            self.jobs.append(event)
+        # What is left is a reply to a call that timed out.
+
+    def _next_event(self, deadline: Deadline | None) -> Event:
+        while True:
+            frame = self._buffer.take()
+            if frame is not None:
+                event = self._understand(frame)
+                if event is not None:
+                    return event
+            elif self._ended is not None:
+                raise TransportError(self._ended)
+            else:
+                self._wait(select.POLLIN, deadline)
+                self._read()
+
+    def _understand(self, frame: bytes) -> Event | None:
+        try:
+            event = self._session.receive(frame)
+        except ProtocolError as error:
+            self.end(f"the connection was closed, because {error}")
+            raise
+        if not isinstance(event, Reply) or event.request is not self._hello:
+            return event
+        if event.error is None:
+            self.max_frame_bytes = event.message.max_frame or self.max_frame_bytes
+        elif event.error.error != InvalidState.code:  # that one: whoever had the socket before has said it
+            self.end(f"the connection was closed, because hello was refused: {event.error}")
+            raise event.error
+        return None
+
+    def _read(self) -> None:
+        try:
+            count = self._socket.recv_into(self._buffer.room())
+        except OSError as error:
+            self._lost(error)
+            return
+        self._buffer.received(count)
+        if not count:
+            self.end(f"the broker closed the connection{self._buffer.cut_off()}")
+
+    def _interrupted(self) -> None:
+        """
+        Go on after Ctrl-C only where it came while this waited.
+
+        Anywhere else it may have come between a byte and the note of it: what
+        is read or sent next would be out of step.
+        """
+        if self._waiting:
+            self._waiting = False
+        else:
+            self.end("the connection was closed, because a call was interrupted half-way")
+
+    def _lost(self, error: OSError) -> None:
+        self.end(f"the connection to the broker is lost: {error.strerror}")
+
+    def _wait(self, what: int, deadline: Deadline | None) -> int:
+        """Wait until the socket is ready for one of *what*; return for which."""
+        self._poll.register(self._socket, what)
+        milliseconds = None if deadline is None else deadline.milliseconds_left()
+        self._waiting = True
+        ready = self._poll.poll(milliseconds)
+        self._waiting = False
+        if deadline is not None and not ready:
+            raise TimedOut(f"nothing came from the broker within {deadline.seconds:g} s")
+        return ready[0][1]
+
+
+def _name() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}"[:255]
+
+
+def _set_options(sock: socket.socket) -> None:
+    sock.settimeout(None)
+    if sock.family in (socket.AF_INET, socket.AF_INET6):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in _TCP_OPTIONS:
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def connect(host: str, port: int, timeout: float | None) -> socket.socket:
+    """
+    Return a socket that is connected to *host*.
+
+    Args:
+        timeout: Seconds for each address that the host has; None for the system's.
+
+    Raises:
+        TransportError: The broker cannot be reached; `TimedOut` after *timeout*.
+    """
+    place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
+        return socket.create_connection((host, port), timeout)
+    except OSError as error:
+        if timeout is not None and isinstance(error, TimeoutError):
+            raise TimedOut(f"cannot connect to {place}: no answer within {timeout:g} s") from None
+        raise TransportError(f"cannot connect to {place}: {error.strerror or error}") from error
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """
+    Return the host and port that *text* names.
+
+    Raises:
+        ValueError: It is neither ``host:port`` nor ``[IPv6]:port``.
+    """
+    host, _, port = text.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if bracketed:
+        host = host[1:-1]
+    if not host or (":" in host and not bracketed) or not port.isdecimal() or int(port) > 65535:
+        raise ValueError(f"an address must be host:port or [host]:port, got {text!r}")
+    return host, int(port)
+
+
+class Connection:
+    """
+    What masters and slaves share.
+
+    Args:
+        addr: A ``(host, port)`` tuple, a ``"host:port"`` string, a connected
+            stream socket (not TLS), or another connection, whose socket this one shares then.
+        timeout: Longest time to connect, for each address that the host has.
+
+    Raises:
+        TypeError: *addr* is of another class.
+        ValueError: *addr* is a string that is not an address.
+        TransportError: The broker cannot be reached; `TimedOut` after *timeout*.
+    """
+
+    def __init__(self, addr: tuple[str, int] | str | socket.socket | Connection, timeout: float | None = None) -> None:
+        if isinstance(addr, Connection):
+            self._wire: Wire = addr._wire
+            return
+        if isinstance(addr, str):
+            addr = parse_address(addr)
+        if isinstance(addr, tuple):
+            addr = connect(addr[0], addr[1], timeout)
+        if not isinstance(addr, socket.socket):
+            expected = "a (host, port) tuple, a 'host:port' string, a socket or a Connection"
+            raise TypeError(f"addr must be {expected}, got {type(addr).__name__}")
+        self._wire = Wire(addr)
+
+    def disconnect(self) -> None:
+        """End the connection; a second time does nothing."""
+        self._wire.end("the connection was closed by this program")
+
+    close = disconnect
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.disconnect()
+
+
+#: What `Connection` accepts.
+Address = tuple[str, int] | str | socket.socket | Connection

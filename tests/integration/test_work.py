@@ -1,0 +1,437 @@
+"""`gloom work` as a user runs it: real workers, a real broker, real signals."""
+
+from __future__ import annotations
+
+import os
+import queue
+import re
+import select
+import signal
+import subprocess
+import sysconfig
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from gloom.client.blocking import Master
+from gloom.errors import JobFailed
+from integration.daemon import Daemon
+
+GLOOM = Path(sysconfig.get_path("scripts")) / "gloom"
+#: Where worker_functions.py is, and the workers' current directory.
+TESTS = Path(__file__).parents[1]
+PATIENCE_SECONDS = 20.0
+
+
+class WorkProcess:
+    """
+    One `gloom work`.
+
+    Attributes:
+        lines: What it has logged so far, and somebody has waited for.
+    """
+
+    def __init__(self, *arguments: str, path: Path | None = None) -> None:
+        self.lines: list[str] = []
+        self._coming: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self.process = subprocess.Popen(
+            [GLOOM, "work", *arguments],
+            cwd=TESTS,
+            env={**os.environ, "PYTHONPATH": str(path or "")},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            # Its own process group, as in a shell: a signal to the group is Ctrl-C at the terminal.
+            start_new_session=True,
+        )
+        self._reader = Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def wait_for(self, text: str) -> str:
+        """Return the next line of the log that has *text*."""
+        while (line := self._coming.get(timeout=PATIENCE_SECONDS)) is not None:
+            self.lines.append(line)
+            if text in line:
+                return line
+        raise AssertionError(f"it ended without {text!r}: {self.lines}")
+
+    def ctrl_c(self) -> None:
+        os.killpg(self.process.pid, signal.SIGINT)
+
+    def ended(self) -> int:
+        """Wait for its end, and return its exit status."""
+        status = self.process.wait(PATIENCE_SECONDS)
+        self._reader.join(PATIENCE_SECONDS)
+        while not self._coming.empty():
+            line = self._coming.get()
+            self.lines += [] if line is None else [line]
+        return status
+
+    def clean_up(self) -> None:
+        self.process.kill()
+        self.ended()
+        for stream in (self.process.stdout, self.process.stderr):
+            assert stream is not None
+            stream.close()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self._coming.put(line.rstrip("\n"))
+        self._coming.put(None)
+
+
+class Fifos:
+    """Where jobs say that they run, and wait for leave to go on; the body of such jobs."""
+
+    def __init__(self, directory: Path) -> None:
+        self.body = {name: str(directory / name) for name in ("arrived", "go")}
+        for path in self.body.values():
+            os.mkfifo(path)
+        # Not blocking, and never at an end.
+        self._arrived, self._go = (os.open(path, os.O_RDWR) for path in self.body.values())
+
+    def wait_for(self, count: int) -> list[int]:
+        """Wait until *count* jobs run, and return the ids of their processes."""
+        said = b""
+        while said.count(b"\n") < count:
+            readable, _, _ = select.select([self._arrived], [], [], PATIENCE_SECONDS)
+            assert readable, f"of {count} jobs these run: {said!r}"
+            said += os.read(self._arrived, 4096)
+        return [int(line) for line in said.split()]
+
+    def release(self, count: int) -> None:
+        os.write(self._go, b"\n" * count)
+
+    def close(self) -> None:
+        os.close(self._arrived)
+        os.close(self._go)
+
+
+class Watched:
+    """A process whose end can be waited for, though it is not a child."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid_fd = os.pidfd_open(pid)
+
+    def ended(self) -> bool:
+        """Return whether it ends within a few seconds."""
+        readable, _, _ = select.select([self._pid_fd], [], [], PATIENCE_SECONDS)
+        os.close(self._pid_fd)
+        return bool(readable)
+
+
+StartWork = Callable[..., WorkProcess]
+
+
+@pytest.fixture
+def broker(daemon: Callable[..., Daemon]) -> Daemon:
+    return daemon()
+
+
+@pytest.fixture
+def work(broker: Daemon) -> Iterator[StartWork]:
+    """Start workers of the broker, and wait until they have joined."""
+    started: list[WorkProcess] = []
+
+    def start(*arguments: str, joined: bool = True, path: Path | None = None) -> WorkProcess:
+        one = WorkProcess(f"--slave=127.0.0.1:{broker.slave_port}", *arguments, path=path)
+        started.append(one)
+        if joined:
+            one.wait_for(" joined ")
+        return one
+
+    yield start
+    for one in started:
+        one.clean_up()
+
+
+@pytest.fixture
+def master(broker: Daemon) -> Iterator[Master]:
+    with Master(("127.0.0.1", broker.master_port), timeout=PATIENCE_SECONDS) as one:
+        yield one
+
+
+@pytest.fixture
+def fifos(tmp_path: Path) -> Iterator[Fifos]:
+    one = Fifos(tmp_path)
+    yield one
+    one.close()
+
+
+def answer(master: Master, type: str, body: object) -> object:
+    master.submit(type=type, body=body)
+    return master.receive().body
+
+
+def failure(master: Master, type: str, body: object) -> JobFailed:
+    """Return why a job failed."""
+    master.submit(type=type, body=body)
+    with pytest.raises(JobFailed) as failed:
+        master.receive()
+    return failed.value
+
+
+# Functions
+
+
+def test_a_function_of_the_current_directory_answers_jobs_of_its_name(work: StartWork, master: Master) -> None:
+    """`gloom work module:function` finds the module where it is started, and serves the function's name."""
+    worker = work("worker_functions:double")
+    assert answer(master, "double", 21) == 42
+    worker.ctrl_c()
+    assert worker.ended() == 0
+    joined, stopped = worker.lines  # and nothing for a job that went well
+    assert re.fullmatch(r"\d\d:\d\d:\d\d gloom work: joined double at 127.0.0.1:\d+ \(\d+ at once\)", joined)
+    assert stopped.endswith(" gloom work: stopped")
+
+
+def test_type_gives_a_function_another_name(work: StartWork, master: Master) -> None:
+    """--type NAME serves that type instead."""
+    work("worker_functions:Shop.price", "--type", "cost")
+    assert answer(master, "cost", "pear") == 4
+
+
+def test_what_a_job_prints_is_the_workers_output(work: StartWork, master: Master) -> None:
+    """A function's print() goes where the worker's standard output goes, at once."""
+    worker = work("worker_functions:say")
+    assert answer(master, "say", "hello") is None
+    assert worker.process.stdout is not None
+    assert worker.process.stdout.readline() == "hello\n"
+
+
+def test_an_exception_fails_the_job_and_is_one_line_in_the_log(work: StartWork, master: Master) -> None:
+    """A function that raises fails its job; the worker logs the job, the kind and the reason, and goes on."""
+    worker = work("worker_functions:fail", "-c", "1")
+    assert failure(master, "fail", "no such shelf").reason == "no such shelf"
+    assert worker.wait_for("failed").endswith(" of fail failed: LookupError: no such shelf")
+    assert failure(master, "fail", "nor this").reason == "nor this"
+    worker.ctrl_c()
+    assert worker.ended() == 0
+    assert not any("Traceback" in line for line in worker.lines)
+
+
+def test_verbose_logs_the_traceback(work: StartWork, master: Master) -> None:
+    """With --verbose the function's own part of the traceback is in the log, and nothing of the runner's."""
+    worker = work("worker_functions:fail", "-v")
+    failure(master, "fail", "no such shelf")
+    worker.wait_for("Traceback (most recent call last)")
+    worker.wait_for("LookupError")
+    files = [line for line in worker.lines if line.startswith("  File ")]
+    assert len(files) == 2
+    assert all("worker_functions.py" in line for line in files)
+
+
+def test_many_jobs_run_at_once(work: StartWork, master: Master, fifos: Fifos) -> None:
+    """-c 3 runs three jobs at once, each in a process of its own."""
+    work("worker_functions:arrive_and_wait", "-c", "3")
+    for _ in range(3):
+        master.submit(type="arrive_and_wait", body=fifos.body)
+    pids = fifos.wait_for(3)
+    fifos.release(3)
+    assert len(set(pids)) == 3
+    assert {master.receive().body for _ in range(3)} == set(pids)
+
+
+def test_a_killed_process_costs_its_job_one_attempt(work: StartWork, master: Master, fifos: Fifos) -> None:
+    """A process that is killed takes only its job along: that is tried again, and the worker goes on."""
+    worker = work("worker_functions:arrive_and_wait", "-c", "1")
+    master.submit(type="arrive_and_wait", body=fifos.body)
+    (first,) = fifos.wait_for(1)
+    os.kill(first, signal.SIGKILL)
+    line = worker.wait_for("WorkerDied")
+    assert "asks for another try" in line
+    assert line.endswith("the worker process was killed by SIGKILL")
+    (second,) = fifos.wait_for(1)
+    fifos.release(1)
+    assert second != first
+    assert master.receive().body == second
+
+
+def test_try_again_gives_the_job_to_a_worker_once_more(work: StartWork, master: Master, tmp_path: Path) -> None:
+    """gloom.errors.TryAgain spends one attempt."""
+    work("worker_functions:try_again")
+    assert answer(master, "try_again", str(tmp_path / "mark")) == "at last"
+
+
+def test_a_module_that_breaks_later_is_imported_again_and_again(
+    work: StartWork, master: Master, tmp_path: Path
+) -> None:
+    """A worker whose module breaks while it runs says so, and serves again when the module is whole."""
+    module = tmp_path / "fragile.py"
+    whole = "import os\ndef serve(body): return os._exit(7) if body == 'die' else body\n"
+    module.write_text(whole)
+    worker = work("fragile:serve", "-c", "1", path=tmp_path)
+    module.write_text("1 / 0\n")
+    master.submit(type="serve", body="die")
+    line = worker.wait_for("cannot start a worker process")
+    assert line.endswith("ZeroDivisionError: division by zero")
+    module.write_text(whole.replace("'die'", "'never'"))
+    assert master.receive().body == "die"
+
+
+# Stopping
+
+
+def test_ctrl_c_finishes_the_job_in_hand(work: StartWork, master: Master, fifos: Fifos) -> None:
+    """Ctrl-C at the terminal, which sends SIGINT to all: no job is broken off, its answer arrives, the status is 0."""
+    worker = work("worker_functions:arrive_and_wait", "-c", "2")
+    master.submit(type="arrive_and_wait", body=fifos.body)
+    (pid,) = fifos.wait_for(1)
+    worker.ctrl_c()
+    worker.wait_for("stopping; jobs in hand: 1")
+    master.submit(type="arrive_and_wait", body=fifos.body)
+    fifos.release(1)
+    assert master.receive().body == pid
+    assert worker.ended() == 0
+    # No job was taken after the signal.
+    work("worker_functions:arrive_and_wait", "-c", "1")
+    assert fifos.wait_for(1) != [pid]
+    fifos.release(1)
+    master.receive()
+
+
+def test_sigterm_to_all_processes_finishes_the_job_in_hand(work: StartWork, master: Master, fifos: Fifos) -> None:
+    """A service manager sends SIGTERM to the children too: the job is finished all the same."""
+    worker = work("worker_functions:arrive_and_wait", "-c", "1")
+    master.submit(type="arrive_and_wait", body=fifos.body)
+    (pid,) = fifos.wait_for(1)
+    os.kill(pid, signal.SIGTERM)
+    worker.process.terminate()
+    worker.wait_for("stopping")
+    fifos.release(1)
+    assert master.receive().body == pid
+    assert worker.ended() == 0
+
+
+def test_a_second_ctrl_c_ends_at_once(work: StartWork, master: Master, fifos: Fifos) -> None:
+    """The second signal ends worker and job; the status says which signal, and another worker gets the job."""
+    worker = work("worker_functions:arrive_and_wait", "-c", "1")
+    master.submit(type="arrive_and_wait", body=fifos.body)
+    (pid,) = fifos.wait_for(1)
+    child = Watched(pid)
+    worker.ctrl_c()
+    worker.wait_for("stopping")
+    worker.ctrl_c()
+    assert worker.ended() == 128 + signal.SIGINT
+    assert child.ended()
+    work("worker_functions:arrive_and_wait", "-c", "1")
+    (second,) = fifos.wait_for(1)
+    fifos.release(1)
+    assert master.receive().body == second
+
+
+def test_a_job_that_takes_too_long_is_ended(work: StartWork, master: Master, fifos: Fifos) -> None:
+    """After --finish-seconds the job in hand is given back, and the exit status is 1."""
+    worker = work("worker_functions:arrive_and_wait", "-c", "1", "--finish-seconds", "0.1")
+    master.submit(type="arrive_and_wait", body=fifos.body)
+    child = Watched(*fifos.wait_for(1))
+    worker.ctrl_c()
+    assert worker.ended() == 1
+    assert "jobs that took too long and were ended: 1" in worker.lines[-1]
+    assert child.ended()
+
+
+def test_no_process_outlives_a_killed_worker(work: StartWork, master: Master, fifos: Fifos) -> None:
+    """SIGKILL of the worker ends its children: the busy one, and the idle one."""
+    worker = work("worker_functions:arrive_and_wait", "-c", "2")
+    for _ in range(2):
+        master.submit(type="arrive_and_wait", body=fifos.body)
+    children = [Watched(pid) for pid in fifos.wait_for(2)]
+    fifos.release(1)
+    master.receive()
+    worker.process.kill()
+    assert all(child.ended() for child in children)
+
+
+def test_what_a_job_has_started_ends_with_the_worker(work: StartWork, master: Master, fifos: Fifos) -> None:
+    """A program that a job leaves running is ended when the worker stops."""
+    worker = work("worker_functions:leave_a_process", "-c", "1")
+    answer(master, "leave_a_process", fifos.body)
+    program = Watched(*fifos.wait_for(1))
+    worker.ctrl_c()
+    assert worker.ended() == 0
+    assert program.ended()
+
+
+# The broker goes and comes
+
+
+def test_a_worker_joins_again_after_a_restart_of_the_broker(work: StartWork, broker: Daemon) -> None:
+    """A broker that dies is said once, waited for, and joined again by itself; so is the job type."""
+    worker = work("worker_functions:double", "-c", "2")
+    broker.kill()
+    worker.wait_for(f"the broker at 127.0.0.1:{broker.slave_port} is gone; trying on")
+    broker.start_again()
+    assert worker.wait_for("joined").endswith(" again (2 at once)")
+    with Master(("127.0.0.1", broker.master_port), timeout=PATIENCE_SECONDS) as master:
+        assert answer(master, "double", 21) == 42
+    worker.ctrl_c()
+    assert worker.ended() == 0
+    assert sum("gone" in line or "no broker" in line for line in worker.lines) == 1
+
+
+def test_a_worker_waits_for_a_broker_that_is_not_there(work: StartWork, broker: Daemon) -> None:
+    """A worker that is started before its broker says so once, and joins when the broker is up."""
+    broker.kill()
+    worker = work("worker_functions:double", "-c", "2", joined=False)
+    worker.wait_for(f"no broker at 127.0.0.1:{broker.slave_port}: Connection was refused")
+    broker.start_again()
+    assert worker.wait_for("joined").endswith(f" at 127.0.0.1:{broker.slave_port} (2 at once)")
+    assert sum("no broker" in line for line in worker.lines) == 1
+
+
+# Programs
+
+
+def test_a_program_gets_the_text_and_its_output_is_the_answer(work: StartWork, master: Master) -> None:
+    """`gloom work --type TYPE -- program`: a string comes as text, the output without its last newline goes back."""
+    work("--type", "count", "--", "wc", "-w")
+    assert answer(master, "count", "how many words are these") == "5"
+
+
+def test_a_program_on_json(work: StartWork, master: Master) -> None:
+    """With --json the program reads the body's JSON, and prints the answer's."""
+    work("--type", "same", "--json", "--", "cat")
+    body = {"big": 12345678901234567890123, "text": "a\n", "list": [None, True]}
+    assert answer(master, "same", body) == body
+
+
+def test_a_program_that_fails_fails_its_job(work: StartWork, master: Master) -> None:
+    """Another exit status than 0 is a failure, with the last lines of standard error."""
+    worker = work("--type", "check", "--", "sh", "-c", "echo the shelf is empty >&2; exit 3")
+    assert failure(master, "check", "x").reason == "exit status 3: the shelf is empty"
+    worker.wait_for("the shelf is empty")
+    worker.wait_for("failed: ExitStatus: exit status 3: the shelf is empty")
+
+
+def test_no_program_outlives_a_killed_worker(work: StartWork, master: Master, fifos: Fifos) -> None:
+    """SIGKILL of the worker ends the program that runs for a job too."""
+    script = f"echo $$ > {fifos.body['arrived']}; read line < {fifos.body['go']}"
+    worker = work("--type", "wait", "-c", "1", "--", "sh", "-c", script)
+    master.submit(type="wait", body=None)
+    program = Watched(*fifos.wait_for(1))
+    worker.process.kill()
+    assert program.ended()
+
+
+# What cannot work
+
+
+@pytest.mark.parametrize(
+    ("target", "complaint"),
+    [
+        ("no_such_module:f", "there is no module 'no_such_module', neither installed nor in"),
+        ("worker_functions:no_such_function", "module 'worker_functions' has no 'no_such_function'"),
+        ("worker_functions:NOT_A_FUNCTION", "it is not a function, it is dict"),
+    ],
+)
+def test_a_function_that_is_not_there_is_one_line(work: StartWork, target: str, complaint: str) -> None:
+    """A wrong module:function ends the worker at once with one clear line and status 1."""
+    worker = work(target, "-c", "2", joined=False)
+    assert worker.ended() == 1
+    (line,) = worker.lines
+    assert line.startswith(f"gloom: cannot work with {target}: ")
+    assert complaint in line

@@ -1,0 +1,331 @@
+"""Blocking masters: one job at a time, and many."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from brokers import LIMIT_BYTES, OK, UNREADABLE, Farm, Scripted, greeted
+from twisted.internet.threads import deferToThread
+
+from gloom.client.blocking import (
+    BodyError,
+    Job,
+    JobFailed,
+    Master,
+    RequestRefused,
+    ServerError,
+    TimedOut,
+    TransportError,
+)
+
+
+@pytest.fixture
+def broker() -> Iterator[Scripted]:
+    scripted = Scripted()
+    yield scripted
+    scripted.close()
+
+
+# Imports
+
+
+def test_importing_it_imports_no_twisted() -> None:
+    """A plain script that uses the blocking client does not pay for, or need, Twisted."""
+    command = [sys.executable, "-X", "importtime", "-c", "import gloom.client.blocking"]
+    report = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    modules = [line.rsplit("|", 1)[-1].strip() for line in report.splitlines()]
+    assert "gloom.client.blocking" in modules
+    assert [module for module in modules if module.split(".")[0] in ("twisted", "zope")] == []
+
+
+# Masters
+
+
+def test_a_job_has_the_message_and_its_parts() -> None:
+    """A job is the dict that came, with its id, type and body at hand."""
+    job = Job(action="job", id=1, type="sum", body=[1])
+    assert (job.id, job.type, job.body) == (1, "sum", [1])
+    assert job == {"action": "job", "id": 1, "type": "sum", "body": [1]}
+    assert (Job().id, Job().type, Job().body) == (None, None, None)
+
+
+def test_job_ids_are_unique(broker: Scripted) -> None:
+    """An id that was made up is 32 upper-case hexadecimal digits, and never comes twice."""
+    master = Master(broker.near)
+    ids = {master.new_job_id() for _ in range(1000)}
+    assert len(ids) == 1000
+    assert all(re.fullmatch("[0-9A-F]{32}", id) for id in ids)
+
+
+def test_a_submitted_job_has_its_arguments_in_the_order_of_2009(broker: Scripted) -> None:
+    """Submit takes id, type and body in this order, then the priority, and returns the id."""
+    master = greeted(broker)
+    broker.says(OK, OK, OK)
+    assert master.submit("a", "sum", [1, 2], 5) == "a"
+    assert master.submit(0) == 0
+    made_up = master.submit(type="sum", body={"n": None})
+    assert broker.heard() == [
+        {"action": "submit", "id": "a", "type": "sum", "priority": 5, "body": [1, 2]},
+        {"action": "submit", "id": 0, "body": None},
+        {"action": "submit", "id": made_up, "type": "sum", "body": {"n": None}},
+    ]
+
+
+@pytest.mark.parametrize("id", [True, 1.5, b"a", ["a"]])
+def test_an_id_is_a_string_or_an_integer(broker: Scripted, id: Any) -> None:
+    """Any other id is refused before anything is sent."""
+    with pytest.raises(TypeError, match="id must be a string or an integer, got "):
+        Master(broker.near).submit(id)
+    assert broker.heard() == []
+
+
+def test_a_body_that_json_cannot_carry_is_refused(broker: Scripted) -> None:
+    """A body without a JSON form is an error before anything is sent."""
+    with pytest.raises(BodyError, match="not JSON"):
+        Master(broker.near).submit(body=object())
+    assert broker.heard() == []
+
+
+def test_a_frame_over_the_brokers_limit_is_refused_here(broker: Scripted) -> None:
+    """A job that is too large is refused with the limit, and the connection lives on."""
+    master = greeted(broker)
+    with pytest.raises(
+        RequestRefused, match=f"size_error -> a frame of .* is over the broker's limit of {LIMIT_BYTES}"
+    ):
+        master.submit("large", body="x" * LIMIT_BYTES)
+    broker.says(OK)
+    assert master.submit("small") == "small"
+    assert [message["id"] for message in broker.heard()] == ["small"]
+
+
+def test_a_failed_job_raises_what_its_slave_said(broker: Scripted) -> None:
+    """Receiving the outcome of a job that failed raises JobFailed with its id, and the next one is not lost."""
+    master = greeted(broker)
+    broker.says({"id": "first", "error": "job_failed", "reason": "too hot", "kind": "ValueError"}, {"id": 2, "body": 2})
+    with pytest.raises(JobFailed, match=r"^ValueError: too hot$") as raised:
+        master.receive()
+    assert (raised.value.id, raised.value.error, raised.value.reason) == ("first", "job_failed", "too hot")
+    assert isinstance(raised.value, ServerError)
+    assert master.receive().id == 2
+
+
+def test_an_answer_that_python_cannot_read_names_its_job(broker: Scripted) -> None:
+    """An answer beyond Python's limits is an error that says whose it is, and only of that job."""
+    master = greeted(broker)
+    broker.says(b'{"id":"first","body":' + UNREADABLE + b"}", {"id": 2, "body": 2})
+    with pytest.raises(BodyError, match=r"^job 'first': cannot read the body"):
+        master.receive()
+    assert master.receive().body == 2
+
+
+async def test_a_job_is_answered() -> None:
+    """What a slave's function returns is what the master receives, whatever JSON value it is."""
+    async with Farm() as farm:
+        farm.serve("echo", lambda body: body)
+        bodies: list[Any] = [None, True, 1, -1.5, "", "ä€😀", [], {"a": [{}]}, 2**80]
+
+        def run() -> list[Any]:
+            with farm.master() as master:
+                received = []
+                for body in bodies:
+                    id = master.submit(type="echo", body=body, timeout=4)
+                    job = master.receive(timeout=4)
+                    assert job.id == id
+                    received.append(job.body)
+                return received
+
+        assert await deferToThread(run) == bodies
+
+
+async def test_a_refused_job_says_why() -> None:
+    """The broker's refusal is raised with its code, its reason and the job's id; the connection goes on."""
+    async with Farm() as farm:
+
+        def run() -> str:
+            with farm.master() as master:
+                master.submit("twice", "nobody", timeout=4)
+                with pytest.raises(RequestRefused) as raised:
+                    master.submit("twice", "nobody", timeout=4)
+                assert (raised.value.error, raised.value.reason, raised.value.id) == ("id_exists", "twice", "twice")
+                master.submit("once", "nobody", timeout=4)
+                return str(raised.value)
+
+        assert await deferToThread(run) == "id_exists -> twice"
+
+
+# Many jobs
+
+
+async def test_many_jobs_are_all_answered_once() -> None:
+    """Do_many yields one answer a job, and reads its jobs no faster than the window allows."""
+    async with Farm() as farm:
+        farm.serve("double", lambda n: 2 * n)
+        farm.serve("double", lambda n: 2 * n)
+        open_jobs: set[int] = set()
+        most = 0
+
+        def jobs() -> Iterator[dict[str, Any]]:
+            nonlocal most
+            for n in range(1000):
+                open_jobs.add(n)
+                most = max(most, len(open_jobs))
+                yield {"id": n, "type": "double", "body": n}
+
+        def run() -> list[Job]:
+            answers = []
+            with farm.master() as master:
+                for job in master.do_many(jobs(), timeout=4, window=10):
+                    open_jobs.remove(job.id)
+                    answers.append(job)
+            return answers
+
+        answers = await deferToThread(run)
+        assert sorted((job.id, job.body) for job in answers) == [(n, 2 * n) for n in range(1000)]
+        assert 1 <= most <= 10
+
+
+def test_answers_are_not_kept_back_by_jobs_that_come_slowly(broker: Scripted) -> None:
+    """What has been answered is yielded before the next job is asked for."""
+    master = greeted(broker)
+    broker.says(OK, {"id": "a", "body": 1})
+    yielded: list[Any] = []
+
+    def jobs() -> Iterator[dict[str, Any]]:
+        yield {"id": "a"}
+        assert yielded == ["a"]
+        broker.says(OK, {"id": "b", "body": 2})
+        yield {"id": "b"}
+
+    for job in master.do_many(jobs()):
+        yielded.append(job.id)
+    assert yielded == ["a", "b"]
+
+
+def test_a_window_holds_at_least_one_job(broker: Scripted) -> None:
+    """A window in which nothing can happen is refused at once."""
+    with pytest.raises(ValueError, match="window must be 1 or more, got 0"):
+        Master(broker.near).do_many([], window=0)
+
+
+def test_a_job_is_described_with_the_words_of_submit(broker: Scripted) -> None:
+    """A key that submit does not know is an error, not something to overlook."""
+    with pytest.raises(TypeError, match="unexpected keyword argument 'prio'"):
+        list(Master(broker.near).do_many([{"type": "sum", "prio": 1}]))
+
+
+def test_many_jobs_wait_no_longer_than_their_timeout(broker: Scripted) -> None:
+    """Do_many gives up when the next answer does not come in time."""
+    master = greeted(broker)
+    broker.says(OK)
+    with pytest.raises(TimedOut):
+        list(master.do_many([{"id": "a"}], timeout=0.01))
+
+
+def test_a_failure_ends_many_jobs_and_leaves_nothing_behind(broker: Scripted) -> None:
+    """A failed job is raised; what still comes of the others is not taken for a later call's."""
+    master = greeted(broker)
+    failed = {"id": "a", "error": "job_failed", "reason": "too hot"}
+    answers = master.do_many(broker.answering(({"id": "a"}, OK), ({"id": "b"}, OK), ({"id": "c"}, OK, failed)))
+    with pytest.raises(JobFailed, match="too hot"):
+        next(answers)
+    broker.says({"id": "b", "body": 1}, {"id": "first", "body": 2}, {"id": "c", "body": 3}, {"id": "b", "body": 4})
+    assert master.receive().id == "first"
+    # The ids are free again: from here on they are someone else's.
+    assert master.receive() == {"id": "b", "body": 4}
+
+
+def test_giving_up_many_jobs_leaves_nothing_behind(broker: Scripted) -> None:
+    """A loop that is left early does not disturb what comes after it, replies included."""
+    master = greeted(broker)
+    jobs = broker.answering(({"id": "a"},), ({"id": "b"},), ({"id": "c"}, OK, {"id": "a", "body": 1}))
+    for job in master.do_many(jobs):
+        assert job.id == "a"
+        break
+    broker.says(
+        OK, {"id": "first", "body": 2}, OK, {"id": "c", "body": 3}, OK, {"id": "b", "body": 4}, {"id": "z", "body": 5}
+    )
+    broker.says(OK, {"id": "b", "body": 5})
+    master.submit("z")
+    assert [master.receive().id for _ in range(2)] == ["first", "z"]
+    master.submit("b")
+    assert master.receive() == {"id": "b", "body": 5}
+
+
+def test_answers_that_came_before_the_end_are_yielded(broker: Scripted) -> None:
+    """A broker that closes does not take along the answers that it has sent."""
+    master = greeted(broker)
+
+    def jobs() -> Iterator[dict[str, Any]]:
+        yield {"id": "a"}
+        broker.says(OK, OK, {"id": "a", "body": 1}, {"id": "b", "body": 2})
+        yield {"id": "b"}
+        broker.heard()
+        broker.far.close()
+        yield {"id": "c"}
+
+    ended = master.do_many(jobs())
+    assert [next(ended).id for _ in range(2)] == ["a", "b"]
+    with pytest.raises(TransportError, match="the broker closed the connection"):
+        next(ended)
+
+
+def test_errors_of_many_jobs_may_be_yielded(broker: Scripted) -> None:
+    """With return_errors a job that was refused or failed is yielded as its error, and the rest goes on."""
+    master = greeted(broker)
+    jobs = broker.answering(
+        ({"id": "a"}, OK),
+        ({"id": "b"}, {"error": "id_exists", "reason": "b"}),
+        ({"id": "c", "body": "x" * LIMIT_BYTES}, {"id": "a", "error": "job_failed", "reason": "too hot"}),
+        ({"id": "d"}, OK, {"id": "d", "body": 4}),
+    )
+    ended = list(master.do_many(jobs, return_errors=True))
+    assert {job.id: type(job) for job in ended} == {
+        "a": JobFailed,
+        "b": RequestRefused,
+        "c": RequestRefused,
+        "d": Job,
+    }
+
+
+def test_the_same_id_twice_among_many_jobs_is_refused_once(broker: Scripted) -> None:
+    """Of two jobs with one id the first is answered, and the second refused."""
+    master = greeted(broker)
+    refused = {"error": "id_exists", "reason": "a"}
+    jobs = broker.answering(({"id": "a"}, OK), ({"id": "a"}, refused, {"id": "a", "body": 1}))
+    first, second = master.do_many(jobs, return_errors=True)
+    assert isinstance(first, RequestRefused)
+    assert second == {"id": "a", "body": 1}
+
+
+async def test_between_the_answers_of_many_jobs_others_may_be_submitted() -> None:
+    """Two do_many side by side, and submit and receive among them, each get what is theirs."""
+    async with Farm() as farm:
+        farm.serve("echo", lambda body: body)
+
+        def jobs(name: str) -> Iterator[dict[str, Any]]:
+            return ({"type": "echo", "body": [name, n]} for n in range(50))
+
+        def run() -> tuple[list[Any], list[Any], list[Any]]:
+            left: list[Any] = []
+            right: list[Any] = []
+            others: list[Any] = []
+            with farm.master() as master:
+                lefts = master.do_many(jobs("left"), timeout=4, window=7)
+                rights = master.do_many(jobs("right"), timeout=4, window=7)
+                for one, other in zip(lefts, rights, strict=True):
+                    left.append(one.body)
+                    right.append(other.body)
+                    master.submit(type="echo", body=len(left), timeout=4)
+                while len(others) < 50:
+                    others.append(master.receive(timeout=4).body)
+            return left, right, others
+
+        left, right, others = await deferToThread(run)
+        assert sorted(left) == [["left", n] for n in range(50)]
+        assert sorted(right) == [["right", n] for n in range(50)]
+        assert sorted(others) == list(range(1, 51))

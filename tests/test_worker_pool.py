@@ -1,0 +1,279 @@
+"""Child processes, as their parent sees them: real ones."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from twisted.internet.defer import CancelledError
+from twisted.internet.task import Clock
+
+from gloom.messages import Fail, encode_body
+from gloom.worker.pipe import Job, encode_job
+from gloom.worker.pool import Child, ChildError, Unusable, WorkerDied, spawn, start_child
+
+
+@pytest.fixture(autouse=True)
+def in_the_tests_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where worker_functions.py is found."""
+    monkeypatch.chdir(Path(__file__).parent)
+
+
+@pytest.fixture
+def reactor() -> Any:
+    from twisted.internet import reactor
+
+    return reactor
+
+
+@pytest.fixture
+def fifos(tmp_path: Path) -> Iterator[dict[str, str]]:
+    paths = {name: str(tmp_path / name) for name in ("arrived", "go")}
+    for path in paths.values():
+        os.mkfifo(path)
+    # Open at both ends, so that nobody waits for the other.
+    held = [os.open(path, os.O_RDWR) for path in paths.values()]
+    yield paths
+    for one in held:
+        os.close(one)
+
+
+@asynccontextmanager
+async def ready_child(reactor: Any, *work: str) -> AsyncIterator[Child]:
+    child = start_child(reactor, work)
+    try:
+        await child.ready
+        yield child
+    finally:
+        child.kill()
+        if not child.ended.called:
+            await child.ended
+
+
+def function(name: str) -> list[str]:
+    return ["function", f"worker_functions:{name}"]
+
+
+def frame(body: Any) -> bytes:
+    return encode_job(Job("one", "type", 1 << 25, encode_body(body)))
+
+
+async def answer(child: Child, body: Any) -> Any:
+    return msgspec.json.decode(await child.run(frame(body)))
+
+
+async def failure(child: Child, body: Any) -> Fail:
+    with pytest.raises(ChildError) as failed:
+        await child.run(frame(body))
+    return failed.value.fail
+
+
+async def test_a_child_answers_one_job_after_the_other(reactor: Any) -> None:
+    """One process serves many jobs; it is busy while one runs."""
+    async with ready_child(reactor, *function("double")) as child:
+        assert not child.busy
+        running = child.run(frame(1))
+        assert child.busy
+        assert bytes(await running) == b"2"
+        assert not child.busy
+        assert await answer(child, "a") == "aa"
+
+
+async def test_bodies_and_answers_may_be_larger_than_a_pipe(reactor: Any) -> None:
+    """A body of megabytes goes there and back."""
+    body = "x" * (5 << 20)
+    async with ready_child(reactor, *function("echo")) as child:
+        assert await answer(child, body) == body
+
+
+async def test_a_failed_job_leaves_the_child_as_it_was(reactor: Any) -> None:
+    """What a function raises fails its job; the next one runs in the same process."""
+    async with ready_child(reactor, *function("fail")) as child:
+        assert (await failure(child, "one")).reason == "one"
+        assert (await failure(child, "two")).kind == "LookupError"
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "how"),
+    [
+        ("die", 3, "the worker process ended with exit status 3"),
+        ("crash", None, "the worker process was killed by SIGSEGV"),
+    ],
+)
+async def test_a_dead_child_fails_its_job_with_another_try(reactor: Any, name: str, body: Any, how: str) -> None:
+    """A process that ends with a job in hand fails that job as WorkerDied, to be tried again."""
+    async with ready_child(reactor, *function(name)) as child:
+        assert await failure(child, body) == Fail(how, kind="WorkerDied", retry=True)
+        assert await failure(child, body) == Fail(how, kind="WorkerDied", retry=True)
+
+
+async def test_an_unnamed_signal_is_told_by_its_number(reactor: Any) -> None:
+    """A real-time signal has no name."""
+    async with ready_child(reactor, *function("pid")) as child:
+        os.kill(child.pid, 40)
+        assert await child.ended == "the worker process was killed by signal 40"
+
+
+async def test_its_owner_hears_of_the_end_before_the_job_does(reactor: Any) -> None:
+    """Who is told first can still say that it takes no more jobs."""
+    heard: list[str] = []
+    async with ready_child(reactor, *function("die")) as child:
+        child.ended.addCallback(lambda _: heard.append("ended"))
+        with pytest.raises(WorkerDied):
+            await child.run(frame(0))
+        heard.append("job")
+    assert heard == ["ended", "job"]
+
+
+async def test_a_function_that_is_not_there_makes_the_child_unusable(reactor: Any) -> None:
+    """A child that cannot load its function says why, and ends."""
+    child = start_child(reactor, function("no_such_function"))
+    with pytest.raises(Unusable) as unusable:
+        await child.ready
+    assert unusable.value.fail.kind == "CannotLoad"
+    assert await child.ended == "the worker process ended with exit status 1"
+
+
+async def test_a_module_with_a_reactor_of_its_own_is_refused(reactor: Any, tmp_path: Path) -> None:
+    """Twisted's reactor is asyncio's in a child; a module that installs another is told so at once."""
+    (tmp_path / "own.py").write_text("from twisted.internet import pollreactor\npollreactor.install()\nserve = print\n")
+    os.chdir(tmp_path)
+    child = start_child(reactor, ["function", "own:serve"])
+    with pytest.raises(Unusable, match="installs a reactor of its own, PollReactor; here it is asyncio's"):
+        await child.ready
+    await child.ended
+
+
+async def test_a_child_that_dies_early_is_never_ready(reactor: Any) -> None:
+    """A module that takes the process down while it is imported is told, not waited for."""
+    child = start_child(reactor, ["function"])  # it has no target, and ends with an IndexError
+    with pytest.raises(ChildError):
+        await child.ready
+    await child.ended
+
+
+async def test_a_cancelled_job_is_left_a_moment_to_end(reactor: Any, fifos: dict[str, str]) -> None:
+    """A job that nobody waits for may end by itself; then the process is free again, and the same."""
+    async with ready_child(reactor, *function("arrive_and_wait")) as child:
+        running = child.run(frame(fifos))
+        free = child.when_free()
+        running.cancel()
+        with pytest.raises(CancelledError):
+            await running
+        assert child.busy
+        assert not free.called
+        Path(fifos["go"]).write_text("\n")
+        await free
+        assert not child.busy
+        Path(fifos["go"]).write_text("\n")
+        assert await answer(child, fifos) == child.pid
+
+
+async def test_a_cancelled_job_that_does_not_end_is_killed(reactor: Any, fifos: dict[str, str]) -> None:
+    """After a second the process of a job that nobody waits for is killed."""
+    clock = Clock()
+    child = Child(clock)
+    spawn(reactor, child, function("arrive_and_wait"))
+    await child.ready
+    running = child.run(frame(fifos))
+    running.cancel()
+    with pytest.raises(CancelledError):
+        await running
+    clock.advance(0.9)
+    os.kill(child.pid, 0)
+    clock.advance(0.1)
+    assert await child.ended == "the worker process was killed by SIGKILL"
+    assert not clock.getDelayedCalls()
+
+
+async def test_an_idle_child_ends_by_itself_when_it_is_asked(reactor: Any) -> None:
+    """There are no more jobs: the process ends as a program ends, with status 0."""
+    async with ready_child(reactor, *function("double")) as child:
+        child.end()
+        assert await child.ended == "the worker process ended with exit status 0"
+        child.end()
+        child.kill()
+
+
+async def test_a_child_that_does_not_end_is_killed(reactor: Any) -> None:
+    """Threads that a function has left would keep the process; after five seconds it is killed."""
+    clock = Clock()
+    child = Child(clock)
+    spawn(reactor, child, function("never_ends"))
+    await child.ready
+    await child.run(frame(None))
+    child.end()
+    clock.advance(5)
+    assert await child.ended == "the worker process was killed by SIGKILL"
+
+
+async def test_what_a_job_has_started_ends_with_the_child(reactor: Any, fifos: dict[str, str]) -> None:
+    """Programs that jobs have left in the child's process group are killed when it ends."""
+    async with ready_child(reactor, *function("leave_a_process")) as child:
+        await child.run(frame(fifos))
+        with Path(fifos["arrived"]).open() as arrived:
+            program = os.pidfd_open(int(arrived.readline()))
+        child.end()
+        await child.ended
+    assert _has_ended(program)
+
+
+def _has_ended(pid_fd: int) -> bool:
+    readable, _, _ = select.select([pid_fd], [], [], 5)
+    os.close(pid_fd)
+    return bool(readable)
+
+
+async def test_stop_signals_are_the_parents_business(reactor: Any) -> None:
+    """SIGINT, SIGTERM and SIGHUP do not disturb a job; programs that it starts get them as usual."""
+    async with ready_child(reactor, *function("signals_are_left_alone")) as child:
+        assert await answer(child, None) == "SIGTERM"
+
+
+async def test_a_signal_while_it_starts_does_no_harm(reactor: Any) -> None:
+    """Ctrl-C just after a worker was started does not break children that have not left the terminal yet."""
+    child = start_child(reactor, function("double"))
+    os.kill(child.pid, signal.SIGINT)
+    await child.ready
+    assert await answer(child, 1) == 2
+    child.end()
+    await child.ended
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "result"),
+    [
+        ("returns_deferred", 1, 2),
+        ("on_both", 1, 4),
+        ("runs_a_program", "hello", "hello\n"),
+        ("on_asyncio", 1, 2),
+    ],
+)
+async def test_functions_may_use_asyncio_and_twisted(reactor: Any, name: str, body: Any, result: Any) -> None:
+    """Coroutines and Deferreds with timers, threads and processes of Twisted's reactor answer, job after job."""
+    async with ready_child(reactor, *function(name)) as child:
+        assert await answer(child, body) == result
+        assert await answer(child, body) == result
+        child.end()
+        assert await child.ended == "the worker process ended with exit status 0"
+
+
+async def test_a_program_answers_in_a_child(reactor: Any) -> None:
+    """The kinds of work that are programs run in children too."""
+    async with ready_child(reactor, "text", "tr", "a", "b") as child:
+        assert await answer(child, "banana") == "bbnbnb"
+    async with ready_child(reactor, "json", "cat") as child:
+        assert await answer(child, ["banana"]) == ["banana"]
+
+
+async def test_standard_input_is_empty(reactor: Any) -> None:
+    """A job that reads standard input finds its end, not the worker's terminal."""
+    async with ready_child(reactor, *function("sys.stdin.read")) as child:
+        assert await answer(child, 1) == ""
