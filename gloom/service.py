@@ -168,6 +168,7 @@ class BrokerService(MultiService):
         slave_endpoints: Sequence[IStreamServerEndpoint],
     ) -> None:
         super().__init__()
+        self._reactor = reactor
         clock: IReactorTime = reactor
         flushes = FlushTurn(clock)
         self.masters = PeerFactory(MasterProtocol, broker, settings, clock, flushes)
@@ -181,7 +182,12 @@ class BrokerService(MultiService):
 
     def startService(self) -> None:
         super().startService()
-        self.log.info("gloom {version} is up", version=gloom.__version__)
+        # Not before signals are heard: who waits for this line may stop it at once.
+        self._reactor.callWhenRunning(self._is_up)
+
+    def _is_up(self) -> None:
+        if self.running:
+            self.log.info("gloom {version} is up", version=gloom.__version__)
 
     def stopService(self) -> Deferred[None]:
         Service.stopService(self)

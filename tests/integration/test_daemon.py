@@ -177,7 +177,7 @@ def test_twist_runs_it_too(tmp_path: Path) -> None:
             ports: list[int] = []
             for line in process.stdout:
                 ports += map(int, re.findall(r"(?:masters|slaves) on 127.0.0.1:(\d+)", line))
-                if "Starting reactor" in line:
+                if "is up" in line:
                     break
             with Peer.tcp(ports[0]) as master, Peer.tcp(ports[1]) as slave:
                 do_jobs(master, slave)
@@ -358,7 +358,10 @@ def test_sigterm_stops_cleanly_and_quickly_with_peers_connected(daemon: Callable
         assert slave.receive()["id"] == 1
         begun = monotonic()
         broker.process.send_signal(signal.SIGTERM)
-        assert (master.receive(), slave.receive()) == (None, None)
+        assert master.receive() is None
+        master.close()
+        assert slave.receive() is None
+        slave.close()
         assert broker.process.wait(STOPPING_SECONDS) == -signal.SIGTERM
     assert monotonic() - begun < 3
     broker.stop()
