@@ -206,7 +206,12 @@ class BrokerService(MultiService):
     def startService(self) -> None:
         super().startService()
         self._warn_if_open()
-        self.log.info("gloom {version} is up", version=gloom.__version__)
+        # Not before signals are heard: who waits for this line may stop it at once.
+        self._reactor.callWhenRunning(self._is_up)
+
+    def _is_up(self) -> None:
+        if self.running:
+            self.log.info("gloom {version} is up", version=gloom.__version__)
 
     def _warn_if_open(self) -> None:
         if not any(listener.is_reachable for listener in self.listeners):

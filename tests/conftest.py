@@ -33,6 +33,12 @@ def _limited(function: Callable[..., Any], seconds: float) -> Callable[..., Any]
     return run
 
 
+def pytest_collection_finish() -> None:
+    # Each test ends with a collection (below); what is loaded by now will not become garbage.
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> None:
     marker = pyfuncitem.get_closest_marker("deferred_timeout")

@@ -16,6 +16,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import LogLevel, formatEvent
 from zope.interface import implementer
 
+import gloom
 from gloom.broker import MemoryBroker
 from gloom.errors import StartupError
 from gloom.framing import to_frame
@@ -97,17 +98,37 @@ def start(service: Any) -> list[str]:
     return lines(events)
 
 
+def run(reactor: MemoryReactorClock) -> list[str]:
+    """Have the reactor say that it runs, and return what is logged then."""
+    with logged("gloom.service") as events:
+        for call, args, kwargs in reactor.whenRunningHooks:
+            call(*args, **kwargs)
+    return lines(events)
+
+
 # Starting
 
 
 def test_a_start_says_where_masters_and_slaves_connect() -> None:
-    """The log names each port's role and address, then that gloom is up."""
+    """The log names each port's role and address."""
     service = service_on(IPv4Address("TCP", "10.0.0.5", 9998), IPv4Address("TCP", "0.0.0.0", 9999))
-    masters, slaves, up = start(service)
-    assert masters == "masters on 10.0.0.5:9998"
-    assert slaves == "slaves on 0.0.0.0:9999"
-    assert up.startswith("gloom ")
-    assert up.endswith(" is up")
+    assert start(service) == ["masters on 10.0.0.5:9998", "slaves on 0.0.0.0:9999"]
+
+
+def test_up_is_said_when_the_reactor_runs() -> None:
+    """Who waits for the line can send jobs, and signals: before the reactor runs SIGTERM is no clean stop."""
+    reactor = MemoryReactorClock()
+    start(service_on(HERE, HERE, reactor))
+    assert run(reactor) == [f"gloom {gloom.__version__} is up"]
+
+
+def test_a_service_that_stops_before_the_reactor_runs_is_never_up() -> None:
+    """A start that failed is not reported as up afterwards."""
+    reactor = MemoryReactorClock()
+    service = service_on(HERE, HERE, reactor)
+    start(service)
+    service.stopService()
+    assert run(reactor) == []
 
 
 @pytest.mark.parametrize(
@@ -210,9 +231,10 @@ def test_a_place_that_cannot_be_had_stops_the_start(error: Exception, line: str)
 
 def test_the_second_port_that_is_taken_fails_the_whole_start() -> None:
     """A broker with one of its two ports does not come up."""
-    with logged("gloom.service") as events, pytest.raises(StartupError, match="for slaves on"):
-        service_on(HERE, taken(port=9999)).privilegedStartService()
-    assert not [line for line in lines(events) if "is up" in line]
+    reactor = MemoryReactorClock()
+    with pytest.raises(StartupError, match="for slaves on"):
+        service_on(HERE, taken(port=9999), reactor).privilegedStartService()
+    assert run(reactor) == []
 
 
 def test_a_late_failure_stops_the_daemon_with_a_status() -> None:
@@ -234,8 +256,7 @@ def test_a_failure_just_before_the_reactor_runs_stops_it_when_it_does() -> None:
     start(listening(result, reactor, statuses))
     result.errback(taken())
     assert not reactor.hasStopped
-    for call, args, kwargs in reactor.whenRunningHooks:
-        call(*args, **kwargs)
+    run(reactor)
     assert reactor.hasStopped
     assert statuses == [1]
 

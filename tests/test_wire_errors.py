@@ -250,12 +250,18 @@ def test_a_longer_frame_is_refused_by_its_header(header: bytes) -> None:
 
 
 def test_what_follows_a_closing_mistake_is_thrown_away() -> None:
-    """Requests behind the one that ended the connection are not carried out."""
+    """Requests behind the one that ended the connection are not carried out, on either port."""
     gloom = MemoryGloom()
-    master = gloom.master()
+    master, idle = gloom.master(), slave_of(gloom)
     master.send_bytes(to_frame(b"nonsense") + to_frame(bytes_of(submit(1))))
     assert [reply["error"] for reply in master.take()] == ["invalid_json"]
-    assert served(slave_of(gloom)) == []
+    assert idle.take() == []
+    idle.drop()
+    other = gloom.master()
+    other.ask(submit(2))
+    busy_slave_of(gloom, 2).send_bytes(to_frame(b"") + to_frame(bytes_of(respond())))
+    assert other.take() == []
+    assert served(slave_of(gloom)) == [2]
 
 
 def test_ten_thousand_frames_in_one_piece() -> None:

@@ -263,6 +263,20 @@ def test_a_queued_job_lives_while_one_master_does() -> None:
     assert second.take() == [answer(1)]
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_queued_job_is_dropped_with_its_last_master(order: tuple[int, int]) -> None:
+    """When both of its masters have gone, in whichever order, nobody serves a job, and its id is free."""
+    gloom = MemoryGloom()
+    masters = [gloom.master(), extended(gloom.master())]
+    masters[0].ask(submit(1))
+    masters[1].ask(attach(1))
+    for which in order:
+        assert gloom.master().ask(submit(1))[0]["error"] == "id_exists"
+        masters[which].drop()
+    assert served(slave_of(gloom)) == []
+    assert gloom.master().ask(submit(1)) == [OK]
+
+
 def test_an_orphan_finds_a_master_again() -> None:
     """A master that comes back in time gets the answer of the job that it had left."""
     gloom = MemoryGloom()

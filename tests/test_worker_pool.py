@@ -19,6 +19,9 @@ from gloom.messages import Fail, encode_body
 from gloom.worker.pipe import Job, encode_job
 from gloom.worker.pool import Child, ChildError, Unusable, WorkerDied, spawn, start_child
 
+# Interpreters are started, on machines that do other things too.
+pytestmark = pytest.mark.deferred_timeout(20)
+
 
 @pytest.fixture(autouse=True)
 def in_the_tests_directory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,6 +115,16 @@ async def test_a_dead_child_fails_its_job_with_another_try(reactor: Any, name: s
     async with ready_child(reactor, *function(name)) as child:
         assert await failure(child, body) == Fail(how, kind="WorkerDied", retry=True)
         assert await failure(child, body) == Fail(how, kind="WorkerDied", retry=True)
+
+
+async def test_a_job_for_a_child_that_has_just_died_is_tried_again(reactor: Any) -> None:
+    """A process that is dead, and not yet known to be, fails the job that it is given like one in hand."""
+    async with ready_child(reactor, *function("double")) as child:
+        os.kill(child.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        assert await failure(child, 1) == Fail(
+            "the worker process was killed by SIGKILL", kind="WorkerDied", retry=True
+        )
 
 
 async def test_an_unnamed_signal_is_told_by_its_number(reactor: Any) -> None:

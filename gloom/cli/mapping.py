@@ -135,7 +135,7 @@ class Mapping:
             return nullcontext()
         status = os.fstat(self._lines.fileno())
         total = status.st_size if stat.S_ISREG(status.st_mode) else None
-        return Bar(self._reactor, self._tally, lambda: self._lines.read_bytes, total)
+        return Bar(self._reactor, self._tally, lambda: self._lines.taken_bytes, total)
 
     def _stdout_ended(self) -> None:
         if self._running is not None:

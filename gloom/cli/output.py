@@ -19,12 +19,17 @@ class StdoutClosed(GloomError):
 
 
 def say(text: str) -> None:
-    """Print *text* on standard error, as gloom's."""
+    """Print *text* on standard error, as gloom's among the messages of other programs."""
+    tell(f"gloom: {text}")
+
+
+def tell(text: str) -> None:
+    """Print *text* on standard error."""
     # Looked up at each call: a progress bar puts its own stream there, and stays below the line.
     if sys.stderr is not None:
         # An OSError: the terminal is gone, and with it whoever would have read this.
         with suppress(OSError):
-            print(f"gloom: {text}", file=sys.stderr, flush=True)
+            print(text, file=sys.stderr, flush=True)
 
 
 def on_terminal(stream: TextIO | None) -> bool:

@@ -13,10 +13,11 @@ from typing import Any
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 
-from gloom.cli.output import on_terminal, say
+from gloom.cli.output import on_terminal, say, tell
 
 _REFRESH_SECONDS = 0.2
 _RECENT_SECONDS = 3.0
+_LINE_SECONDS = 1.0
 _PATIENCE_SECONDS = 2.0
 
 
@@ -85,12 +86,12 @@ class Bar:
 
         self._tally = tally
         self._position = position
+        when = [TimeRemainingColumn(), TextColumn("left")] if total else [TimeElapsedColumn()]
         self._bar = Progress(
             BarColumn(),
-            TextColumn("[progress.percentage]{task.percentage:>3.0f}%" if total else ""),
+            TextColumn("{task.percentage:>3.0f}%" if total else ""),
             TextColumn("{task.description}"),
-            TimeElapsedColumn(),
-            *([TimeRemainingColumn()] if total else []),
+            *when,
             console=Console(stderr=True),
             auto_refresh=False,
             transient=True,
@@ -114,6 +115,34 @@ class Bar:
     def _text(self) -> str:
         failed = f" [red]{self._tally.failed:,} failed[/]" if self._tally.failed else ""
         return f"{self._tally.done:,} jobs{failed} {self._tally.recent_jobs_per_second():,.0f} jobs/s"
+
+
+class ProgressLines:
+    """
+    Progress where there is no terminal: now and then a line on standard error; a context manager.
+
+    Args:
+        clock: When to print.
+        tally: What to tell.
+        total: How many jobs there are.
+    """
+
+    def __init__(self, clock: IReactorTime, tally: Tally, total: int) -> None:
+        self._tally = tally
+        self._total = total
+        self._printing = LoopingCall(self._print)
+        self._printing.clock = clock
+
+    def __enter__(self) -> ProgressLines:
+        self._printing.start(_LINE_SECONDS, now=False)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._printing.stop()
+
+    def _print(self) -> None:
+        rate = self._tally.recent_jobs_per_second()
+        tell(f"{self._tally.done:,} of {self._total:,} jobs, {rate:,.0f} jobs/s")
 
 
 class Patience:

@@ -27,9 +27,15 @@ _PENDING_BYTES = 256 * 1024
 
 
 class LineTooLong(RequestRefused):
-    """A line has more bytes than the broker takes in a frame; nothing of it was kept."""
+    """
+    A line has more bytes than the broker takes in a frame; nothing of it was kept.
+
+    Attributes:
+        size: The bytes that it had.
+    """
 
     def __init__(self, size: int, limit: int) -> None:
+        self.size = size
         super().__init__("size_error", f"the line has {size} bytes, the broker takes {limit}")
 
 
@@ -47,14 +53,14 @@ class Lines:
         max_line_bytes: Longest line that is kept.
 
     Attributes:
-        read_bytes: How much was read.
+        taken_bytes: How much of the file the lines that were taken are.
 
     Raises:
         GloomError: From the iteration, when the file cannot be read.
     """
 
     def __init__(self, reactor: Any, descriptor: int, max_line_bytes: int) -> None:
-        self.read_bytes = 0
+        self.taken_bytes = 0
         self._reactor = reactor
         self._descriptor = descriptor
         self._max_line_bytes = max_line_bytes
@@ -78,7 +84,9 @@ class Lines:
             self._wanted = Deferred(lambda _: self._reactor.removeReader(self))
             self._reactor.addReader(self)
             await self._wanted
-        return self._lines.popleft()
+        line = self._lines.popleft()
+        self.taken_bytes += 1 + (line.size if isinstance(line, LineTooLong) else len(line))
+        return line
 
     def fileno(self) -> int:
         return self._descriptor
@@ -114,7 +122,6 @@ class Lines:
             if self._pieces_bytes:
                 self._end_line()
             return
-        self.read_bytes += len(data)
         first, *others = data.split(b"\n")
         self._keep(first)
         for other in others:

@@ -15,7 +15,7 @@ from msgspec import Raw
 from twisted.internet.defer import Deferred
 
 from gloom.cli.connect import connected_master
-from gloom.cli.output import on_terminal, print_out, say
+from gloom.cli.output import on_terminal, print_out, say, tell
 from gloom.cli.progress import Patience
 from gloom.cli.run import FAILED, NO_ANSWER
 from gloom.cli.values import error_fields, to_json, to_plain
@@ -102,7 +102,7 @@ def _print_failure(job: Submission, id: str, error: GloomError) -> None:
             fields |= {"traceback": error.traceback, "attempts": error.attempts}
         print_out(msgspec.json.encode(fields) + b"\n")
     if job.traceback and isinstance(error, JobFailed) and error.traceback:
-        print(error.traceback.rstrip(), file=sys.stderr)
+        tell(error.traceback.rstrip())
     say(_failure(error))
 
 

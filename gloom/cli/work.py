@@ -84,9 +84,9 @@ def _short_text(_context: click.Context, _parameter: click.Parameter, value: str
 @click.option(
     "--finish-seconds",
     metavar="SECONDS",
-    type=click.FloatRange(0, 1e9),
-    default=30.0,
-    show_default="30",
+    type=click.FloatRange(0, 86400),
+    default=30,
+    show_default=True,
     help="How long Ctrl-C or SIGTERM waits for jobs in hand.",
 )
 @click.option("-v", "--verbose", is_flag=True, help="Log tracebacks of jobs that fail, and connections.")
@@ -101,7 +101,7 @@ def command(
     verbose: bool,
     **options: Any,
 ) -> None:
-    r"""
+    """
     Take jobs of one type, and answer them with a Python function or a program.
 
     A function gets a job's body and returns the answer: plain Python values
@@ -193,10 +193,9 @@ async def _finish(worker: Worker) -> int:
 
 
 def _why(work: Sequence[str], error: ChildError) -> str:
-    text = f"cannot work with {' '.join(work[1:])}: "
-    if error.fail.traceback is None:
-        return text + error.fail.reason
-    return f"{text}\n{error.fail.traceback.rstrip()}"
+    told = error.fail
+    reason = told.reason if told.traceback is None else f"\n{told.traceback.rstrip()}"
+    return f"cannot work with {' '.join(work[1:])}: {reason}"
 
 
 @implementer(ILogObserver)

@@ -21,7 +21,7 @@ from twisted.python.failure import Failure
 from gloom.client.framebuffer import FrameBuffer, to_frame
 from gloom.errors import GloomError
 from gloom.messages import Fail
-from gloom.worker.pipe import ANSWER, FAILURE, JOBS_FD, OUTCOMES_FD, READY, UNUSABLE, decode_failure
+from gloom.worker.pipe import ANSWER, JOBS_FD, OUTCOMES_FD, READY, UNUSABLE, decode_failure
 from gloom.worker.process import STOP_SIGNALS
 
 # What a run that nobody waits for any more may take: most jobs end sooner than a new process is up.
@@ -176,7 +176,7 @@ class Child(ProcessProtocol):
             self.ready.errback(Unusable(decode_failure(content)))
         elif kind == ANSWER:
             self._settle(Raw(content))
-        elif kind == FAILURE:
+        else:
             self._settle(ChildError(decode_failure(content)))
 
     def _settle(self, result: Raw | ChildError) -> None:

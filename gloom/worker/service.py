@@ -207,6 +207,8 @@ class Slot:
             try:
                 await self.child.ready
             except ChildError as error:
+                self.child.end()
+                await self.child.ended
                 if self._stopping or not self._cannot_start(error):
                     return
                 self._failures += 1
