@@ -143,7 +143,7 @@ from twisted.internet.defer import Deferred
 from gloom.client.deferred import Slave
 
 def function(body):
-    figure("in hand", flush=True)
+    print("in hand", flush=True)
     return Deferred()
 
 Slave(sys.argv[1], "work", function, reactor=reactor).startService()
