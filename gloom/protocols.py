@@ -1,7 +1,7 @@
 """
 A frame becomes a verb of the broker; what the broker says becomes frames.
 
-Implements docs/protocol.md, sections 2 to 4, between `gloom.messages` and
+Implements docs/protocol.md, sections 1 to 4, between `gloom.messages` and
 `gloom.interfaces.IBroker`. No job logic here, and no Deferred: everything is
 synchronous. The one place where an exception becomes an error frame.
 """
@@ -44,6 +44,7 @@ from gloom.messages import (
     encode_failure,
     encode_job,
     encode_welcome,
+    quote,
 )
 from gloom.settings import Settings
 
@@ -87,6 +88,7 @@ class PeerProtocol(FrameProtocol):
         self._heard = False
         self._heartbeat_seconds = 0.0
         self._heartbeat: IDelayedCall | None = None
+        self._is_gone = False
 
     # What the transport tells
 
@@ -117,7 +119,22 @@ class PeerProtocol(FrameProtocol):
         if self._heartbeat is not None:
             self._heartbeat.cancel()
             self._heartbeat = None
+        self._go()
         self.factory.peer_lost(self)
+
+    def close(self) -> None:
+        """See `FrameProtocol.close`; the broker gives no more to a peer that is told to go."""
+        super().close()
+        self._go()
+
+    def _go(self) -> None:
+        if not self._is_gone:
+            self._is_gone = True
+            self.gone()
+
+    def gone(self) -> None:
+        """Tell the broker that this peer has gone."""
+        raise NotImplementedError
 
     # What is said to the peer
 
@@ -141,7 +158,7 @@ class PeerProtocol(FrameProtocol):
             raise InvalidState("hello was said already on this connection")
         if request.version != PROTOCOL_VERSION:
             raise UnsupportedVersion(
-                f"version {request.version} is not spoken here; this broker has {PROTOCOL_VERSION}"
+                f"version {quote(str(request.version).encode())} is not spoken here; this broker has {PROTOCOL_VERSION}"
             )
         self.is_extended = True
         self._decode = self.extended.decode
@@ -181,8 +198,8 @@ class MasterProtocol(PeerProtocol):
         super().connectionMade()
         self._master = self._broker.master_connected(self)
 
-    def connectionLost(self, reason: TwistedFailure = TwistedFailure(Exception())) -> None:  # noqa: B008
-        super().connectionLost(reason)
+    def gone(self) -> None:
+        """See `PeerProtocol.gone`."""
         self._broker.master_lost(self._master, self._seconds())
 
     def submit(self, request: Submit) -> None:
@@ -234,8 +251,8 @@ class SlaveProtocol(PeerProtocol):
         super().connectionMade()
         self._slave = self._broker.slave_connected(self)
 
-    def connectionLost(self, reason: TwistedFailure = TwistedFailure(Exception())) -> None:  # noqa: B008
-        super().connectionLost(reason)
+    def gone(self) -> None:
+        """See `PeerProtocol.gone`."""
         self._broker.slave_lost(self._slave, self._seconds())
 
     def join(self, request: Join) -> None:
