@@ -2,7 +2,7 @@
 Every exception of gloom; those that travel on the wire carry their code.
 
 Two branches: a `ProtocolError` says that the other end broke
-docs/protocol.md (a broker answers it, see section 3 there); a
+docs/protocol.md (a broker answers it, see section 2 there); a
 `TransportError` or a `ServerError` is what a client library raises to its
 user. Anything else that escapes is a bug. This room imports nothing.
 """
@@ -164,7 +164,7 @@ class ServerError(GloomError):
     The broker answered with an error.
 
     Attributes:
-        error: The stable code (docs/protocol.md, section 3).
+        error: The stable code (docs/protocol.md, section 2).
         reason: The broker's explanation.
         id: The job it concerns, where one is known.
     """

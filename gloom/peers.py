@@ -34,7 +34,18 @@ from gloom.errors import (
 )
 from gloom.framing import FlushTurn, FrameProtocol, StallWatch, to_frame
 from gloom.interfaces import IBroker
-from gloom.messages import OK, PROTOCOL_VERSION, QUIET, Hello, Ping, Request, Vocabulary, encode_error, encode_welcome
+from gloom.messages import (
+    OK,
+    PROTOCOL_VERSION,
+    QUIET,
+    Hello,
+    Ping,
+    Request,
+    Vocabulary,
+    encode_error,
+    encode_welcome,
+    quote,
+)
 from gloom.settings import Settings
 
 OK_FRAME = to_frame(OK)
@@ -160,6 +171,7 @@ class PeerProtocol(FrameProtocol):
         self._access = around.access
         self._identity: Identity | None = None
         self._is_extended = False
+        self._is_gone = False
         self._seconds = around.clock.seconds
         self._decode: Callable[[bytes], Request] = self.base.decode if self._access is None else self._decode_stranger
         self._heard = False
@@ -205,8 +217,18 @@ class PeerProtocol(FrameProtocol):
     def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008
         super().connectionLost(reason)
         self._set_deadline(None)
-        self.leave_broker()
+        self._go()
         self.factory.peer_lost(self)
+
+    def close(self) -> None:
+        """See `FrameProtocol.close`; the broker gives no more to a peer that is told to go."""
+        super().close()
+        self._go()
+
+    def _go(self) -> None:
+        if not self._is_gone:
+            self._is_gone = True
+            self.gone()
 
     # What each port does
 
@@ -214,8 +236,8 @@ class PeerProtocol(FrameProtocol):
         """Make the connection known to the broker."""
         raise NotImplementedError
 
-    def leave_broker(self) -> None:
-        """Tell the broker that the connection has ended."""
+    def gone(self) -> None:
+        """Tell the broker that this peer has gone."""
         raise NotImplementedError
 
     # What is said to the peer
@@ -289,8 +311,8 @@ class PeerProtocol(FrameProtocol):
         if self._is_extended:
             raise InvalidState("hello was said already on this connection")
         if request.version != PROTOCOL_VERSION:
-            spoken = f"this broker has {PROTOCOL_VERSION}"
-            raise UnsupportedVersion(f"version {request.version} is not spoken here; {spoken}")
+            asked = quote(str(request.version).encode())
+            raise UnsupportedVersion(f"version {asked} is not spoken here; this broker has {PROTOCOL_VERSION}")
         if self._access is not None:
             self._authorize(self._access, request.token)
         self._is_extended = True

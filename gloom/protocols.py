@@ -68,7 +68,7 @@ class MasterProtocol(PeerProtocol):
     def enter(self) -> None:
         self._master = self._broker.master_connected(self)
 
-    def leave_broker(self) -> None:
+    def gone(self) -> None:
         self._broker.master_lost(self._master, self._seconds())
 
     def hello(self, request: Hello) -> None:
@@ -191,7 +191,7 @@ class SlaveProtocol(PeerProtocol):
     def enter(self) -> None:
         self._slave = self._broker.slave_connected(self)
 
-    def leave_broker(self) -> None:
+    def gone(self) -> None:
         self._broker.slave_lost(self._slave, self._seconds())
 
     # Verbs

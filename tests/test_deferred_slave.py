@@ -502,6 +502,24 @@ def test_stopping_waits_for_a_cancelled_job_too(farm: Farm) -> None:
     assert farm.result(answer) == 1
 
 
+def test_the_end_of_a_cancelled_job_does_not_end_the_wait_for_the_one_in_hand(farm: Farm) -> None:
+    """Stopping waits for both: the one that a lost connection has cancelled, and the one that came after it."""
+    work = Stubborn()
+    slave = farm.slave("work", work)
+    answer = farm.master().submit("work", 1)
+    farm.advance()
+    farm.drop()
+    stopped = slave.stopService()
+    farm.advance()
+    work.runs[0].callback(None)
+    farm.advance(1)
+    assert not stopped.called
+    work.runs[1].callback("finished")
+    assert farm.result(answer) == "finished"
+    farm.result(stopped)
+    assert work.cancelled == 1
+
+
 def test_a_stopped_slave_starts_again(farm: Farm) -> None:
     """It joins and serves as before, any number of times."""
     slave, master = farm.slave("echo", lambda body: body), farm.master()

@@ -59,7 +59,7 @@ class _Unanswered:
         request: What is sent, and sent again.
         deferred: Fires with the answer.
         sent: Whether a broker may have it.
-        accepted: Whether the broker said ok to it on the present connection.
+        accepted: Whether a broker has said ok to it.
     """
 
     __slots__ = ("accepted", "deferred", "request", "sent")
@@ -207,7 +207,6 @@ class Master(BrokerLink):
         request = job.request
         # Sent before: the broker may have it still, and then this is its master again.
         request.attach = job.sent
-        job.accepted = False
         try:
             too_large = connection.oversize(request, request.body)
             if too_large is None:

@@ -1,5 +1,5 @@
 """
-Bytes into frames for clients that read their own socket (docs/protocol.md, section 2).
+Bytes into frames for clients that read their own socket (docs/protocol.md, section 1).
 
 `gloom.framing` does it for Twisted's connections.
 """

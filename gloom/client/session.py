@@ -1,7 +1,7 @@
 """
 The client's side of the protocol without input or output: requests out, events in.
 
-Implements docs/protocol.md, sections 3 and 4, "Replies": they come in the
+Implements docs/protocol.md, section 1.4: they come in the
 order of the requests, so a session remembers which request is the oldest
 unanswered one. Shared by every client; imports no Twisted.
 """
@@ -87,7 +87,7 @@ class Session:
 
         Returns:
             None for a kind of message that this version does not know
-            (unknown kinds are ignored, section 1).
+            (unknown kinds are ignored, section 1.4).
 
         Raises:
             ProtocolError: It is not a message, or a reply without a request.

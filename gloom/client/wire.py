@@ -2,7 +2,7 @@
 One socket to a broker, used by blocking calls: frames, deadlines, and who an event is for.
 
 `gloom.client.blocking` stands on it. Knows no job beyond its id and no body;
-imports no Twisted, and so has its own reading of frames (docs/protocol.md, section 2).
+imports no Twisted, and so has its own reading of frames (docs/protocol.md, section 1).
 """
 
 from __future__ import annotations

@@ -169,3 +169,19 @@ def test_the_master_in_python_submits(daemon: Callable[..., Daemon], tmp_path: P
     slave.socket.close()
     assert sorted(output.splitlines()) == ["ONE", f"job_failed the slave {slave.address} disappeared (1 attempt)"]
     assert master.returncode == 0
+
+
+def test_a_slave_that_is_told_to_go_gets_no_job(daemon: Callable[..., Daemon]) -> None:
+    """After an error that closes, a slave that does not close its side loses its job at once and gets no other."""
+    broker = daemon("--retries=0")
+    master, slave, other = Connection(broker.master_port), Connection(broker.slave_port), Connection(broker.slave_port)
+    with closing(master.socket), closing(slave.socket), closing(other.socket):
+        slave.send(b'{"action":"join","type":"up"}')
+        assert slave.receive() == '{"ok":true}'
+        slave.send(b"nonsense")
+        assert json.loads(slave.receive())["error"] == "invalid_json"
+        master.send(b'{"action":"submit","id":1,"type":"up","body":1}')
+        assert master.receive() == '{"ok":true}'
+        other.send(b'{"action":"join","type":"up"}')
+        assert other.receive() == '{"ok":true}'
+        assert other.receive() == '{"action":"job","id":1,"type":"up","body":1}'
