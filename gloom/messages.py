@@ -131,7 +131,7 @@ FIELD_RULES = {
     "body": "any JSON value",
     "version": "an integer",
     "name": "a string of 1 to 255 characters or null",
-    "heartbeat": "a number of seconds, 0 or more",
+    "heartbeat": "a number of seconds, 0 to 1000000000",
     "attach": "true or false",
     "reason": "a string",
     "kind": "a string of 1 to 255 characters or null",
@@ -180,7 +180,7 @@ class Vocabulary:
         Turn one frame's payload into a request.
 
         Raises:
-            ProtocolError: The frame breaks section 2 or 3; the reason names
+            ProtocolError: The frame breaks sections 1 to 4; the reason names
                 the field, what it may hold and what it held.
         """
         try:
@@ -340,6 +340,9 @@ def encode_body(value: Any) -> Raw:
     """
     Return *value* as JSON.
 
+    Beyond what `json` takes, msgspec writes bytes as base64, sets as lists,
+    dates and UUIDs as text, dataclasses as objects: they come back as those.
+
     Raises:
         BodyError: JSON cannot carry it: an object of another kind, NaN or an
             infinity, a lone surrogate, nesting without an end.
@@ -355,7 +358,8 @@ def encode_body(value: Any) -> Raw:
 
 
 def _refuse_nan(value: Any) -> None:
-    json.dumps(value, allow_nan=False, skipkeys=True, default=lambda _: None)
+    # to_builtins, since json looks into neither sets nor dataclasses.
+    json.dumps(msgspec.to_builtins(value), allow_nan=False)
 
 
 def decode_body(body: bytes | Raw) -> Any:
