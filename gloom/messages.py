@@ -338,7 +338,7 @@ def decode_broker_message(frame: bytes) -> BrokerMessage:
 
 def encode_body(value: Any) -> Raw:
     """
-    Return *value* as JSON.
+    Return *value* as JSON; a `Raw` is JSON already, and returned as it is.
 
     Beyond what `json` takes, msgspec writes bytes as base64, sets as lists,
     dates and UUIDs as text, dataclasses as objects: they come back as those.
@@ -347,6 +347,8 @@ def encode_body(value: Any) -> Raw:
         BodyError: JSON cannot carry it: an object of another kind, NaN or an
             infinity, a lone surrogate, nesting without an end.
     """
+    if isinstance(value, Raw):
+        return value
     try:
         data = _encode(value)
         if b"null" in data:
