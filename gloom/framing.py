@@ -1,5 +1,5 @@
 """
-Bytes <-> frames: docs/protocol.md, section 2, for both ends of a connection.
+Bytes <-> frames: docs/protocol.md, section 1, for both ends of a connection.
 
 Knows lengths, sockets and when to send; knows no JSON and no verbs.
 
@@ -39,10 +39,17 @@ LARGEST_FRAME_BYTES = 2**32 - 1
 
 # A vanished host is noticed within about a minute: idle connections by
 # keepalive (30 s + 3 x 10 s), those with unacknowledged data by the timeout.
-_KEEPALIVE_IDLE_SECONDS = 30
-_KEEPALIVE_INTERVAL_SECONDS = 10
-_KEEPALIVE_PROBES = 3
-_USER_TIMEOUT_MILLISECONDS = 60_000
+_TCP_OPTIONS = [
+    (getattr(socket, option), value)
+    for option, value in (
+        ("TCP_NODELAY", 1),
+        ("TCP_KEEPIDLE", 30),  # seconds
+        ("TCP_KEEPINTVL", 10),  # seconds
+        ("TCP_KEEPCNT", 3),
+        ("TCP_USER_TIMEOUT", 60_000),  # milliseconds
+    )
+    if hasattr(socket, option)  # some systems lack some of them
+]
 
 
 def to_frame(payload: bytes) -> bytes:
@@ -125,6 +132,7 @@ class FrameProtocol(Int32StringReceiver):
         self._parsing = False
         self._closed = False
         self._output: list[bytes] = []
+        self._output_ended = False
         # Set while the transport's own buffer is known to be empty.
         self._send: Callable[[bytes], int] | None = None
         self._socket_send: Callable[[bytes], int] | None = None
@@ -137,8 +145,7 @@ class FrameProtocol(Int32StringReceiver):
         if isinstance(handle, socket.socket):
             # Not so over TLS, whose handle is OpenSSL's: there the transport sends.
             self._send = self._socket_send = handle.send
-        if ITCPTransport.providedBy(transport):
-            _set_tcp_options(cast(Any, transport))
+        _set_tcp_options(transport)
 
     def dataReceived(self, data: bytes) -> None:
         if self._closed:
@@ -227,11 +234,10 @@ class FrameProtocol(Int32StringReceiver):
 
         The transport's way costs two ``epoll_ctl`` and a turn a message.
         """
-        output = self._output
-        if not output or self.lost:
+        output, self._output = self._output, []
+        if not output or self._output_ended:
             return
         data = output[0] if len(output) == 1 else b"".join(output)
-        self._output = []
         if self._send is not None:
             try:
                 sent = self._send(data)
@@ -268,9 +274,17 @@ class FrameProtocol(Int32StringReceiver):
             return
         self._stop_reading()
         self.flush()
+        # The error is the last word: what a broker still says to this peer is dropped.
+        self._output_ended = True
         self._linger = self._clock.callLater(self._linger_seconds, self._linger_ended)
+        self._end_output()
+
+    def _end_output(self) -> None:
+        has_halves = self._socket_send is not None and ITCPTransport.providedBy(self.transport)
         transport = cast(Any, self.transport)
-        if self._socket_send is not None and ITCPTransport.providedBy(transport):
+        if has_halves:
+            # While it has a producer, the transport forgets to close its half.
+            transport.unregisterProducer()
             transport.loseWriteConnection()
         else:
             transport.loseConnection()
@@ -282,6 +296,7 @@ class FrameProtocol(Int32StringReceiver):
     def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008 (the base's signature)
         self.lost = True
         self._stop_reading()
+        self._output_ended = True
         self._output = []
         self._send = None
         if self._linger is not None:
@@ -290,22 +305,20 @@ class FrameProtocol(Int32StringReceiver):
 
 
 def _set_tcp_options(transport: Any) -> None:
-    transport.setTcpNoDelay(True)
-    transport.setTcpKeepAlive(True)
-    handle = transport.getHandle()
-    while not isinstance(handle, socket.socket):
-        # TLS: OpenSSL's connection wraps the transport that has the socket.
-        transport = getattr(transport, "transport", None)
-        if transport is None:
-            return
-        handle = transport.getHandle()
-    if handle.family not in (socket.AF_INET, socket.AF_INET6):
+    handle = _socket_of(transport)
+    # A unix socket's transport claims to be TCP's, and its socket takes none of these.
+    if handle is None or handle.family not in (socket.AF_INET, socket.AF_INET6):
         return
-    for option, value in (
-        ("TCP_KEEPIDLE", _KEEPALIVE_IDLE_SECONDS),
-        ("TCP_KEEPINTVL", _KEEPALIVE_INTERVAL_SECONDS),
-        ("TCP_KEEPCNT", _KEEPALIVE_PROBES),
-        ("TCP_USER_TIMEOUT", _USER_TIMEOUT_MILLISECONDS),
-    ):
-        if hasattr(socket, option):  # some systems lack some of them
-            handle.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+    handle.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _TCP_OPTIONS:
+        handle.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def _socket_of(transport: Any) -> socket.socket | None:
+    """Return the socket under *transport*, or None; over TLS it is that of the transport below OpenSSL's."""
+    while ISystemHandle.providedBy(transport):
+        handle = transport.getHandle()
+        if isinstance(handle, socket.socket):
+            return handle
+        transport = getattr(transport, "transport", None)
+    return None
