@@ -1,5 +1,5 @@
 """
-Bytes <-> frames: docs/protocol.md, section 2, for both ends of a connection.
+Bytes <-> frames: docs/protocol.md, section 1, for both ends of a connection.
 
 Knows lengths and how a connection ends; knows no JSON and no verbs. Sending is
 in `gloom.sending`.
@@ -17,7 +17,7 @@ from struct import Struct
 from typing import Any, cast
 
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IDelayedCall, IReactorTime, ITCPTransport
+from twisted.internet.interfaces import IDelayedCall, IReactorTime, ISystemHandle, ITCPTransport
 from twisted.protocols.basic import Int32StringReceiver
 from twisted.python.failure import Failure
 
@@ -32,10 +32,17 @@ _HEADER_BYTES = _HEADER.size
 
 # A vanished host is noticed within about a minute: idle connections by
 # keepalive (30 s + 3 x 10 s), those with unacknowledged data by the timeout.
-_KEEPALIVE_IDLE_SECONDS = 30
-_KEEPALIVE_INTERVAL_SECONDS = 10
-_KEEPALIVE_PROBES = 3
-_USER_TIMEOUT_MILLISECONDS = 60_000
+_TCP_OPTIONS = [
+    (getattr(socket, option), value)
+    for option, value in (
+        ("TCP_NODELAY", 1),
+        ("TCP_KEEPIDLE", 30),  # seconds
+        ("TCP_KEEPINTVL", 10),  # seconds
+        ("TCP_KEEPCNT", 3),
+        ("TCP_USER_TIMEOUT", 60_000),  # milliseconds
+    )
+    if hasattr(socket, option)  # some systems lack some of them
+]
 
 
 class StallWatch:
@@ -126,8 +133,7 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
 
     def connectionMade(self) -> None:
         self.start_sending()
-        if ITCPTransport.providedBy(self.transport):
-            _set_tcp_options(cast(Any, self.transport))
+        _set_tcp_options(self.transport)
 
     def dataReceived(self, data: bytes) -> None:
         if self._closed:
@@ -241,11 +247,10 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
         self._stop_reading()
         self.finish_sending()
         self._linger = self._clock.callLater(self._linger_seconds, self._linger_ended)
-        transport = cast(Any, self.transport)
-        if self._socket_send is not None and ITCPTransport.providedBy(transport):
-            transport.loseWriteConnection()
+        if self._socket_send is not None and ITCPTransport.providedBy(self.transport):
+            self.transport.loseWriteConnection()
         else:
-            transport.loseConnection()
+            self.transport.loseConnection()
 
     def abort(self) -> None:
         """End the connection at once, whatever is left for the peer."""
@@ -270,22 +275,20 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
 
 
 def _set_tcp_options(transport: Any) -> None:
-    transport.setTcpNoDelay(True)
-    transport.setTcpKeepAlive(True)
-    handle = transport.getHandle()
-    while not isinstance(handle, socket.socket):
-        # TLS: OpenSSL's connection wraps the transport that has the socket.
-        transport = getattr(transport, "transport", None)
-        if transport is None:
-            return
-        handle = transport.getHandle()
-    if handle.family not in (socket.AF_INET, socket.AF_INET6):
+    handle = _socket_of(transport)
+    # A unix socket's transport claims to be TCP's, and its socket takes none of these.
+    if handle is None or handle.family not in (socket.AF_INET, socket.AF_INET6):
         return
-    for option, value in (
-        ("TCP_KEEPIDLE", _KEEPALIVE_IDLE_SECONDS),
-        ("TCP_KEEPINTVL", _KEEPALIVE_INTERVAL_SECONDS),
-        ("TCP_KEEPCNT", _KEEPALIVE_PROBES),
-        ("TCP_USER_TIMEOUT", _USER_TIMEOUT_MILLISECONDS),
-    ):
-        if hasattr(socket, option):  # some systems lack some of them
-            handle.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+    handle.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _TCP_OPTIONS:
+        handle.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def _socket_of(transport: Any) -> socket.socket | None:
+    """Return the socket under *transport*, or None; over TLS it is that of the transport below OpenSSL's."""
+    while ISystemHandle.providedBy(transport):
+        handle = transport.getHandle()
+        if isinstance(handle, socket.socket):
+            return handle
+        transport = getattr(transport, "transport", None)
+    return None

@@ -173,13 +173,13 @@ FIELD_RULES = {
     "body": "any JSON value",
     "version": "an integer",
     "name": "a string of 1 to 255 characters or null",
-    "heartbeat": "a number of seconds, 0 or more",
+    "heartbeat": "a number of seconds, 0 to 1000000000",
     "accept": "a list of strings",
     "token": "a string or null",
     "attach": "true or false",
-    "timeout": "a number of seconds over 0, or null",
-    "expires": "a number of seconds, 0 or more, or null",
-    "delay": "a number of seconds, 0 or more, or null",
+    "timeout": "a number of seconds over 0, to 1000000000, or null",
+    "expires": "a number of seconds, 0 to 1000000000, or null",
+    "delay": "a number of seconds, 0 to 1000000000, or null",
     "retries": "an integer of 0 to 100, or null",
     "require_slave": "true or false",
     "jobs": "a list of objects, each with the fields of submit",
@@ -232,7 +232,7 @@ class Vocabulary:
         Turn one frame's payload into a request.
 
         Raises:
-            ProtocolError: The frame breaks section 2 or 3; the reason names
+            ProtocolError: The frame breaks sections 1 to 4; the reason names
                 the field, what it may hold and what it held.
         """
         try:
@@ -440,12 +440,17 @@ def decode_broker_message(frame: bytes) -> BrokerMessage:
 
 def encode_body(value: Any) -> Raw:
     """
-    Return *value* as JSON.
+    Return *value* as JSON; a `Raw` is JSON already, and returned as it is.
+
+    Beyond what `json` takes, msgspec writes bytes as base64, sets as lists,
+    dates and UUIDs as text, dataclasses as objects: they come back as those.
 
     Raises:
         BodyError: JSON cannot carry it: an object of another kind, NaN or an
             infinity, a lone surrogate, nesting without an end.
     """
+    if isinstance(value, Raw):
+        return value
     try:
         data = _encode(value)
         if b"null" in data:
@@ -457,7 +462,8 @@ def encode_body(value: Any) -> Raw:
 
 
 def _refuse_nan(value: Any) -> None:
-    json.dumps(value, allow_nan=False, skipkeys=True, default=lambda _: None)
+    # to_builtins, since json looks into neither sets nor dataclasses.
+    json.dumps(msgspec.to_builtins(value), allow_nan=False)
 
 
 def decode_body(body: bytes | Raw) -> Any:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from struct import Struct
-from typing import Any, cast
+from typing import Any
 
 from twisted.internet.interfaces import (
     IConsumer,
@@ -110,6 +110,7 @@ class FrameSender:
         self._pause_unread_bytes = pause_unread_bytes
         self._max_unread_bytes = max_unread_bytes
         self._output: list[bytes] = []
+        self._output_ended = False
         self._socket_send: Callable[[bytes], int] | None = None
         # While the transport has bytes of its own to send, ours wait here.
         self._blocked = False
@@ -151,10 +152,9 @@ class FrameSender:
 
     def flush(self) -> None:
         """Send what is buffered: at once where the socket takes it, else when the peer has read."""
-        output = self._output
-        if not output or self.lost:
+        output, self._output = self._output, []
+        if not output or self._output_ended:
             return
-        self._output = []
         if self._blocked:
             self._hold(output)
             return
@@ -203,15 +203,17 @@ class FrameSender:
     def finish_sending(self) -> None:
         """Give the transport everything, so that it can end the connection when all is sent."""
         self.flush()
-        transport = cast(Any, self.transport)
+        # This was the last word: what is still said to this peer is dropped.
+        self._output_ended = True
         if self._backlog:
-            transport.write(b"".join(self._take_backlog()))
-        if self._blocked or (self._socket_send is None and IConsumer.providedBy(transport)):
-            # A transport waits for its producer before it closes.
-            transport.unregisterProducer()
+            self.transport.write(b"".join(self._take_backlog()))
+        if IConsumer.providedBy(self.transport):
+            # While it has a producer, a transport does not close.
+            self.transport.unregisterProducer()
 
     def stop_sending(self) -> None:
         """The connection has ended: keep nothing."""
         self.lost = True
+        self._output_ended = True
         self._output = []
         self._take_backlog()

@@ -158,7 +158,8 @@ class Farm:
         Raises:
             FarmBroken: One did.
         """
-        running = self._running = Deferred.fromCoroutine(work)
+        running: Deferred[Result] = Deferred.fromCoroutine(work)
+        self._running = running
         try:
             return await running
         except CancelledError:

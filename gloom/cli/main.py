@@ -18,7 +18,7 @@ import gloom
 VERBS = {
     "submit": "Have one job done, and print its answer.",
     "map": "Have a job done for each line of standard input.",
-    "work": "Take jobs, and answer them with a function or a program.",
+    "work": "Take jobs, and answer them with a Python function or a program.",
     "demo": "Show a broker and two workers at work on real input.",
 }
 
@@ -40,36 +40,38 @@ class _Verbs(click.Group):
             formatter.write_dl(list(VERBS.items()))
 
 
-@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+_EPILOG = """
+\b
+A first look, with nothing running:
+    gloom demo
+\b
+A broker, a worker and a job:
+    twistd --nodaemon --pidfile= gloom
+    gloom work --type count -- wc -w
+    gloom submit count "how many words are these"
+\b
+A job for each line of a file:
+    gloom map count < lines.txt > answers.jsonl
+
+Where the broker is: --master ADDRESS (submit, map) and --slave ADDRESS
+(work), or the variables GLOOM_MASTER and GLOOM_SLAVE. ADDRESS is HOST:PORT,
+or a Twisted client endpoint description such as unix:/run/gloom/masters.sock.
+
+\b
+Exit status:
+    0    all was answered, or work was asked to stop
+    1    a job failed, or the broker is not there
+    2    wrong usage
+    124  no answer within --timeout
+    141  standard output was closed
+    129, 130, 143  ended by a hang-up, by Ctrl-C, by SIGTERM
+"""
+
+
+@click.group(cls=_Verbs, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(gloom.__version__, prog_name="gloom", message="%(prog)s %(version)s")
 def command() -> None:
-    """
-    Distribute jobs: masters submit them to a broker, slaves take them one at a time, answers come back.
-
-    \b
-    A first look, with nothing running:
-        gloom demo
-    \b
-    A broker, a worker and a job:
-        twistd --nodaemon --pidfile= gloom
-        gloom work --type count -- wc -w
-        gloom submit count "how many words are these"
-    \b
-    A job for each line of a file:
-        gloom map count < lines.txt > answers.jsonl
-    \b
-    Where the broker is: --master ADDRESS (submit, map), --slave ADDRESS (work),
-    or the variables GLOOM_MASTER and GLOOM_SLAVE. ADDRESS is HOST:PORT, or a
-    Twisted client endpoint description such as unix:/run/gloom/masters.sock.
-    \b
-    Exit status:
-        0    all was answered
-        1    a job failed, or the broker is not there
-        2    wrong usage
-        124  no answer within --timeout
-        129, 130, 143  ended by a hang-up, by Ctrl-C, by SIGTERM
-        141  standard output was closed
-    """
+    """Distribute jobs: masters submit them to a broker, slaves take them one at a time, answers come back."""
 
 
 def main() -> None:

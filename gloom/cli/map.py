@@ -31,11 +31,11 @@ from gloom.cli.options import priority_option, text_option, type_argument
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar, and no summary at the end.")
 def command(master: str, **options: Any) -> None:
     """
-    Have a job of TYPE done for each line of standard input.
+    Have a job done for each line of standard input.
 
-    A line's job gets the line's JSON; a line that is not JSON is a string.
-    Empty lines are skipped, and counted in the line numbers. Each job prints
-    one line of JSON, as its answer comes:
+    TYPE says which slaves can do them. A job gets its line: as JSON where it
+    is JSON, else as a string. Empty lines are skipped, and counted in the line
+    numbers. Each job prints one line of JSON, as its answer comes:
 
     \b
         {"line":1,"answer":42}

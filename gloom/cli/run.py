@@ -18,7 +18,8 @@ import click
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import ILogObserver, globalLogBeginner
 
-from gloom.cli.output import LogLines, StdoutClosed, say
+from gloom.cli.loglines import LogLines
+from gloom.cli.output import StdoutClosed, say
 from gloom.errors import GloomError
 
 FAILED = 1
@@ -90,6 +91,9 @@ class _Run:
         except StdoutClosed:
             return STDOUT_CLOSED
         except GloomError as error:
+            if self._signal:
+                # Of what the signal has ended too: Ctrl-C reaches every process of the terminal.
+                return 128 + self._signal
             say(str(error))
         except click.ClickException as error:
             error.show()

@@ -244,5 +244,5 @@ class Output:
         self.error = error
         self._pending.clear()
         self._pending_bytes = 0
-        self._end_flush()
         self._closed()
+        self._end_flush()

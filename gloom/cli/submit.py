@@ -42,11 +42,12 @@ from gloom.errors import BodyError
 @click.option("-v", "--traceback", is_flag=True, help="When the job fails, print the slave's traceback too.")
 def command(master: str, body: str | None, text: bool, **options: Any) -> None:
     """
-    Have one job of TYPE done, and print its answer.
+    Have one job done, and print its answer.
 
-    BODY is what the job gets: JSON where it is JSON, else a string. @FILE is
-    what a file holds, and without BODY, or with -, it is what standard input
-    holds. A BODY that begins with - comes after --.
+    TYPE says which slaves can do it. BODY is what the job gets: JSON where it
+    is JSON, else a string. @FILE is what a file holds, and without BODY, or
+    with -, it is what standard input holds. A BODY that begins with - comes
+    after --.
 
     An answer that is a string is printed as it is, any other as JSON. With
     --json the outcome is printed, on one line: {"id":..., "answer":...}, or

@@ -1,0 +1,98 @@
+"""`gloom demo` as a user runs it: what it prints, and what it leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from gloom.cli.demonstration import source_files
+from integration.commands import SECONDS, group_lives, pipe_of, running_gloom
+from integration.terminals import read_to_end
+
+LIBRARY = Path(sysconfig.get_path("stdlib"))
+
+
+def test_the_demo_counts_the_standard_library_and_leaves_nothing_running() -> None:
+    """Every source file is one job, both workers take part, and no process is there afterwards."""
+    files = sum(1 for _ in source_files(LIBRARY, {"site-packages", "dist-packages"}))
+    with running_gloom("demo", "--json") as process:
+        stdout, stderr = process.communicate(timeout=60)
+        assert process.returncode == 0, stderr
+        assert not group_lives(process.pid)
+    totals = json.loads(stdout)
+    assert totals["files"] == files > 100
+    assert totals["words"] > totals["lines"] > totals["definitions"] > files
+    assert totals["jobs_per_second"] > 0
+    workers = re.findall(r"^worker  process (\d+): gloom work gloom.cli.demo_job:count$", stderr, re.MULTILINE)
+    assert sorted(totals["workers"]) == sorted(workers)
+    assert sum(totals["workers"].values()) == files
+    assert re.search(r"^broker  process \d+: masters on 127.0.0.1:\d+, slaves on 127.0.0.1:\d+$", stderr, re.MULTILINE)
+    assert f"{files:,} Python source files of {LIBRARY}" in stderr
+    assert re.search(rf"^[\d,]+ of {files:,} jobs, [\d,]+ jobs/s$", stderr, re.MULTILINE)
+
+
+def test_the_demo_draws_on_a_terminal() -> None:
+    """A person sees a bar while it runs, and a table at the end."""
+    ours, theirs = pty.openpty()
+    with running_gloom("demo", stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        said = read_to_end(ours).decode()
+        assert process.wait(SECONDS) == 0
+    bar, _, table = said.partition("The standard library, counted")
+    assert "jobs/s" in bar
+    assert re.search(r"│ definitions +│ +[\d,]+ │", re.sub(r"\x1b\[[0-9;]*m", "", table))
+
+
+@pytest.mark.parametrize(
+    ("moment", "number", "status"),
+    [("broker ", signal.SIGTERM, 143), ("jobs ", signal.SIGINT, 130), (" of ", signal.SIGHUP, 129)],
+)
+def test_a_signal_ends_the_demo_and_every_process_of_it(moment: str, number: signal.Signals, status: int) -> None:
+    """Whenever it comes: while workers start, and while jobs run."""
+    with running_gloom("demo") as process:
+        for line in pipe_of(process.stderr):
+            if moment in line:
+                break
+        process.send_signal(number)
+        rest = pipe_of(process.stderr).read()
+        assert process.wait(SECONDS) == status
+        assert not group_lives(process.pid)
+    assert "Traceback" not in rest
+
+
+def test_ctrl_c_at_the_terminal_ends_the_demo() -> None:
+    """There every process gets the signal, and all of them end, without a word of the broken farm."""
+    with running_gloom("demo") as process:
+        for line in pipe_of(process.stderr):
+            if " of " in line and "jobs/s" in line:
+                break
+        os.killpg(process.pid, signal.SIGINT)
+        rest = pipe_of(process.stderr).read()
+        assert process.wait(SECONDS) == 130
+        assert not group_lives(process.pid)
+    assert "Traceback" not in rest
+    assert "ended by itself" not in rest
+
+
+@pytest.mark.parametrize("name", ["broker", "worker"])
+def test_the_demo_says_when_a_process_of_it_dies(name: str) -> None:
+    """A farm that breaks is an error with the last words of what has died, and the rest of it ends."""
+    with running_gloom("demo") as process:
+        for line in pipe_of(process.stderr):
+            victim = re.match(rf"{name}  process (\d+):", line)
+            if victim is not None:
+                os.kill(int(victim[1]), signal.SIGKILL)
+                break
+        rest = pipe_of(process.stderr).read()
+        assert process.wait(SECONDS) == 1
+        assert not group_lives(process.pid)
+    assert f"gloom: the {name} ended by itself" in rest
+    assert "Traceback" not in rest

@@ -1,0 +1,41 @@
+"""A broker that is killed while `gloom map` runs, and started again."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from integration.commands import SECONDS, Farm, pipe_of
+
+LINES = 20_000
+# The broker dies, and comes back, after so many answers.
+DEATHS = (2_000, 6_000)
+
+
+def test_every_line_is_answered_exactly_once_though_the_broker_is_killed(tmp_path: Path) -> None:
+    """A broker ended by SIGKILL, twice, and started again on its ports costs a map time, and never an answer."""
+    farm = Farm(tmp_path)
+    writer = f"for n in range({LINES}): print(n)"
+    try:
+        with farm.running("map", "echo", stdin=subprocess.PIPE) as process:
+            feeding = subprocess.Popen([sys.executable, "-c", writer], stdout=pipe_of(process.stdin).fileno())
+            pipe_of(process.stdin).close()
+            stdout = pipe_of(process.stdout)
+            lines: list[str] = []
+            for deaths in DEATHS:
+                lines += [stdout.readline() for _ in range(deaths - len(lines))]
+                farm.broker.kill()
+                farm.broker.start_again()
+            lines += stdout.readlines()
+            assert process.wait(SECONDS) == 0
+            said = pipe_of(process.stderr).read().splitlines()
+            assert feeding.wait(SECONDS) == 0
+    finally:
+        farm.stop()
+    outcomes = [json.loads(line) for line in lines]
+    assert sorted(outcome["answer"] for outcome in outcomes) == list(range(LINES))
+    assert all(outcome["line"] == outcome["answer"] + 1 for outcome in outcomes)
+    assert sum("the connection to the broker ended" in line for line in said) == len(DEATHS)
+    assert said[-1].startswith(f"gloom: {LINES:,} jobs in ")

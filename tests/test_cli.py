@@ -1,0 +1,101 @@
+"""The command `gloom`: its help, and what is refused before anything starts."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner, Result
+
+import gloom as package
+from gloom.cli.main import VERBS, command
+
+
+def gloom(*arguments: str, env: dict[str, str] | None = None, input: str = "") -> Result:
+    return CliRunner().invoke(command, arguments, prog_name="gloom", env=env, input=input)
+
+
+def test_the_version_is_the_packages() -> None:
+    """--version names the program and its version."""
+    assert gloom("--version").output == f"gloom {package.__version__}\n"
+
+
+def test_help_names_every_verb_and_every_exit_status() -> None:
+    """Who reads --help learns what there is, and what a script may rely on."""
+    result = gloom("--help")
+    assert result.exit_code == 0
+    for verb, text in VERBS.items():
+        assert re.search(rf"^  {verb} +{re.escape(text)}$", result.output, re.MULTILINE)
+    for status in (0, 1, 2, 124, 129, 130, 141, 143):
+        assert re.search(rf"\b{status}\b", result.output.partition("Exit status")[2])
+
+
+def test_every_verb_has_help() -> None:
+    """What `gloom --help` names can be asked for more."""
+    for verb in VERBS:
+        result = gloom(verb, "--help")
+        assert result.exit_code == 0
+        assert result.output.startswith(f"Usage: gloom {verb} ")
+
+
+def test_help_is_quick_because_it_loads_no_twisted() -> None:
+    """Neither the help of gloom nor of its verbs that submit imports Twisted or rich."""
+    program = (
+        "import sys; from gloom.cli.main import command\n"
+        "try: command(sys.argv[1:])\n"
+        "finally: sys.stderr.write(' '.join({'twisted', 'rich', 'asyncio'} & set(sys.modules)))\n"
+    )
+    for arguments in (["--help"], ["submit", "--help"], ["map", "--help"], ["demo", "--help"]):
+        ended = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True)
+        assert ended.stdout.startswith("Usage:")
+        assert ended.stderr == ""
+
+
+def test_python_m_runs_the_same_command() -> None:
+    """Where the script is not on the path, `python -m gloom.cli` is."""
+    ended = subprocess.run([sys.executable, "-m", "gloom.cli", "--version"], capture_output=True, text=True)
+    assert ended.stdout == gloom("--version").output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["nonsense"], "No such command 'nonsense'"),
+        (["submit"], "Missing argument 'TYPE'"),
+        (["map"], "Missing argument 'TYPE'"),
+        (["map", ""], "Invalid value for 'TYPE': must have 1 to 255 characters, got 0"),
+        (["submit", "x" * 256], "must have 1 to 255 characters, got 256"),
+        (["submit", "t", "b", "--id", ""], "Invalid value for '--id': must have 1 to 255 characters, got 0"),
+        (["submit", "t", "b", "--priority", str(2**63)], f"must be an integer of signed 64 bits, got {2**63}"),
+        (["map", "t", "--priority", "high"], "'high' is not a valid integer"),
+        (["submit", "t", "b", "--timeout", "0"], "must be above 0 and at most 1000000000 seconds, got 0"),
+        (["submit", "t", "b", "--timeout", "nan"], "must be above 0 and at most 1000000000 seconds, got nan"),
+        (["submit", "t", "@no/such/file"], "Invalid value for BODY: cannot read no/such/file: No such file"),
+        (["submit", "t", "b", "--master", "nowhere"], "Invalid value for '--master'"),
+        (["submit", "t", "b", "--master", "host:99999"], "a port is 1 to 65535"),
+        (["map", "t", "--master", "tcp:"], "expected HOST:PORT or a Twisted client endpoint description"),
+        (["map", "t", "--window", "0"], "0 is not in the range"),
+        (["demo", "now"], "unexpected extra argument"),
+    ],
+)
+def test_wrong_usage_is_one_clear_line_and_status_2(arguments: list[str], complaint: str) -> None:
+    """A command line that cannot work says why, and nothing is started."""
+    result = gloom(*arguments)
+    assert result.exit_code == 2
+    assert complaint in " ".join(result.output.split())
+
+
+def test_a_wrong_address_in_the_environment_is_said_to_be_there() -> None:
+    """Who set GLOOM_MASTER long ago finds it again."""
+    result = gloom("submit", "t", "b", env={"GLOOM_MASTER": "nowhere"})
+    assert result.exit_code == 2
+    assert "GLOOM_MASTER" in result.output
+
+
+def test_a_body_that_is_not_utf_8_is_refused() -> None:
+    """JSON is UTF-8: another encoding would reach the slave as nonsense."""
+    result = gloom("submit", "t", "\udcff")
+    assert result.exit_code == 2
+    assert "Invalid value for BODY: not UTF-8: invalid start byte at byte 0" in result.output
