@@ -16,7 +16,6 @@ that makes one of them available ends by pairing them.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -49,12 +48,7 @@ class MemoryBroker:
         self._max_master_bytes = int(settings.max_queued_bytes * settings.master_share)
         self._jobs: dict[JobKey, Job] = {}
         self._bytes = 0
-        self._untyped = Line(None)
-        self._untyped.users = 1  # kept for ever
-        self._lines: dict[str | None, Line] = {None: self._untyped}
-        # Untyped jobs may go to any slave, so idleness is ordered over all lines too.
-        self._idle: OrderedDict[Slave, None] = OrderedDict()
-        self._slaves = 0
+        self._lines: dict[str | None, Line] = {}
         self._submitted = 0
         self._deadlines: Deadlines[Job] = Deadlines(alarm)
         self._draining = False
@@ -78,8 +72,6 @@ class MemoryBroker:
             job.masters = tuple(other for other in job.masters if other is not master)
             if job.slave is None and not job.masters:
                 self._forget(job)
-                # The queue drops its entry later, perhaps much later.
-                job.payload = b""
 
     def submit(
         self,
@@ -93,7 +85,7 @@ class MemoryBroker:
     ) -> None:
         """See `IBroker.submit`."""
         if id in self._jobs:
-            self._submit_again(master, self._jobs[id], terms)
+            self._submit_again(master, self._jobs[id], type, terms)
             return
         size = len(payload)
         if (
@@ -130,8 +122,9 @@ class MemoryBroker:
         limit = f"{self._max_master_bytes} bytes of jobs in flight (--master-share)"
         return Busy(f"with {size} bytes more this master would go over its {limit}")
 
-    def _submit_again(self, master: Master, job: Job, terms: Terms) -> None:
-        if not terms.attach:
+    def _submit_again(self, master: Master, job: Job, type: str | None, terms: Terms) -> None:
+        # The type must be right: with access rules it says whether this master may have the answer.
+        if not terms.attach or type != job.line.type:
             raise IdExists(str(job.id))
         if master not in job.masters:
             job.masters = (*job.masters, master)
@@ -140,8 +133,6 @@ class MemoryBroker:
         master.peer.accepted()
 
     def _has_slave(self, type: str | None) -> bool:
-        if type is None:
-            return self._slaves > 0
         line = self._lines.get(type)
         return line is not None and line.slaves > 0
 
@@ -177,7 +168,6 @@ class MemoryBroker:
         self._leave_lines(slave)
         slave.lines = tuple(self._line_of(type) for type in dict.fromkeys(types))
         slave.slots = slots
-        self._slaves += 1
         for line in slave.lines:
             line.slaves += 1
         slave.peer.accepted()
@@ -276,7 +266,7 @@ class MemoryBroker:
 
     def _place(self, job: Job, now: float) -> None:
         """Hand *job* to the slave that could take it and is idle longest, or queue it."""
-        idle = self._idle if job.line is self._untyped else job.line.idle
+        idle = job.line.idle
         if idle:
             slave: Slave | None = next(iter(idle))
             if job.id in slave.hand:  # type: ignore[union-attr]
@@ -294,10 +284,8 @@ class MemoryBroker:
         while slave.lines and len(slave.hand) < slave.slots:
             job = self._take_for(slave)
             if job is None:
-                if slave not in self._idle:
-                    self._idle[slave] = None
-                    for line in slave.lines:
-                        line.idle[slave] = None
+                for line in slave.lines:
+                    line.idle[slave] = None  # one that waits already keeps its place
                 return
             self._assign(job, slave, now)
 
@@ -323,10 +311,10 @@ class MemoryBroker:
         return job
 
     def _first_for(self, slave: Slave) -> Job | None:
-        first = self._untyped.queue.peek()
+        first = None
         for line in slave.lines:
             job = line.queue.peek()
-            if job is not None and job is not first:
+            if job is not None:
                 first = job if first is None else first_of(first, job)
         return first
 
@@ -334,7 +322,7 @@ class MemoryBroker:
         job.slave = slave
         job.started = now
         slave.hand[job.id] = job
-        if slave in self._idle:
+        if slave in job.line.idle:
             self._unidle(slave, stays=len(slave.hand) < slave.slots)
         if job.terms is not BASE_TERMS:
             self._limit_attempt(job, now)
@@ -347,11 +335,11 @@ class MemoryBroker:
 
     def _unidle(self, slave: Slave, stays: bool) -> None:
         """*slave* was given a job: it waits at the end for the next one, or not at all."""
-        for idle in (self._idle, *(line.idle for line in slave.lines)):
+        for line in slave.lines:
             if stays:
-                idle.move_to_end(slave)
+                line.idle.move_to_end(slave)
             else:
-                del idle[slave]
+                del line.idle[slave]
 
     # Endings
 
@@ -396,11 +384,11 @@ class MemoryBroker:
         retries = self._retries if job.terms.retries is None else job.terms.retries
         if not job.masters:
             self._forget(job)
-        elif self._draining:
-            self._fail(job, "draining", "the broker is shutting down")
         elif attempts > retries:
             times = "1 attempt" if attempts == 1 else f"{attempts} attempts"
             self._fail(job, error, f"{reason} ({times})", kind, traceback)
+        elif self._draining:
+            self._fail(job, "draining", "the broker is shutting down")
         else:
             self._place(job, now)
 
@@ -419,6 +407,8 @@ class MemoryBroker:
             master.queued_bytes -= size
         if job.queued:
             job.line.queue.remove(job)
+            # The queue drops its entry later, perhaps much later.
+            job.payload = b""
         self._drop_deadline(job)
         self._unuse(job.line)
         if self._draining:
@@ -432,12 +422,9 @@ class MemoryBroker:
     # Lines
 
     def _leave_lines(self, slave: Slave) -> None:
-        if not slave.lines:
-            return
-        if slave in self._idle:
+        if slave.lines and slave in slave.lines[0].idle:
             self._unidle(slave, stays=False)
         lines, slave.lines = slave.lines, ()
-        self._slaves -= 1
         for line in lines:
             line.slaves -= 1
             self._unuse(line)

@@ -139,7 +139,13 @@ class IBroker(Interface):
         """
 
     def join(slave, types, slots, now) -> None:
-        """Take jobs of *types* (None: only untyped jobs), *slots* at once, from the next job on."""
+        """
+        Take other jobs, from the next job on.
+
+        Args:
+            types: The job types, one or more; None among them stands for untyped jobs.
+            slots: How many jobs it may have in hand at once.
+        """
 
     def leave(slave) -> None:
         """Assign no more jobs to *slave*."""

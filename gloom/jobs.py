@@ -175,7 +175,7 @@ class Master:
     Attributes:
         peer: The connection, an `IMasterPeer`.
         jobs: Its jobs that have no outcome yet.
-        queued_bytes: The payloads of the jobs that it submitted and that are in flight.
+        queued_bytes: The payloads of these jobs together.
         alone: ``(self,)``, shared as the masters of all its own jobs.
     """
 
@@ -194,7 +194,8 @@ class Slave:
 
     Attributes:
         peer: The connection, an `ISlavePeer`.
-        lines: The types that it has joined; empty before ``join`` and after ``leave``.
+        lines: The types that it has joined, usually None (untyped jobs) among
+            them; empty before ``join`` and after ``leave``.
         slots: How many jobs it may have in hand.
         hand: What it has in hand by id: a job, or None for an attempt that the
             broker has ended (cancelled, timed out) and the slave has not let go of.

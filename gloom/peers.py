@@ -193,9 +193,9 @@ class PeerProtocol(FrameProtocol):
     def handshakeCompleted(self) -> None:
         """See `IHandshakeListener`: now the peer's certificate is known."""
         if self._access is not None:
-            identity = self._access.with_certificate(certificate_names(self.transport))
-            if identity is not None and identity.has_role(self.role):
-                self._identify(identity)
+            self._identity = self._access.with_certificate(certificate_names(self.transport))
+            if self._identity is not None and self._identity.has_role(self.role):
+                self._identify(self._identity)
 
     def dataReceived(self, data: bytes) -> None:
         self._heard = True
@@ -248,13 +248,17 @@ class PeerProtocol(FrameProtocol):
 
     def refuse(self, error: ProtocolError) -> None:
         """Answer the request with *error*, and close if it is one that closes."""
+        self.note_refusal(error)
+        self.sendString(encode_error(error))
+        if error.closes:
+            self.close()
+
+    def note_refusal(self, error: ProtocolError) -> None:
+        """Log that *error* is answered, as far as the settings say so."""
         if self._settings.verbose:
             self.log.debug("{peer}: {code}: {reason}", peer=self.name, code=error.code, reason=error.reason)
         if isinstance(error, Unauthorized | Forbidden):
             self.factory.refusals.add(self.name, error)
-        self.sendString(encode_error(error))
-        if error.closes:
-            self.close()
 
     def quiet(self) -> None:
         """Say that the broker is about to shut down, to a peer that accepts it."""
@@ -269,9 +273,11 @@ class PeerProtocol(FrameProtocol):
 
     def _decode_stranger(self, frame: bytes) -> Request:
         request = self.base.decode(frame)
-        if type(request) is not Hello:
-            raise Unauthorized("this broker asks for a hello with a token, or for a client certificate, first")
-        return request
+        if type(request) is Hello:
+            return request
+        if self._identity is not None:  # by its certificate
+            raise self._wrong_role(self._identity)
+        raise Unauthorized("this broker asks for a hello with a token, or for a client certificate, first")
 
     def _authorize(self, access: Access, token: str | None) -> None:
         identity = self._identity
@@ -282,8 +288,11 @@ class PeerProtocol(FrameProtocol):
         if identity is None:
             raise Unauthorized("hello needs a token here, or a client certificate that is known")
         if not identity.has_role(self.role):
-            raise Forbidden(f"{identity.name} may not be a {self.role}")
+            raise self._wrong_role(identity)
         self._identify(identity)
+
+    def _wrong_role(self, identity: Identity) -> Forbidden:
+        return Forbidden(f"{identity.name} may not be a {self.role}")
 
     def _identify(self, identity: Identity) -> None:
         self._identity = identity
@@ -294,6 +303,10 @@ class PeerProtocol(FrameProtocol):
         self._deadline = None
         self.drop_because(f"it did not say who it is within {self._settings.stall_seconds:g} s")
 
+    def may_have(self, type: str | None) -> bool:
+        """Return whether this peer may have jobs of *type*."""
+        return self._identity is None or self._identity.has_type(type)
+
     def check_type(self, type: str | None) -> None:
         """
         Refuse a job type that this peer may not have.
@@ -301,8 +314,9 @@ class PeerProtocol(FrameProtocol):
         Raises:
             Forbidden: Its identity has no pattern for it.
         """
-        if self._identity is not None and not self._identity.has_type(type):
-            raise Forbidden(f"{self._identity.name} may not have jobs of type {type!r}"[:300])
+        if self._identity is not None and not self.may_have(type):
+            kind = "untyped jobs" if type is None else f"jobs of the type {quote(type.encode())}"
+            raise Forbidden(f"{self._identity.name} may not have {kind}")
 
     # Verbs of both ports
 

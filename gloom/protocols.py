@@ -8,7 +8,7 @@ synchronous.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from msgspec import UNSET
@@ -102,6 +102,7 @@ class MasterProtocol(PeerProtocol):
                 try:
                     self.extended_submit(decode_job(job))
                 except ProtocolError as error:
+                    self.note_refusal(error)
                     batch.append(error)
         finally:
             self._batch = None
@@ -198,23 +199,25 @@ class SlaveProtocol(PeerProtocol):
 
     def join(self, request: Join) -> None:
         """Take jobs of a type, one at a time."""
-        self.check_type(request.type)
-        self._broker.join(self._slave, (request.type,), 1, self._seconds())
+        self._join((request.type,), 1)
 
     def extended_join(self, request: ExtendedJoin) -> None:
         """Take jobs of one or several types, one or several at once."""
-        types: tuple[str | None, ...]
         if request.types is not None:
             if request.type is not UNSET:
                 raise InvalidType("types must not come with type: join takes one of the two")
-            types = tuple(request.types)
+            self._join(request.types, request.slots)
         elif request.type is UNSET:
             raise MissingField("type is required by join, or types: a string, null, or a list of strings")
         else:
-            types = (request.type,)
+            self._join((request.type,), request.slots)
+
+    def _join(self, types: Sequence[str | None], slots: int) -> None:
         for type in types:
             self.check_type(type)
-        self._broker.join(self._slave, types, request.slots, self._seconds())
+        # Untyped jobs go to every slave, unless the access rules keep them from it.
+        untyped = (None,) if self.may_have(None) else ()
+        self._broker.join(self._slave, (*types, *untyped), slots, self._seconds())
 
     def respond(self, request: Respond) -> None:
         """Answer the job in hand, base level."""

@@ -6,8 +6,9 @@ from typing import Any
 
 from zope.interface import implementer
 
-from gloom.broker import Failure, Job, JobKey, MemoryBroker
+from gloom.broker import MemoryBroker
 from gloom.interfaces import IMasterPeer, ISlavePeer
+from gloom.jobs import Failure, Job, JobKey, Receipt
 
 Told = tuple[Any, ...]
 
@@ -54,10 +55,23 @@ class RecordingPeer:
 
 @implementer(IMasterPeer)
 class RecordingMaster(RecordingPeer):
-    """A master that only listens."""
+    """
+    A master that only listens.
 
-    def answered(self, id: JobKey, body: Any) -> None:
-        self.tell("answered", id, body)
+    Attributes:
+        wants_receipts: What the broker is to think; a receipt is told behind the answer.
+    """
+
+    wants_receipts = False
+
+    def answered(self, id: JobKey, body: Any, receipt: Receipt | None) -> None:
+        self.tell("answered", id, body, *([] if receipt is None else [receipt]))
+
+    def progressed(self, id: JobKey, body: Any) -> None:
+        self.tell("progressed", id, body)
+
+    def cancelling(self, running: bool) -> None:
+        self.tell("cancelling" if running else "cancelled")
 
     def failed(self, id: JobKey, failure: Failure) -> None:
         self.tell("failed", id, failure)
@@ -70,6 +84,9 @@ class RecordingSlave(RecordingPeer):
     def assigned(self, payload: bytes) -> None:
         self.tell("assigned", payload)
 
+    def revoked(self, id: JobKey) -> None:
+        self.tell("revoked", id)
+
 
 def picture(broker: MemoryBroker) -> dict[str, Any]:
     """Return all that *broker* knows, in plain values: two equal pictures are the same state."""
@@ -79,7 +96,10 @@ def picture(broker: MemoryBroker) -> dict[str, Any]:
             type: (line.users, len(line.queue), [slave.peer.name for slave in line.idle])
             for type, line in broker._lines.items()
         },
-        "idle": [slave.peer.name for slave in broker._idle],
+        "deadlines": sorted(
+            (deadline.when, str(deadline.item.id)) for _, _, deadline in broker._deadlines._heap if deadline.item
+        ),
+        "bytes": broker._bytes,
         "submitted": broker._submitted,
     }
 
@@ -90,7 +110,7 @@ def _picture_of_job(job: Job) -> tuple[Any, ...]:
         job.priority,
         job.sequence,
         job.payload,
-        [master.peer.name for master in job.masters],
+        [(master.peer.name, master.queued_bytes) for master in job.masters],
         job.slave and job.slave.peer.name,
         job.queued,
         job.started,
