@@ -81,7 +81,9 @@ class Deadlines(Generic[Item]):
 
     def due(self, now: float) -> Iterator[Item]:
         """Take out and yield what is due at *now*, earliest first; more may be set meanwhile."""
-        while (when := self.next()) is not None and when <= now:
+        while self._heap and self._heap[0][0] <= now:
             item = heappop(self._heap)[2].item
-            if item is not None:
+            if item is None:
+                self._dropped -= 1
+            else:
                 yield item

@@ -1,0 +1,134 @@
+"""The moments that lie ahead: in order, dropped for little, and announced when an earlier one comes."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gloom.deadlines import Deadline, Deadlines
+
+
+def deadlines_of(*moments: float) -> tuple[Deadlines[int], list[Deadline[int]], list[float]]:
+    """Return deadlines for the items 0, 1, 2... at *moments*, each deadline, and what was announced."""
+    announced: list[float] = []
+    deadlines: Deadlines[int] = Deadlines(announced.append)
+    return deadlines, [deadlines.set(when, item) for item, when in enumerate(moments)], announced
+
+
+def test_nothing_lies_ahead_at_first() -> None:
+    """Without a moment there is no next one, and nothing is due, ever."""
+    deadlines, _, announced = deadlines_of()
+    assert deadlines.next() is None
+    assert list(deadlines.due(1e12)) == []
+    assert len(deadlines) == 0
+    assert announced == []
+
+
+def test_moments_come_in_order() -> None:
+    """What is due at a moment comes out earliest first; what lies behind it stays."""
+    deadlines, _, _ = deadlines_of(3.0, 1.0, 2.0, 2.0)
+    assert list(deadlines.due(0.999)) == []
+    assert deadlines.next() == 1.0
+    assert list(deadlines.due(2.0)) == [1, 2, 3]
+    assert deadlines.next() == 3.0
+    assert len(deadlines) == 1
+
+
+def test_equal_moments_come_as_they_were_set() -> None:
+    """Of equal moments the one that was set first comes first; items are never compared."""
+    deadlines: Deadlines[object] = Deadlines(lambda when: None)
+    items = [object() for _ in range(20)]
+    for item in items:
+        deadlines.set(1.0, item)
+    assert list(deadlines.due(1.0)) == items
+
+
+def test_an_earlier_moment_is_announced() -> None:
+    """Whoever holds the timer hears of each moment that comes before all others, and of no other."""
+    deadlines, _, announced = deadlines_of(5.0, 7.0, 5.0, 3.0)
+    assert announced == [5.0, 3.0]
+    assert list(deadlines.due(6.0)) == [3, 0, 2]
+    deadlines.set(6.5, 9)
+    assert announced == [5.0, 3.0, 6.5]
+
+
+def test_a_dropped_moment_never_comes() -> None:
+    """What was dropped is not due, is not next, and is not counted, wherever it stood."""
+    deadlines, (first, second, third), _ = deadlines_of(1.0, 2.0, 3.0)
+    deadlines.drop(second)
+    assert len(deadlines) == 2
+    deadlines.drop(first)
+    assert deadlines.next() == 3.0
+    assert list(deadlines.due(2.5)) == []
+    deadlines.drop(third)
+    assert list(deadlines.due(9.0)) == []
+    assert (len(deadlines), deadlines.next()) == (0, None)
+
+
+def test_a_dropped_item_is_released() -> None:
+    """A moment that was dropped keeps nothing alive, though its place in the heap goes later."""
+    deadlines, (first, _), _ = deadlines_of(1.0, 2.0)
+    assert first.item == 0
+    deadlines.drop(first)
+    assert first.item is None
+
+
+def test_what_is_due_may_set_and_drop() -> None:
+    """While due moments are worked off, one that is set for now still comes, and one that is dropped does not."""
+    deadlines, (_, second, third, _), _ = deadlines_of(1.0, 2.0, 3.0, 9.0)
+    seen = []
+    for item in deadlines.due(5.0):
+        seen.append(item)
+        if item == 0:
+            deadlines.drop(second)
+            deadlines.set(2.5, 7)
+        if item == 7:
+            deadlines.drop(third)
+    assert seen == [0, 7]
+    assert (len(deadlines), deadlines.next()) == (1, 9.0)
+
+
+def test_dropped_moments_do_not_add_up() -> None:
+    """Jobs that end in time leave nothing behind: the heap stays about as long as what is really ahead."""
+    deadlines, all_of_them, _ = deadlines_of(*(float(n) for n in range(10_000)))
+    for deadline in all_of_them[10:]:
+        deadlines.drop(deadline)
+    assert len(deadlines) == 10
+    assert len(deadlines._heap) <= 100
+    assert list(deadlines.due(1e6)) == list(range(10))
+
+
+def test_dropping_costs_little() -> None:
+    """Dropping 100,000 moments walks the heap a few times, not 100,000."""
+    deadlines, all_of_them, _ = deadlines_of(*(float(n) for n in range(100_000)))
+    compactions = 0
+    heap = deadlines._heap
+    for deadline in all_of_them:
+        deadlines.drop(deadline)
+        compactions += deadlines._heap is not heap
+        heap = deadlines._heap
+    assert 0 < compactions <= 15
+
+
+STEPS = st.lists(st.tuples(st.sampled_from(["set", "set", "drop", "due", "next"]), st.integers(0, 40)), max_size=80)
+
+
+@settings(deadline=None)
+@given(STEPS)
+def test_any_use_agrees_with_a_sorted_list(steps: list[tuple[str, int]]) -> None:
+    """Whatever is set, dropped and worked off, the moments come as from a sorted list."""
+    deadlines: Deadlines[int] = Deadlines(lambda when: None)
+    model: dict[int, Deadline[int]] = {}
+    for item, (step, number) in enumerate(steps):
+        if step == "set":
+            model[item] = deadlines.set(float(number), item)
+        elif step == "drop" and model:
+            deadlines.drop(model.pop(list(model)[number % len(model)]))
+        elif step == "due":
+            due = sorted((one.when, item) for item, one in model.items() if one.when <= number)
+            assert list(deadlines.due(float(number))) == [item for _, item in due]
+            for _, item in due:
+                del model[item]
+        else:
+            assert deadlines.next() == min((one.when for one in model.values()), default=None)
+        assert len(deadlines) == len(model)
