@@ -267,6 +267,7 @@ async def test_a_signal_while_it_starts_does_no_harm(reactor: Any) -> None:
         ("on_both", 1, 4),
         ("runs_a_program", "hello", "hello\n"),
         ("on_asyncio", 1, 2),
+        ("signals_with_a_reactor", 1, 2),
     ],
 )
 async def test_functions_may_use_asyncio_and_twisted(reactor: Any, name: str, body: Any, result: Any) -> None:

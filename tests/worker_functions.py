@@ -144,6 +144,17 @@ async def runs_a_program(text: str) -> str:
     return str(await getProcessOutput("/bin/echo", [text]), "ascii")
 
 
+async def signals_with_a_reactor(number: int) -> int:
+    """Get what a service manager sends, with a reactor that would end on it."""
+    from twisted.internet import reactor
+    from twisted.internet.task import deferLater
+
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        os.kill(os.getpid(), signum)
+    await deferLater(reactor, 0, double, number)
+    return await deferLater(reactor, 0, double, number)
+
+
 def deferred_that_fails(reason: str) -> Any:
     from twisted.internet.defer import Deferred
 
