@@ -238,6 +238,18 @@ async def test_what_a_job_has_started_ends_with_the_child(reactor: Any, fifos: d
     assert _has_ended(program)
 
 
+async def test_a_daemon_that_a_job_has_started_keeps_nobody(reactor: Any, fifos: dict[str, str]) -> None:
+    """A program that has left the child's session lives on, and does not keep the child from ending."""
+    async with ready_child(reactor, *function("leave_a_daemon")) as child:
+        await child.run(frame(fifos))
+        with Path(fifos["arrived"]).open() as arrived:
+            daemon = os.pidfd_open(int(arrived.readline()))
+        child.end()
+        assert await child.ended == "the worker process ended with exit status 0"
+    signal.pidfd_send_signal(daemon, signal.SIGKILL)
+    assert _has_ended(daemon)
+
+
 def _has_ended(pid_fd: int) -> bool:
     readable, _, _ = select.select([pid_fd], [], [], 5)
     os.close(pid_fd)

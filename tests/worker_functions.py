@@ -94,6 +94,12 @@ def leave_a_process(fifos: dict[str, str]) -> None:
     subprocess.Popen(["/bin/sh", "-c", f"echo $$ > {fifos['arrived']}; read line < {fifos['go']}"])
 
 
+def leave_a_daemon(fifos: dict[str, str]) -> None:
+    """Start a program that goes its own way, with all that it inherits."""
+    script = f"echo $$ > {fifos['arrived']}; read line < {fifos['go']}"
+    os.posix_spawn("/bin/sh", ["sh", "-c", script], os.environ, setsid=True)
+
+
 def signals_are_left_alone(_body: Any) -> str:
     """Get what a terminal and a service manager send, and go on."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
