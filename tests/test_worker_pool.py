@@ -89,6 +89,12 @@ async def test_a_child_answers_one_job_after_the_other(reactor: Any) -> None:
         assert await answer(child, "a") == "aa"
 
 
+async def test_a_plain_function_needs_no_twisted(reactor: Any) -> None:
+    """A child imports Twisted only where its function's code does: it starts fast, and stays small."""
+    async with ready_child(reactor, *function("has_twisted")) as child:
+        assert await answer(child, None) is False
+
+
 async def test_bodies_and_answers_may_be_larger_than_a_pipe(reactor: Any) -> None:
     """A body of megabytes goes there and back."""
     body = "x" * (5 << 20)

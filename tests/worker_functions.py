@@ -79,6 +79,10 @@ def pid(_body: Any) -> int:
     return os.getpid()
 
 
+def has_twisted(_body: Any) -> bool:
+    return "twisted" in sys.modules
+
+
 def arrive_and_wait(fifos: dict[str, str]) -> int:
     """Say on one FIFO that this runs, wait on the other for leave to answer, and answer with this process's id."""
     arrived, go = os.open(fifos["arrived"], os.O_WRONLY), os.open(fifos["go"], os.O_RDWR)
