@@ -56,10 +56,10 @@ def require(holds: bool, problem: str) -> None:
 
 
 def copy_checkout(target: Path) -> None:
-    """Copy what git has or would take, and the one file that twistd leaves there."""
+    """Copy what git has or would take, add the one file that twistd leaves there, and nothing that hides it."""
     listed = run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], CHECKOUT)
     for name in listed.split("\0"):
-        if name and (CHECKOUT / name).is_file():
+        if name != ".gitignore" and (CHECKOUT / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(CHECKOUT / name, target / name)
     (target / "twisted" / "plugins" / "dropin.cache").write_bytes(b"stale")

@@ -183,6 +183,24 @@ def test_bodies_may_come_later(farm: Farm) -> None:
     assert collected(farm, answers) == []
 
 
+def test_bodies_that_come_later_fill_the_window(farm: Farm) -> None:
+    """Slaves have work as soon as there is a body, whether or not anything was answered."""
+
+    async def slowly() -> AsyncIterator[int]:
+        for n in range(10):
+            await deferLater(farm.gloom.clock, 1)
+            yield n
+
+    jobs = Jobs()
+    answers = Answers(jobs.submit, slowly(), window=4)
+    reading = Deferred.fromCoroutine(all_of(answers))
+    for _ in range(20):
+        farm.advance(1)
+    assert jobs.submitted == [0, 1, 2, 3]
+    answers.cancel()
+    assert farm.result(reading) == []
+
+
 def failing(error: Exception) -> Iterator[Any]:
     yield 0
     yield 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from gloom.client.blocking import (
     TimedOut,
     TransportError,
 )
+from gloom.client.jobs import Batch
 
 
 @pytest.fixture
@@ -226,6 +228,13 @@ def test_many_jobs_wait_no_longer_than_their_timeout(broker: Scripted) -> None:
         list(master.do_many([{"id": "a"}], timeout=0.01))
 
 
+def test_many_jobs_are_sent_within_their_timeout(broker: Scripted) -> None:
+    """Do_many gives up when the broker does not read."""
+    master = greeted(broker, max_frame=2**31)
+    with pytest.raises(TimedOut):
+        list(master.do_many([{"id": "large", "body": "x" * 4_000_000}], timeout=0.01))
+
+
 def test_a_failure_ends_many_jobs_and_leaves_nothing_behind(broker: Scripted) -> None:
     """A failed job is raised; what still comes of the others is not taken for a later call's."""
     master = greeted(broker)
@@ -262,16 +271,52 @@ def test_answers_that_came_before_the_end_are_yielded(broker: Scripted) -> None:
 
     def jobs() -> Iterator[dict[str, Any]]:
         yield {"id": "a"}
-        broker.says(OK, OK, {"id": "a", "body": 1}, {"id": "b", "body": 2})
-        yield {"id": "b"}
+        broker.says(OK, {"id": "a", "body": 1})
         broker.heard()
         broker.far.close()
-        yield {"id": "c"}
+        yield {"id": "b"}
 
     ended = master.do_many(jobs())
-    assert [next(ended).id for _ in range(2)] == ["a", "b"]
+    assert next(ended).id == "a"
     with pytest.raises(TransportError, match="the broker closed the connection"):
         next(ended)
+
+
+def test_an_answer_that_another_call_came_across_is_yielded(broker: Scripted) -> None:
+    """The last answer of many jobs may come while something else is submitted; it is not lost."""
+    master = greeted(broker)
+
+    def jobs() -> Iterator[dict[str, Any]]:
+        yield from broker.answering(({"id": "a"}, OK), ({"id": "b"}, OK))
+        broker.says({"id": "a", "body": 1})
+
+    ended = master.do_many(jobs())
+    assert next(ended).id == "a"
+    broker.says({"id": "b", "body": 2}, OK)
+    master.submit("c")
+    assert [job.id for job in ended] == ["b"]
+
+
+def test_a_late_reply_is_not_about_many_jobs(broker: Scripted) -> None:
+    """The reply to a submit that timed out is not taken for that of the next job."""
+    master = greeted(broker)
+    with pytest.raises(TimedOut):
+        master.submit("late", timeout=0)
+    refused = {"error": "id_exists", "reason": "late"}
+    jobs = broker.answering(({"id": "a"}, refused, OK, {"id": "a", "body": 1}))
+    assert [job.id for job in master.do_many(jobs)] == ["a"]
+
+
+def test_many_jobs_that_have_ended_are_forgotten(broker: Scripted) -> None:
+    """A connection that has done many jobs, or has given them up, carries nothing of them along."""
+    master = greeted(broker)
+    broker.says(OK, {"id": "a", "body": 1})
+    list(master.do_many([{"id": "a"}]))
+    next(master.do_many(broker.answering(({"id": "b"}, OK), ({"id": "c"}, OK, {"id": "b", "body": 2}))))
+    broker.says({"id": "c", "body": 3}, {"id": "first", "body": 4})
+    assert master.receive().id == "first"
+    gc.collect()
+    assert [kept for kept in gc.get_objects() if isinstance(kept, Batch)] == []
 
 
 def test_errors_of_many_jobs_may_be_yielded(broker: Scripted) -> None:

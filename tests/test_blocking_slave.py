@@ -239,7 +239,9 @@ def test_an_interrupted_function_gives_its_job_back(broker: Scripted) -> None:
     slave.join("sum")
     broker.says(OK, OK, OK)
     slave.serve(interrupted)
-    assert [message["action"] for message in broker.heard()] == ["hello", "join", "leave", "fail", "leave"]
+    messages = broker.heard()
+    assert [message["action"] for message in messages] == ["hello", "join", "leave", "fail", "leave"]
+    assert messages[3]["retry"] is True
 
 
 def test_an_interrupted_wait_finishes_the_job_on_its_way(broker: Scripted) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from click.shell_completion import ShellComplete
 from click.testing import CliRunner, Result
 
 import gloom as package
@@ -38,6 +39,12 @@ def test_every_verb_has_help() -> None:
         result = gloom(verb, "--help")
         assert result.exit_code == 0
         assert result.output.startswith(f"Usage: gloom {verb} ")
+
+
+def test_a_shell_completes_verbs() -> None:
+    """Tab after `gloom` offers what there is."""
+    completion = ShellComplete(command, {}, "gloom", "_GLOOM_COMPLETE")
+    assert [item.value for item in completion.get_completions([], "")] == list(VERBS)
 
 
 def test_help_is_quick_because_it_loads_no_twisted() -> None:

@@ -475,6 +475,8 @@ def test_a_service_starts_again_from_every_state(farm: Farm, state: str) -> None
     second = master.stopService()
     master.startService()
     connected = master.when_connected()
+    # What is closing is no connection.
+    assert not connected.called or state == "new"
     for one in (first, second, connected):
         farm.result(one)
     run(farm, 100, 5)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -565,3 +565,23 @@ def test_a_master_names_itself(farm: Farm) -> None:
     """The broker's log and others' attempts know it by host and process, or by the name that it was given."""
     assert Master(farm.gloom.master_endpoint, reactor=farm.gloom.clock, name="mine").peer_name == "mine"
     assert Master(farm.gloom.master_endpoint, reactor=farm.gloom.clock).peer_name.rpartition(":")[2].isdecimal()
+
+
+def test_a_refusal_that_ends_the_connection_costs_its_own_job_only(farm: Farm) -> None:
+    """As for JSON that is nested more deeply than the broker reads: it is not submitted again, the others are."""
+    master = farm.master()
+    answers = [master.submit("echo", n, id=n) for n in range(3)]
+    broker = farm.gloom.master_endpoint.connections[-1]._other
+    assert broker is not None
+    assert broker.protocol is not None
+    broker.protocol.stringReceived = _refusing(broker.protocol.stringReceived)  # type: ignore[attr-defined]
+    farm.slave("echo", lambda body: body)
+    farm.advance(0.2)
+    with pytest.raises(RequestRefused, match="invalid_json"):
+        farm.result(answers[1])
+    assert (farm.result(answers[0]), farm.result(answers[2])) == (0, 2)
+    assert len(farm.gloom.master_endpoint.connections) == 2
+
+
+def _refusing(receive: Callable[[bytes], None]) -> Callable[[bytes], None]:
+    return lambda frame: receive(frame + b"]" if b'"id":1' in frame else frame)

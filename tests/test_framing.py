@@ -18,6 +18,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import clientFromString, connectProtocol, serverFromString
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import (
+    IHalfCloseableProtocol,
     IListeningPort,
     IPullProducer,
     IStreamClientEndpoint,
@@ -519,9 +520,10 @@ def test_a_transport_in_memory_that_claims_tcp_is_served() -> None:
 # Real sockets
 
 
+@implementer(IHalfCloseableProtocol)
 class Collector(Protocol):
     """
-    Reads to the end.
+    Reads to the end, and still sends what it has to say after it.
 
     Attributes:
         data: What came.
@@ -534,6 +536,12 @@ class Collector(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         self.data += data
+
+    def readConnectionLost(self) -> None:
+        self.transport.loseConnection()  # type: ignore[union-attr]
+
+    def writeConnectionLost(self) -> None:
+        """Its own half, after all was sent."""
 
     def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008
         self.gone.callback(reason.value or ConnectionDone())
@@ -586,7 +594,7 @@ def answer_and_close(frames: Frames, frame: bytes) -> None:
 
 
 async def test_the_last_word_is_read_although_input_is_pending() -> None:
-    """A peer that is still sending when the connection is closed reads the error, and a clean end, not a reset."""
+    """A peer that is still sending when the connection is closed reads the error, and meets no reset while it sends."""
     server = Server(on_frame=answer_and_close)
     await server.listen()
     client = await server.connect()

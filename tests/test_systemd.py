@@ -129,6 +129,12 @@ def test_a_service_that_stops_before_the_reactor_runs_is_never_ready(manager: Ma
     assert manager.take() == [STOPPING]
 
 
+def test_a_service_that_was_never_started_tells_nothing(manager: Manager) -> None:
+    """A broker that could not listen is stopped without having been started."""
+    SystemdService(MemoryReactorClock(), manager.environ).stopService()
+    assert manager.take() == []
+
+
 def test_an_abstract_socket_is_reached() -> None:
     """A NOTIFY_SOCKET that begins with @ is one without a file."""
     manager = Manager(f"\0gloom-test-{uuid4()}")

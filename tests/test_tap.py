@@ -227,7 +227,7 @@ def test_refused_requests_are_logged_only_on_demand(arguments: list[str], lines:
         (["--interface="], "--interface must be an IP address such as 0.0.0.0 or ::, got ''"),
         (["--interface=localhost"], "--interface must be an IP address such as 0.0.0.0 or ::, got 'localhost'"),
     ],
-    ids=" ".join,
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_a_wrong_option_is_one_line(arguments: list[str], text: str) -> None:
     """The line names the option, what it takes and what it got; no usage and no traceback around it."""

@@ -89,6 +89,12 @@ async def test_a_child_answers_one_job_after_the_other(reactor: Any) -> None:
         assert await answer(child, "a") == "aa"
 
 
+async def test_a_plain_function_needs_no_twisted(reactor: Any) -> None:
+    """A child imports Twisted only where its function's code does: it starts fast, and stays small."""
+    async with ready_child(reactor, *function("has_twisted")) as child:
+        assert await answer(child, None) is False
+
+
 async def test_bodies_and_answers_may_be_larger_than_a_pipe(reactor: Any) -> None:
     """A body of megabytes goes there and back."""
     body = "x" * (5 << 20)
@@ -238,6 +244,18 @@ async def test_what_a_job_has_started_ends_with_the_child(reactor: Any, fifos: d
     assert _has_ended(program)
 
 
+async def test_a_daemon_that_a_job_has_started_keeps_nobody(reactor: Any, fifos: dict[str, str]) -> None:
+    """A program that has left the child's session lives on, and does not keep the child from ending."""
+    async with ready_child(reactor, *function("leave_a_daemon")) as child:
+        await child.run(frame(fifos))
+        with Path(fifos["arrived"]).open() as arrived:
+            daemon = os.pidfd_open(int(arrived.readline()))
+        child.end()
+        assert await child.ended == "the worker process ended with exit status 0"
+    signal.pidfd_send_signal(daemon, signal.SIGKILL)
+    assert _has_ended(daemon)
+
+
 def _has_ended(pid_fd: int) -> bool:
     readable, _, _ = select.select([pid_fd], [], [], 5)
     os.close(pid_fd)
@@ -267,6 +285,7 @@ async def test_a_signal_while_it_starts_does_no_harm(reactor: Any) -> None:
         ("on_both", 1, 4),
         ("runs_a_program", "hello", "hello\n"),
         ("on_asyncio", 1, 2),
+        ("signals_with_a_reactor", 1, 2),
     ],
 )
 async def test_functions_may_use_asyncio_and_twisted(reactor: Any, name: str, body: Any, result: Any) -> None:

@@ -412,6 +412,15 @@ def test_a_child_that_dies_while_its_job_is_waited_for(shop: Workshop) -> None:
     assert len(shop.children) == 1
 
 
+def test_a_worker_that_is_killed_leaves_no_child(shop: Workshop) -> None:
+    """Ending at once kills every child, whatever it does."""
+    shop.start(2)
+    shop.ready()
+    shop.master(1)
+    shop.worker.kill()
+    assert all(child.was_killed for child in shop.children)
+
+
 def test_stopping_while_children_start_kills_them(shop: Workshop) -> None:
     """A child that is not ready has no job to finish."""
     shop.start(2)

@@ -79,6 +79,10 @@ def pid(_body: Any) -> int:
     return os.getpid()
 
 
+def has_twisted(_body: Any) -> bool:
+    return "twisted" in sys.modules
+
+
 def arrive_and_wait(fifos: dict[str, str]) -> int:
     """Say on one FIFO that this runs, wait on the other for leave to answer, and answer with this process's id."""
     arrived, go = os.open(fifos["arrived"], os.O_WRONLY), os.open(fifos["go"], os.O_RDWR)
@@ -92,6 +96,12 @@ def arrive_and_wait(fifos: dict[str, str]) -> int:
 def leave_a_process(fifos: dict[str, str]) -> None:
     """Start a program that outlives the job, and have it say its id."""
     subprocess.Popen(["/bin/sh", "-c", f"echo $$ > {fifos['arrived']}; read line < {fifos['go']}"])
+
+
+def leave_a_daemon(fifos: dict[str, str]) -> None:
+    """Start a program that goes its own way, with all that it inherits."""
+    script = f"echo $$ > {fifos['arrived']}; read line < {fifos['go']}"
+    os.posix_spawn("/bin/sh", ["sh", "-c", script], os.environ, setsid=True)
 
 
 def signals_are_left_alone(_body: Any) -> str:
@@ -142,6 +152,17 @@ async def runs_a_program(text: str) -> str:
     from twisted.internet.utils import getProcessOutput
 
     return str(await getProcessOutput("/bin/echo", [text]), "ascii")
+
+
+async def signals_with_a_reactor(number: int) -> int:
+    """Get what a service manager sends, with a reactor that would end on it."""
+    from twisted.internet import reactor
+    from twisted.internet.task import deferLater
+
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        os.kill(os.getpid(), signum)
+    await deferLater(reactor, 0, double, number)
+    return await deferLater(reactor, 0, double, number)
 
 
 def deferred_that_fails(reason: str) -> Any:

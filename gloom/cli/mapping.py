@@ -20,7 +20,7 @@ from gloom.cli.output import descriptor, on_terminal, say
 from gloom.cli.progress import Bar, Patience, Tally
 from gloom.cli.run import FAILED
 from gloom.cli.streams import Lines, LineTooLong, Output
-from gloom.cli.values import error_fields, read_body, to_json, to_plain
+from gloom.cli.values import error_fields, one_line, read_body, to_json, to_plain
 from gloom.client.answers import Answer, Answers
 from gloom.client.deferred import Master
 from gloom.errors import BodyError, GloomError, RequestRefused
@@ -212,6 +212,6 @@ class Mapping:
         if isinstance(error, RequestRefused) and error.error not in _ABOUT_ONE_LINE:
             raise GloomError(f"the broker refuses the jobs: {error}") from None
         if self._options.raw:
-            say(f"line {number}: {error}")
+            say(f"line {number}: {one_line(error)}")
         else:
             self._output.write(msgspec.json.encode({"line": number} | error_fields(error)) + b"\n")

@@ -23,7 +23,7 @@ from gloom.cli.output import StdoutClosed
 from gloom.errors import GloomError, RequestRefused
 
 _READ_BYTES = 64 * 1024
-_PENDING_BYTES = 256 * 1024
+_PENDING_BYTES = 64 * 1024
 
 
 class LineTooLong(RequestRefused):

@@ -18,7 +18,7 @@ from gloom.cli.connect import connected_master
 from gloom.cli.output import on_terminal, print_out, say, tell
 from gloom.cli.progress import Patience
 from gloom.cli.run import FAILED, NO_ANSWER
-from gloom.cli.values import error_fields, to_json, to_plain
+from gloom.cli.values import error_fields, one_line, to_json, to_plain
 from gloom.errors import BodyError, GloomError, JobFailed, ServerError, TimedOut
 
 
@@ -108,7 +108,7 @@ def _print_failure(job: Submission, id: str, error: GloomError) -> None:
 
 def _failure(error: GloomError) -> str:
     if isinstance(error, JobFailed):
-        return f"the job failed: {error}"
+        return f"the job failed: {one_line(error)}"
     if isinstance(error, ServerError):
         return f"the job was refused: {error.error}: {error.reason}"
     return f"the answer cannot be read: {error}"

@@ -73,3 +73,8 @@ def error_fields(error: Exception) -> dict[str, Any]:
     if isinstance(error, JobFailed) and error.kind is not None:
         fields["kind"] = error.kind
     return fields
+
+
+def one_line(error: Exception) -> str:
+    """Return what *error* says, on one line: the reason of a failed job may have many."""
+    return " ".join(str(error).split("\n"))

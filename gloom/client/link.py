@@ -116,7 +116,7 @@ class BrokerLink(Service, ABC):
         self._waiting: dict[Deferred[None], float] = {}
         # Fires when the coroutine that connects has ended; None while there is none.
         self._ended: Deferred[None] | None = None
-        # What that coroutine awaits and a stop may cancel.
+        # What that coroutine has awaited last, and a stop may cancel.
         self._awaited: Deferred[Any] | None = None
         self._stopped = False
         # Those who wait until a stop is complete; None while nothing stops.
@@ -226,10 +226,7 @@ class BrokerLink(Service, ABC):
     async def _cancellable(self, deferred: Deferred[Result]) -> Result:
         """Await what a stop cancels; `Deferred.cancel` of a whole coroutine would not do while that runs."""
         self._awaited = deferred
-        try:
-            return await deferred
-        finally:
-            self._awaited = None
+        return await deferred
 
     async def _connect_once(self) -> None:
         """Connect and stay until the connection ends; a failure is counted and told."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from msgspec import Raw
 from twisted.internet import reactor as untyped
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater, react
@@ -26,8 +27,13 @@ def echo(body: Any) -> Any:
 
 def picky(body: Any) -> Any:
     if body == 3:
-        raise ValueError("no threes")
+        raise ValueError("no\nthrees")
     return body
+
+
+def literal(body: str) -> Raw:
+    """Answer with the JSON that the string *body* holds."""
+    return Raw(body.encode())
 
 
 def shuffled(body: int) -> Deferred[int]:
@@ -35,12 +41,8 @@ def shuffled(body: int) -> Deferred[int]:
     return deferLater(reactor, 0.02 * (SHUFFLING_SLAVES - body % SHUFFLING_SLAVES), lambda: body)
 
 
-def silent(body: Any) -> Deferred[Any]:
-    return Deferred()
-
-
 async def main(reactor: Any) -> None:
-    functions = [echo, echo, picky, silent, *[shuffled] * SHUFFLING_SLAVES]
+    functions = [echo, echo, picky, literal, *[shuffled] * SHUFFLING_SLAVES]
     slaves = [Slave(sys.argv[1], one.__name__, one, reactor=reactor, finish_seconds=0) for one in functions]
     for slave in slaves:
         slave.startService()

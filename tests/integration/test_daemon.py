@@ -346,7 +346,8 @@ def test_listening_that_fails_late_ends_the_process_too(runner: list[str], tmp_p
     (plugins / "late.py").write_text(LATE)
     other = free_port()
     command = [*runner, "gloom", f"--master-port={other}", "--slave-port=late:"]
-    done = run(command, tmp_path, PYTHONPATH=str(tmp_path))
+    given = os.environ.get("PYTHONPATH")
+    done = run(command, tmp_path, PYTHONPATH=f"{tmp_path}{os.pathsep}{given}" if given else str(tmp_path))
     assert done.returncode == 1
     assert "cannot listen for slaves on 127.0.0.1:1: too late" in done.stdout
     assert "is down" in done.stdout

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from integration.commands import SECONDS, Farm, pipe_of
 
-LINES = 20_000
+LINES = 10_000
 # The broker dies, and comes back, after so many answers.
-DEATHS = (2_000, 6_000)
+DEATHS = (1_000, 4_000)
 
 
 def test_every_line_is_answered_exactly_once_though_the_broker_is_killed(tmp_path: Path) -> None:

@@ -36,11 +36,13 @@ class WorkProcess:
     def __init__(self, *arguments: str, path: Path | None = None) -> None:
         self.lines: list[str] = []
         self._coming: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        paths = [str(path)] if path else []
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+        if path is not None:
+            environment["PYTHONPATH"] = os.pathsep.join([str(path), environment.get("PYTHONPATH", "")])
         self.process = subprocess.Popen(
             [GLOOM, "work", *arguments],
             cwd=TESTS,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")])},
+            env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -203,8 +205,10 @@ def test_what_a_job_prints_is_the_workers_output(work: StartWork, master: Master
     """A function's print() goes where the worker's standard output goes, at once."""
     worker = work("worker_functions:say")
     assert answer(master, "say", "hello") is None
-    assert worker.process.stdout is not None
-    assert worker.process.stdout.readline() == "hello\n"
+    output = worker.process.stdout
+    assert output is not None
+    assert select.select([output], [], [], PATIENCE_SECONDS)[0]
+    assert output.readline() == "hello\n"
 
 
 def test_an_exception_fails_the_job_and_is_one_line_in_the_log(work: StartWork, master: Master) -> None:

@@ -1,0 +1,74 @@
+"""The programs of docs/clients.md, run as they stand there against a real broker."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+import gloom.errors
+from integration.daemon import STOPPING_SECONDS, TWISTD, Daemon
+
+PAGE = (Path(__file__).parents[2] / "docs" / "clients.md").read_text()
+
+_BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n^```text\n(.*?)^```\n)?", re.MULTILINE | re.DOTALL)
+PROGRAMS = _BLOCK.findall(PAGE)
+
+#: What a program has that runs until it is stopped.
+ENDLESS = ("reactor.run()", "Application(", "slave.join(")
+
+
+def started(directory: Path, number: int, program: str, broker: Daemon) -> subprocess.Popen[str]:
+    here = program.replace(":9998", f":{broker.master_port}").replace(":9999", f":{broker.slave_port}")
+    file = directory / f"program{number}.py"
+    file.write_text(here)
+    twistd = [str(TWISTD), "--nodaemon", "--pidfile=", "-y"]
+    command = twistd if "Application(" in program else [sys.executable, "-W", "error"]
+    return subprocess.Popen(
+        [*command, str(file)], cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def test_every_program_runs_and_prints_what_the_page_says(daemon: Callable[..., Daemon], tmp_path: Path) -> None:
+    """Slaves run beside the masters that follow them, and stop without a complaint."""
+    broker, slaves = daemon(), dict[str, subprocess.Popen[str]]()
+    assert len(PROGRAMS) == 10
+    with ExitStack() as processes:
+        for number, (program, expected) in enumerate(PROGRAMS):
+            process = processes.enter_context(started(tmp_path, number, program, broker))
+            processes.callback(process.kill)
+            if any(sign in program for sign in ENDLESS):
+                slaves[program] = process
+                continue
+            printed, _ = process.communicate(timeout=30)
+            assert (printed, process.returncode) == (expected, 0), f"program {number}:\n{program}"
+        assert len(slaves) == 4
+        for program, slave in slaves.items():
+            # A loop of one's own has no way to end but to be ended.
+            end = signal.SIGTERM if "for job in slave" in program else signal.SIGINT
+            slave.send_signal(end)
+            printed, _ = slave.communicate(timeout=STOPPING_SECONDS)
+            assert slave.returncode in (0, -end), printed
+            assert "Traceback" not in printed, printed
+
+
+#: The errors of the table that are gloom's.
+ROWS = re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_the_table_names_errors_that_there_are(name: str) -> None:
+    """Each error of the table can be imported from where the page says."""
+    assert issubclass(getattr(gloom.errors, name), gloom.errors.GloomError)
+
+
+def test_the_table_is_whole() -> None:
+    """Each kind of error that a client raises to its user has its row."""
+    raised = {gloom.errors.JobFailed, gloom.errors.RequestRefused, gloom.errors.BodyError, gloom.errors.TransportError}
+    assert set(ROWS) == {error.__name__ for error in raised}
