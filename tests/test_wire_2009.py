@@ -150,7 +150,7 @@ def test_a_failure_is_told_in_three_keys(gloom: MemoryGloom, master: Master2009)
     """Kind, traceback and attempts of a failure stay with those who asked for them."""
     slave, witness = slave_of(gloom, "sum", name="new"), extended(gloom.master())
     master.submit("a", "sum", [1])
-    witness.ask(submit("a", attach=True))
+    witness.ask(submit("a", "sum", attach=True))
     slave.send(fail("no number", kind="ValueError", traceback="line 1"))
     assert master.receive_failure("a") == "no number"
     master.expect_silence()

@@ -6,8 +6,10 @@ import json
 from typing import Any
 
 import pytest
+from logged import logged
 from specification import names_in, specification
-from wire import OK, busy_slave_of, extended, fail, job, join, respond, served, slave_of, submit
+from twisted.logger import formatEvent
+from wire import HELLO, OK, PING, busy_slave_of, extended, fail, job, join, respond, served, slave_of, submit
 
 from gloom.broker import MemoryBroker
 from gloom.framing import to_frame
@@ -75,6 +77,91 @@ MISTAKES = [
 ]
 
 
+SECONDS = "must be a number of seconds, 0 to 1000000000, or null, got "
+SOME_SECONDS = "timeout must be a number of seconds over 0, to 1000000000, or null, got "
+EXTENDED_MASTER_MISTAKES: list[tuple[dict[str, Any], str, str]] = [
+    (submit(1, timeout=0), "invalid_type", SOME_SECONDS + "0"),
+    (submit(1, timeout=-1), "invalid_type", SOME_SECONDS + "-1"),
+    (submit(1, timeout=1.1e9), "invalid_type", SOME_SECONDS + "1100000000.0"),
+    (submit(1, timeout="5"), "invalid_type", SOME_SECONDS + '"5"'),
+    (submit(1, timeout=True), "invalid_type", SOME_SECONDS + "true"),
+    (submit(1, expires=-0.5), "invalid_type", f"expires {SECONDS}-0.5"),
+    (submit(1, expires=[]), "invalid_type", f"expires {SECONDS}[]"),
+    (submit(1, delay=-1), "invalid_type", f"delay {SECONDS}-1"),
+    (submit(1, delay=1e10), "invalid_type", f"delay {SECONDS}10000000000.0"),
+    (submit(1, retries=-1), "invalid_type", "retries must be an integer of 0 to 100, or null, got -1"),
+    (submit(1, retries=101), "invalid_type", "got 101"),
+    (submit(1, retries=1.5), "invalid_type", "got 1.5"),
+    (submit(1, require_slave=None), "invalid_type", "require_slave must be true or false, got null"),
+    (submit(1, attach="yes"), "invalid_type", 'attach must be true or false, got "yes"'),
+    (submit(1, require_slave=True), "no_slaves", "no slave has joined the type 't'"),
+    (submit(1, None, require_slave=True), "no_slaves", "no slave has joined"),
+    ({"action": "submit_many"}, "missing_field", "jobs is required by submit_many: a list of at most 10000 objects"),
+    ({"action": "submit_many", "jobs": {}}, "invalid_type", "jobs must be a list of at most 10000 objects, each"),
+    ({"action": "submit_many", "jobs": None}, "invalid_type", "got null"),
+    ({"action": "submit_many", "jobs": [submit(1)] + [0] * 10_000}, "invalid_type", 'got [{"action": "submit", "id"'),
+    ({"action": "cancel"}, "missing_field", "id is required by cancel: a string of 1 to 255 characters or an integer"),
+    ({"action": "cancel", "id": None}, "invalid_type", "id must be"),
+    ({"action": "cancel", "id": "1"}, "unknown_job", "'1' is no job of this master in flight"),
+    ({"action": "cancel", "id": "theirs"}, "unknown_job", "'theirs' is no job of this master in flight"),
+    ({"action": "cancel", "id": "x" * 255}, "unknown_job", f"'{'x' * 99}... is no job"),
+    ({"action": "progress", "body": 1}, "invalid_action", "progress is for the slave port; this is the master port"),
+]
+
+
+@pytest.mark.parametrize(
+    ("message", "code", "reason"), EXTENDED_MASTER_MISTAKES, ids=range(len(EXTENDED_MASTER_MISTAKES))
+)
+def test_an_extended_masters_mistake_changes_nothing(message: dict[str, Any], code: str, reason: str) -> None:
+    """An extended master that makes a mistake is told which; all jobs are as before, and it goes on."""
+    gloom = MemoryGloom()
+    beside, master = gloom.master(), extended(gloom.master())
+    assert beside.ask(submit("theirs")) == master.ask(submit("mine")) == [OK]
+    (reply,) = master.ask(message)
+    assert reply["error"] == code and reason in reply["reason"] and set(reply) == {"error", "reason"}
+    assert master.ask(submit("mine too")) == [OK]
+    assert served(slave_of(gloom)) == ["theirs", "mine", "mine too"]
+
+
+HELLO_MISTAKES = [
+    ({"accept": "quiet"}, 'accept must be a list of strings, got "quiet"'),
+    ({"accept": [1]}, "accept must be a list of strings, got [1]"),
+    ({"accept": None}, "accept must be a list of strings, got null"),
+    ({"token": ["secret"]}, "token must be a string or null, got something else"),
+    ({"heartbeat": 1.1e9}, "heartbeat must be a number of seconds, 0 to 1000000000, got 1100000000.0"),
+]
+
+
+@pytest.mark.parametrize(("mistake", "reason"), HELLO_MISTAKES, ids=str)
+def test_a_wrong_hello_leaves_the_base_level(mistake: dict[str, Any], reason: str) -> None:
+    """A field of hello that is wrong is named, and the connection may say hello again."""
+    master = MemoryGloom().master()
+    assert master.ask(HELLO | mistake) == [{"error": "invalid_type", "reason": reason}]
+    assert master.ask(PING)[0]["error"] == "invalid_state"
+    assert extended(master).ask(PING) == [OK]
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b'{"action":"hello","version":1,"token":"s3cret",}',
+        b'[{"action":"hello","version":1,"token":"s3cret"}]',
+        b'"token s3cret"',
+        b'{"action":"hello","version":1,"token":s3cret}',
+        b'{"action":"hello","version":1,"token":{"s3cret":1}}',
+    ],
+    ids=range(5),
+)
+def test_a_token_is_in_no_error(frame: bytes) -> None:
+    """However broken the hello is, what it holds as a token is not repeated."""
+    gloom = MemoryGloom(Settings(verbose=True))
+    with logged() as events:
+        (reply,) = gloom.master().ask(frame)
+    assert reply["error"] in ("invalid_json", "invalid_type")
+    assert "s3cret" not in reply["reason"]
+    assert len(events) == 1 and "s3cret" not in formatEvent(events[0])
+
+
 @pytest.mark.parametrize(("payload", "code", "reason"), MISTAKES, ids=range(len(MISTAKES)))
 def test_a_mistake_is_answered_and_changes_nothing(payload: str | bytes, code: str, reason: str) -> None:
     """A master that makes a mistake is told which; its own jobs and everybody else's are as before."""
@@ -94,7 +181,8 @@ def test_a_mistake_is_answered_and_changes_nothing(payload: str | bytes, code: s
 def test_every_code_is_among_the_mistakes() -> None:
     """No row of the error table is left out, but those that need more than one message."""
     table = {names_in(row["code"])[0] for row in specification().tables["errors"]}
-    assert table - {code for _, code, _ in MISTAKES} == {"size_error", "internal_error"}
+    elsewhere = {"size_error", "internal_error", "busy", "draining", "unauthorized", "forbidden"}
+    assert table - {code for _, code, _ in [*MISTAKES, *EXTENDED_MASTER_MISTAKES]} == elsewhere
 
 
 def test_a_master_may_make_many_mistakes() -> None:
@@ -120,7 +208,7 @@ class FaultyBroker(MemoryBroker):
 def test_a_bug_ends_one_connection_only(logged_errors: Any) -> None:
     """A bug in the broker is logged with its traceback and told to one master; the others go on."""
     gloom = MemoryGloom()
-    gloom.masters.broker = gloom.slaves.broker = FaultyBroker()
+    gloom.masters.around.broker = FaultyBroker(gloom.settings, lambda when: None)
     beside, master = gloom.master(), gloom.master()
     beside.ask(submit(1))
     (reply,) = master.ask(submit("bug"))
@@ -178,7 +266,23 @@ def test_a_slaves_mistake_leaves_the_job_in_hand(payload: str | bytes, code: str
     assert master.take() == [{"id": 1, "body": 2}]
 
 
-EXTENDED_MISTAKES = [
+EXTENDED_MISTAKES: list[tuple[dict[str, Any], str, str]] = [
+    ({"action": "join"}, "missing_field", "type is required by join, or types: a string, null, or a list of strings"),
+    ({"action": "join", "types": None}, "missing_field", "type is required by join, or types"),
+    (join() | {"types": ["u"]}, "invalid_type", "types must not come with type: join takes one of the two"),
+    (join(None) | {"types": ["u"]}, "invalid_type", "types must not come with type"),
+    ({"action": "join", "types": []}, "invalid_type", "types must be a list of 1 to 1000 strings of 1 to 255"),
+    ({"action": "join", "types": ["t"] * 1001}, "invalid_type", "types must be a list of 1 to 1000 strings"),
+    ({"action": "join", "types": ["t", None]}, "invalid_type", 'got ["t", null]'),
+    ({"action": "join", "types": ["t", ""]}, "invalid_type", 'got ["t", ""]'),
+    ({"action": "join", "types": "t"}, "invalid_type", 'got "t"'),
+    (join() | {"slots": 0}, "invalid_type", "slots must be an integer of 1 to 1000, got 0"),
+    (join() | {"slots": 1001}, "invalid_type", "got 1001"),
+    (join() | {"slots": None}, "invalid_type", "got null"),
+    ({"action": "progress"}, "missing_field", "body is required by progress: any JSON value"),
+    ({"action": "progress", "body": 1, "id": 1.5}, "invalid_type", "id must be"),
+    ({"action": "cancel", "id": 1}, "invalid_action", "cancel is for the master port; this is the slave port"),
+    ({"action": "submit_many", "jobs": []}, "invalid_action", "submit_many is for the master port"),
     (fail() | {"reason": 1}, "invalid_type", "reason must be a string, got 1"),
     ({"action": "fail"}, "missing_field", "reason is required by fail: a string"),
     (fail(kind=""), "invalid_type", "kind must be a string of 1 to 255 characters or null"),
@@ -186,9 +290,9 @@ EXTENDED_MISTAKES = [
     (fail(retry=None), "invalid_type", "retry must be true or false, got null"),
     (fail(retry=1), "invalid_type", "retry must be true or false, got 1"),
     (fail(id=True), "invalid_type", "id must be"),
-    (fail(id=2), "invalid_state", "the job in hand is 1, not 2"),
-    (fail(id="1"), "invalid_state", "the job in hand is 1, not '1'"),
-    (respond(id=2), "invalid_state", "the job in hand is 1, not 2"),
+    (fail(id=2), "invalid_state", "the job 2 is not in hand"),
+    (fail(id="1"), "invalid_state", "the job '1' is not in hand"),
+    (respond(id=2), "invalid_state", "the job 2 is not in hand"),
     (respond(id=[]), "invalid_type", "id must be"),
     ({"action": "hello", "version": 1}, "invalid_state", "hello was said already"),
 ]
@@ -215,7 +319,8 @@ def test_there_is_nothing_to_answer_without_a_job(message: dict[str, Any], joine
     slave = extended(gloom.slave())
     if joined:
         slave.ask(join())
-    assert slave.ask(message) == [{"error": "invalid_state", "reason": "no job is in hand"}]
+    reason = "the job 1 is not in hand" if "id" in message else "no job is in hand"
+    assert slave.ask(message) == [{"error": "invalid_state", "reason": reason}]
 
 
 # Frames

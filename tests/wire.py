@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from gloom.service import BrokerService
 from gloom.testing import MemoryGloom, RawPeer
 
 OK = {"ok": True}
@@ -40,6 +41,14 @@ def answer(id: Any, body: Any = 2) -> dict[str, Any]:
 def fail(reason: str = "no", **more: Any) -> dict[str, Any]:
     """Return a fail."""
     return {"action": "fail", "reason": reason, **more}
+
+
+def stop(gloom: MemoryGloom) -> None:
+    """Shut the broker down, as the service does; time passes with `MemoryGloom.advance`."""
+    service = BrokerService(gloom.clock, gloom.masters.around, [], [])
+    service.masters, service.slaves = gloom.masters, gloom.slaves
+    service.stopService()
+    gloom.advance()
 
 
 def extended(peer: RawPeer, **hello: Any) -> RawPeer:
