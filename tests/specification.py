@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 import gloom
+from gloom.protocols import MasterProtocol, SlaveProtocol
 
 PATH = Path(__file__).parents[1] / "docs" / "protocol.md"
 
@@ -24,8 +26,8 @@ class Act:
     What one line of a transcript does to the broker.
 
     Attributes:
-        peer: Who acts, such as ``M1``; empty where only time passes.
-        kind: ``sends`` a frame, sends ``bytes``, ``closes``, or time ``passes``.
+        peer: Who acts, such as ``M1``; empty where no peer does.
+        kind: A peer ``sends`` a frame, sends ``bytes`` or ``closes``; time ``passes``; the broker ``stops``.
         data: The payload or the bytes.
         seconds: How long it takes.
     """
@@ -72,6 +74,10 @@ class Transcript:
         """How a test names it."""
         return f"section {self.section or 'brief'}, line {self.line}"
 
+    def has(self, kind: str) -> bool:
+        """Return whether an act of that kind is in it."""
+        return any(turn.act.kind == kind for turn in self.turns)
+
     @property
     def heard(self) -> list[str]:
         """Everything that anybody hears."""
@@ -103,7 +109,9 @@ def replay(transcript: Transcript, wire: Wire) -> None:
         peers.update(dict.fromkeys([turn.act.peer] if turn.act.peer else []))
         wire.act(turn.act)
         for peer in peers:
-            expected = [_filled_in(text, peers, wire) for text in turn.heard.get(peer, [])]
+            features = (MasterProtocol if peer.startswith("M") else SlaveProtocol).features
+            texts = [text.replace("{features}", _json(features)) for text in turn.heard.get(peer, [])]
+            expected = [_filled_in(text, peers, wire) for text in texts]
             heard = wire.hear(peer, len(expected))
             assert heard == expected, f"{transcript.name}: {peer} after {turn.act}"
 
@@ -114,6 +122,10 @@ def _filled_in(text: str, peers: Sequence[str] | dict[str, None], wire: Wire) ->
         if f"{{{peer}}}" in text:
             text = text.replace(f"{{{peer}}}", wire.address(peer))
     return text
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"))
 
 
 _SENDS = re.compile(r"([MS]\d*)> (.*)")
@@ -133,6 +145,8 @@ def _read_transcript(transcript: Transcript, lines: Sequence[str]) -> Transcript
 def _read_act(line: str) -> Act:
     if passes := _PASSES.fullmatch(line):
         return Act("", "passes", seconds=float(passes[1]))
+    if line == "the broker is stopped":
+        return Act("", "stops")
     sends = _SENDS.fullmatch(line)
     assert sends is not None, f"not a line of a transcript: {line!r}"
     peer, text = sends[1], sends[2]

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 from collections.abc import Iterator
+from inspect import getsource
 from typing import Any
 
 import msgspec
 import pytest
 from msgspec import inspect
 from specification import CLOSED, PATH, Act, Row, Transcript, names_in, replay, specification
+from wire import stop
 
-from gloom import errors, messages
+from gloom import errors, messages, tap
+from gloom.access import Access, read_access
 from gloom.broker import MemoryBroker
 from gloom.errors import ProtocolError, SettingsError
 from gloom.framing import to_frame
@@ -26,25 +31,41 @@ SPEC = specification()
 # Transcripts
 
 
+LIMITS = {f"--{option}": (field, kind) for option, field, kind, _ in tap.LIMITS}
+
+
 def settings_of(options: list[str]) -> Settings:
     """Return what the daemon makes of a transcript's *options*."""
-    if options[:1] == ["--retries"]:
-        return Settings(retries=int(options[1]))
-    assert options in ([], ["--require-type"])
-    return Settings(require_type=bool(options))
+    if options == ["--require-type"]:
+        return Settings(require_type=True)
+    given = dict(zip(options[::2], options[1::2], strict=True))
+    given.pop("--access", None)
+    fields: dict[str, Any] = {LIMITS[option][0]: LIMITS[option][1](value) for option, value in given.items()}
+    return Settings(**fields)
+
+
+@pytest.fixture(scope="module")
+def access(tmp_path_factory: pytest.TempPathFactory) -> Access:
+    """The access file that the document prints."""
+    file = tmp_path_factory.mktemp("access") / "access.toml"
+    file.write_text(SPEC.programs["toml"])
+    return read_access(file)
 
 
 class MemoryWire:
     """A broker in memory, for `specification.replay`."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.gloom = MemoryGloom(settings)
+    def __init__(self, settings: Settings, access: Access | None = None) -> None:
+        self.gloom = MemoryGloom(settings, access)
         self.peers: dict[str, RawPeer] = {}
         self.told: set[str] = set()
 
     def act(self, act: Act) -> None:
         if act.kind == "passes":
             self.gloom.advance(act.seconds)
+            return
+        if act.kind == "stops":
+            stop(self.gloom)
             return
         if act.peer not in self.peers:
             self.peers[act.peer] = self.gloom.master() if act.peer.startswith("M") else self.gloom.slave()
@@ -64,14 +85,15 @@ class MemoryWire:
         return heard
 
     def address(self, peer: str) -> str:
-        host: Any = self.peers[peer].transport.getHost()  # type: ignore[union-attr]
+        host: Any = self.peers[peer].transport.getHost()
         return f"{host.host}:{host.port}"
 
 
 @pytest.mark.parametrize("transcript", SPEC.transcripts, ids=lambda transcript: transcript.name)
-def test_every_transcript_goes_message_for_message(transcript: Transcript) -> None:
+def test_every_transcript_goes_message_for_message(transcript: Transcript, access: Access) -> None:
     """A conversation in the document goes exactly as it is printed there."""
-    replay(transcript, MemoryWire(settings_of(transcript.options)))
+    options = transcript.options
+    replay(transcript, MemoryWire(settings_of(options), access if "--access" in options else None))
 
 
 def test_a_transcript_that_is_wrong_is_noticed() -> None:
@@ -127,7 +149,7 @@ class FaultyBroker(MemoryBroker):
 
 def heard_of_a_bug() -> list[str]:
     wire = MemoryWire(Settings())
-    wire.gloom.masters.broker = FaultyBroker()
+    wire.gloom.masters.around.broker = FaultyBroker(Settings(), lambda when: None)
     wire.act(Act("M", "sends", b'{"action":"submit","id":1,"body":1}'))
     return wire.hear("M", 2)
 
@@ -140,28 +162,47 @@ TYPE_WORDS: dict[type, str] = {
     inspect.FloatType: "number",
     inspect.BoolType: "boolean",
     inspect.RawType: "any JSON value",
+    inspect.ListType: "list of {}s",
     inspect.NoneType: "null",
 }
 
 
 def words_of(kind: inspect.Type) -> str:
     """Return a type as the field tables write it."""
-    kinds = kind.types if isinstance(kind, inspect.UnionType) else (kind,)
-    order = list(TYPE_WORDS.values())
-    return " or ".join(sorted((TYPE_WORDS[type(one)] for one in kinds), key=order.index))
+    order = list(TYPE_WORDS)
+    kinds = sorted(kinds_of(kind), key=lambda one: order.index(type(one)))
+    return " or ".join(
+        TYPE_WORDS[type(one)].format(words_of(one.item_type) if isinstance(one, inspect.ListType) else "")
+        for one in kinds
+    )
 
 
-NUMBERS = {0: "0", 10**9: "10^9", -(2**63): "-2^63", 2**63 - 1: "2^63 - 1"}
+def kinds_of(kind: inspect.Type) -> tuple[inspect.Type, ...]:
+    """Return what a value may be, one by one."""
+    return kind.types if isinstance(kind, inspect.UnionType) else (kind,)
+
+
+NUMBERS = {10**9: "10^9", -(2**63): "-2^63", 2**63 - 1: "2^63 - 1"}
 
 
 def range_of(kind: inspect.Type) -> str:
     """Return a type's range as the field tables write it."""
-    for one in kind.types if isinstance(kind, inspect.UnionType) else (kind,):
+    for one in kinds_of(kind):
         if isinstance(one, inspect.StrType) and one.max_length is not None:
             return f"{one.min_length} to {one.max_length} characters"
-        if isinstance(one, inspect.IntType | inspect.FloatType) and one.ge is not None and one.le is not None:
-            return f"{NUMBERS[int(one.ge)]} to {NUMBERS[int(one.le)]}"
+        if isinstance(one, inspect.IntType | inspect.FloatType) and one.le is not None:
+            low = f"over {number(one.gt)}," if one.ge is None else number(one.ge)
+            return f"{low} to {number(one.le)}"
+        if isinstance(one, inspect.ListType) and one.max_length is not None:
+            if one.min_length is None:
+                return f"up to {one.max_length}"
+            return f"{one.min_length} to {one.max_length} {words_of(one.item_type)}s of {range_of(one.item_type)}"
     return ""
+
+
+def number(value: float | None) -> str:
+    assert value is not None
+    return NUMBERS.get(int(value), str(int(value)))
 
 
 def described(request: type[msgspec.Struct]) -> list[tuple[str, ...]]:
@@ -174,10 +215,17 @@ def described(request: type[msgspec.Struct]) -> list[tuple[str, ...]]:
             words_of(one.type),
             range_of(one.type),
             "yes" if one.required else "no",
-            "" if one.required else f"`{json.dumps(one.default)}`",
+            default_of(one),
         )
         for one in info.fields
     ]
+
+
+def default_of(field: inspect.Field) -> str:
+    """Return a default as the field tables write it."""
+    if field.default is not msgspec.NODEFAULT:
+        return f"`{json.dumps(field.default)}`"
+    return "" if field.default_factory is msgspec.NODEFAULT else f"`{json.dumps(field.default_factory())}`"
 
 
 def requests() -> Iterator[tuple[str, type[msgspec.Struct]]]:
@@ -200,6 +248,11 @@ SENT = {
     "answer": messages.encode_answer("a", b"1"),
     "job": messages.encode_job("a", None, b"1"),
     "failure, base": messages.encode_failure("a", "job_failed", "r"),
+    "answer, extended": messages.encode_receipted_answer("a", b"1", 0.0, 0.0, 1, "s"),
+    "progress, to the master": messages.encode_progress("a", b"1"),
+    "cancel, to the slave": messages.encode_revocation("a"),
+    "reply to cancel": messages.CANCELLED,
+    "reply to submit_many": messages.encode_batch([None]),
     "failure, extended": messages.encode_extended_failure("a", "job_failed", "r", "k", "t", []),
     "welcome": messages.encode_welcome("gloom/0", 1, 0.0, ()),
 }
@@ -221,16 +274,43 @@ def test_an_attempt_has_the_keys_of_its_table() -> None:
     assert attempts and all(set(attempt) == keys for attempt in attempts)
 
 
+def test_a_receipt_has_the_keys_of_its_table() -> None:
+    """What an answer says of how it went has the keys of the table."""
+    keys = {names_in(row["field"])[0] for row in SPEC.tables["receipt"]}
+    assert set(json.loads(SENT["answer, extended"])["receipt"]) == keys
+
+
+def test_every_way_to_end_is_shown() -> None:
+    """The outcomes of the table of endings are those of section 4.11, and each of them is in a transcript."""
+    endings = {name for row in SPEC.tables["endings"] for name in names_in(row["the outcome that each master gets"])}
+    errors = next(row for row in SPEC.tables["failure, extended"] if names_in(row["field"]) == ["error"])
+    heard = [message for one in SPEC.transcripts for message in one.heard if message.startswith('{"id"')]
+    shown = {outcome["error"] for outcome in map(json.loads, heard) if "error" in outcome}
+    assert endings == set(names_in(errors["meaning"])) == shown
+
+
+def test_every_way_in_which_an_attempt_ends_is_named() -> None:
+    """What the table says of `ended` is what the broker writes there."""
+    ended = next(row for row in SPEC.tables["attempt"] if names_in(row["field"]) == ["ended"])
+    source = getsource(MemoryBroker)
+    written = set(re.findall(r'_attempt_ended\(\w+, [\w.]+, "(\w+)"', source))
+    assert set(names_in(ended["meaning"])) - {"fail"} == written
+
+
 # Verbs and states
 
+VERB_ROWS = [row for port in ("slave", "master") for row in SPEC.tables[f"validity, {port}"] if names_in(row["verb"])]
 MESSAGES: dict[str, dict[str, Any]] = {
     "hello": {"action": "hello", "version": 1},
     "ping": {"action": "ping"},
     "submit": {"action": "submit", "id": "taken", "type": "other", "body": 1},
-    "attach": {"action": "submit", "id": "taken", "type": "other", "body": 1, "attach": True},
+    "submit_many": {"action": "submit_many", "jobs": []},
+    "cancel": {"action": "cancel", "id": "taken"},
+    "attach": {"action": "submit", "id": "taken", "type": "t", "body": 1, "attach": True},
     "join": {"action": "join", "type": "t"},
     "respond": {"action": "respond", "body": 1},
     "fail": {"action": "fail", "reason": "r"},
+    "progress": {"action": "progress", "body": 1},
     "leave": {"action": "leave"},
     "any other": {"action": "explode"},
 }
@@ -247,10 +327,12 @@ def cases(caption: str) -> Iterator[Any]:
 
 def reply_to(peer: RawPeer, message: dict[str, Any]) -> str:
     """Return what a validity table calls the reply; what follows it is not looked at."""
-    reply = peer.ask(message)[0]
-    if "server" in reply:
+    replies = peer.ask(message)
+    if not replies:
+        return "nothing"
+    if "server" in replies[0]:
         return "welcome"
-    return "ok" if reply == {"ok": True} else f"`{reply['error']}`"
+    return "ok" if replies[0].get("ok") else f"`{replies[0]['error']}`"
 
 
 def at_level(peer: RawPeer, level: str) -> RawPeer:
@@ -297,12 +379,16 @@ def test_each_verb_in_each_state_of_a_slave(level: str, verb: str, state: str, c
 def test_each_verb_of_a_master(level: str, verb: str, state: str, cell: str) -> None:
     """A master is answered what the table says, and the job in flight is where it was."""
     gloom = MemoryGloom()
-    first = gloom.master()
-    if state == "id in flight":
-        first.ask({"action": "submit", "id": "taken", "type": "t", "body": "first"})
-    assert reply_to(at_level(gloom.master(), level), MESSAGES[verb]) == cell
+    asking = at_level(gloom.master(), level)
+    if state != "id free":
+        owner = asking if state == "this master's job" else gloom.master()
+        owner.ask({"action": "submit", "id": "taken", "type": "t", "body": "first"})
+    assert reply_to(asking, MESSAGES[verb]) == cell
     served = slave_in(gloom, "base", "new").ask(MESSAGES["join"])[1:]
-    assert served == [{"action": "job", "id": "taken", "type": "t", "body": "first"}] * (state == "id in flight")
+    if verb == "cancel" and cell == "ok":
+        assert served == []
+    elif state != "id free":
+        assert served == [{"action": "job", "id": "taken", "type": "t", "body": "first"}]
 
 
 def test_the_validity_tables_leave_nothing_out() -> None:
@@ -318,58 +404,54 @@ def test_the_validity_tables_leave_nothing_out() -> None:
 # Names and numbers
 
 
-def reserved(kind: str) -> list[str]:
-    return [name for row in SPEC.tables["reserved"] if row["kind"] == kind for name in names_in(row["names"])]
-
-
-@pytest.mark.parametrize("verb", reserved("verb"))
-@pytest.mark.parametrize("level", ["base", "extended"])
-def test_a_reserved_verb_is_unknown_today(verb: str, level: str) -> None:
-    """A verb of a later version is answered unknown_action, on both ports, at both levels."""
-    gloom = MemoryGloom()
-    for peer in (gloom.master(), gloom.slave()):
-        assert reply_to(at_level(peer, level), {"action": verb, "id": 1, "body": 1, "jobs": []}) == "`unknown_action`"
-
-
-@pytest.mark.parametrize("verb", ["hello", "submit", "join"])
-def test_a_reserved_key_is_ignored_today(verb: str) -> None:
-    """A key of a later version changes nothing, whatever it holds."""
-    keys = reserved(f"key of `{verb}`")
-    assert keys
-    gloom = MemoryGloom()
-    peer = gloom.slave() if verb == "join" else gloom.master()
-    assert reply_to(peer, MESSAGES[verb] | {key: ["nonsense"] for key in keys}) in ("ok", "welcome")
-
-
-def test_reserved_names_are_free() -> None:
-    """No reserved code is in use, and no reserved key is a field."""
-    assert not set(reserved("code")) & {code_of(row) for row in SPEC.tables["errors"]}
-    for verb in ("hello", "submit", "join"):
-        caption = f"{verb}, {'base' if verb == 'hello' else 'extended'}"
-        assert not set(reserved(f"key of `{verb}`")) & {names_in(row["field"])[0] for row in SPEC.tables[caption]}
-
-
 def test_the_limits_are_those_of_the_settings() -> None:
     """The defaults and ranges of the limits are as the table says."""
     for row in SPEC.tables["limits"]:
-        name = names_in(row["option"])[0].removeprefix("--").replace("-", "_")
+        name = setting_of(row)
         default = getattr(Settings(), name)
-        assert row["default"] == ("off" if default is False else str(default))
+        assert row["default"] == ("off" if default is False else f"{default:.12g}")
         if row["range"]:
-            low, high = map(int, row["range"].split(" to "))
-            assert [setting(name, value) for value in (low, high)] == [low, high]
-            for value in (low - 1, high + 1):
-                with pytest.raises(SettingsError, match=str(value)):
-                    setting(name, value)
+            low, high = (float(number) for number in row["range"].removeprefix("over ").split(" to "))
+            step = 1 if isinstance(default, int) else 0.001
+            lowest = low + step if row["range"].startswith("over") else low
+            for value in (lowest, high):
+                Settings(**{name: type(default)(value)})
+            for value in (lowest - step, high + step):
+                with pytest.raises(SettingsError, match=name.replace("_", "-")):
+                    Settings(**{name: type(default)(value)})
 
 
-def setting(name: str, value: Any) -> Any:
-    return getattr(Settings(**{name: value}), name)
+def setting_of(row: Row) -> str:
+    """Return the name of the setting that a row of a table of limits is about."""
+    return names_in(row.get("option") or row["name"])[0].removeprefix("--").replace("-", "_")
+
+
+def test_every_option_that_limits_is_in_the_table() -> None:
+    """The table of limits has all of the daemon's options that a peer can feel, and no other."""
+    options = {names_in(row["option"])[0] for row in SPEC.tables["limits"]}
+    assert options == {*LIMITS, "--require-type"}
+
+
+def test_the_fixed_limits_are_those_of_the_settings() -> None:
+    """What no option changes has the value that the table says; the two tables leave no setting out."""
+    for row in SPEC.tables["fixed limits"]:
+        assert row["value"] == f"{getattr(Settings(), setting_of(row)):g}".replace("1.04858e+06", "1048576")
+    named = {setting_of(row) for caption in ("limits", "fixed limits") for row in SPEC.tables[caption]}
+    assert named == {one.name for one in dataclasses.fields(Settings)} - {"verbose"}
 
 
 def test_the_ports_and_the_features_are_those_of_the_code() -> None:
-    """The ports on the first page and the features in the welcome's table are the code's."""
+    """The ports on the first page and the table of features are the code's."""
     text = PATH.read_text()
     assert f"port {MASTER_PORT} and submits" in text and f"port {SLAVE_PORT} and takes" in text
-    features = next(row for row in SPEC.tables["welcome"] if names_in(row["field"]) == ["features"])
-    assert names_in(features["meaning"]) == [*MasterProtocol.features, *SlaveProtocol.features]
+    features = {row["port"]: tuple(names_in(row["features"])) for row in SPEC.tables["features"]}
+    assert features == {protocol.role: protocol.features for protocol in (MasterProtocol, SlaveProtocol)}
+
+
+def test_every_feature_is_a_verb_a_field_or_something_to_accept() -> None:
+    """What a broker says that it can do is described: each feature is a name in a table of section 4."""
+    accepted = next(row for row in SPEC.tables["hello, base"] if names_in(row["field"]) == ["accept"])
+    described = {*names_in(accepted["meaning"]), *(names_in(row["verb"])[0] for row in VERB_ROWS)}
+    for caption in ("submit, extended", "join, extended"):
+        described |= {names_in(row["field"])[0] for row in SPEC.tables[caption]}
+    assert {*MasterProtocol.features, *SlaveProtocol.features} <= described
