@@ -69,11 +69,12 @@ class Settings:
         _within("max-queued-bytes", self.max_queued_bytes, MIB, 1 << 50)
         _within("max-connections", self.max_connections, 1, 10**6)
         _within("max-unread-bytes", self.max_unread_bytes, MIB, 1 << 40)
+        _within("stall-seconds", self.stall_seconds, 0.1, 86_400)
         _within("drain-seconds", self.drain_seconds, 0, 86_400)
         if not 0 < self.master_share <= 1:
             raise SettingsError(f"master-share must be over 0 and at most 1, got {self.master_share}")
 
 
-def _within(name: str, value: float, low: int, high: int) -> None:
+def _within(name: str, value: float, low: float, high: int) -> None:
     if not low <= value <= high:
         raise SettingsError(f"{name} must be {low} to {high}, got {value}")

@@ -22,6 +22,7 @@ from twisted.python import usage
 
 import gloom
 from gloom.access import Access, read_access
+from gloom.descriptors import DescriptorService
 from gloom.errors import SettingsError, StartupError
 from gloom.peers import Surroundings
 from gloom.service import BrokerService, memory_surroundings
@@ -49,6 +50,12 @@ LIMITS: tuple[tuple[str, str, type[int] | type[float], str], ...] = (
         "max_unread_bytes",
         int,
         "how much may wait for a peer that does not read, before it is dropped",
+    ),
+    (
+        "stall-seconds",
+        "stall_seconds",
+        float,
+        "how long a frame may stand half way, and the first one of a connection may take, before it is dropped",
     ),
     ("drain-seconds", "drain_seconds", float, "how long a shutdown waits for the jobs in hand"),
 )
@@ -214,6 +221,7 @@ def makeService(options: Options) -> IService:
     access = options["access"] and Path(options["access"])
     top = MultiService()
     for service in (
+        DescriptorService(options["settings"].max_connections),
         SignalService(reactor, broker.hurry, Reload(around, access, tls)),
         broker,
         SystemdService(reactor),

@@ -1,0 +1,80 @@
+"""
+Room for connections: each takes a file descriptor, and a shell gives a process few.
+
+Raises the soft limit of this process, which needs no privilege; the hard limit
+is the system's business (docs/operations.md, "Limits").
+"""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Callable
+
+from twisted.application.service import Service
+from twisted.logger import Logger
+
+#: The process's own: standard streams, log, ports, epoll, systemd; and one to accept and refuse with.
+RESERVED_DESCRIPTORS = 64
+
+Limits = tuple[int, int]
+
+
+def _get_limits() -> Limits:
+    return resource.getrlimit(resource.RLIMIT_NOFILE)
+
+
+def _set_limits(limits: Limits) -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+class DescriptorService(Service):
+    """
+    Raises the soft limit of descriptors when it starts, and warns where that is not enough.
+
+    Args:
+        max_connections: How many connections there must be room for.
+        get_limits: Returns the soft and the hard limit.
+        set_limits: Sets them.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        max_connections: int,
+        get_limits: Callable[[], Limits] = _get_limits,
+        set_limits: Callable[[Limits], None] = _set_limits,
+    ) -> None:
+        self._max_connections = max_connections
+        self._get_limits = get_limits
+        self._set_limits = set_limits
+
+    def startService(self) -> None:
+        super().startService()
+        wanted = self._max_connections + RESERVED_DESCRIPTORS
+        has = self._raise_to(wanted)
+        if has < wanted:
+            self.log.warn(
+                "{connections} connections need {wanted} descriptors, and this process may have {has}: "
+                "raise its hard limit (ulimit -Hn, LimitNOFILE=), or lower --max-connections",
+                connections=self._max_connections,
+                wanted=wanted,
+                has=has,
+            )
+
+    def _raise_to(self, wanted: int) -> int:
+        """Return the soft limit, which is *wanted* if that may be."""
+        soft, hard = self._get_limits()
+        if _is_at_least(soft, wanted):
+            return wanted
+        most = wanted if _is_at_least(hard, wanted) else hard
+        try:
+            self._set_limits((most, hard))
+        except (OSError, ValueError):
+            # A sandbox may forbid even that.
+            return soft
+        return most
+
+
+def _is_at_least(limit: int, wanted: int) -> bool:
+    return limit == resource.RLIM_INFINITY or limit >= wanted
