@@ -15,9 +15,8 @@ from typing import Any, Self
 from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.threads import deferToThread
 
-from gloom.broker import MemoryBroker
 from gloom.client.blocking import Master, Slave
-from gloom.service import BrokerService
+from gloom.service import BrokerService, memory_surroundings
 from gloom.settings import Settings
 
 # An integer that JSON has and that Python refuses to read.
@@ -92,10 +91,10 @@ class Farm:
     def __init__(self) -> None:
         from twisted.internet import reactor
 
+        clock: Any = reactor
         self.service = BrokerService(
             reactor,
-            MemoryBroker(),
-            Settings(max_frame_bytes=LIMIT_BYTES),
+            memory_surroundings(Settings(max_frame_bytes=LIMIT_BYTES), clock),
             [TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")],
             [TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")],
         )

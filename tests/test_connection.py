@@ -24,12 +24,12 @@ from twisted.internet.task import Clock, deferLater
 from twisted.logger import LogLevel, formatEvent
 from zope.interface import implementer
 
-from gloom.broker import MemoryBroker
 from gloom.client.deferred import Master, Slave
 from gloom.client.link import default_name, retry_delay_seconds
 from gloom.errors import RequestRefused, TransportError
 from gloom.framing import FlushTurn, FrameProtocol, to_frame
 from gloom.protocols import MasterProtocol, PeerFactory, SlaveProtocol
+from gloom.service import memory_surroundings
 from gloom.settings import Settings
 from gloom.testing import MemoryTransport
 
@@ -268,7 +268,9 @@ def test_hello_says_who_and_how(farm: Farm) -> None:
     """The first frame names the version, the peer and its heartbeat."""
     brokers = served_by(farm, WELCOME)
     farm.master(name="me", heartbeat_seconds=12)
-    assert brokers[0].frames == [(0, {"action": "hello", "version": 1, "name": "me", "heartbeat": 12.0})]
+    assert brokers[0].frames == [
+        (0, {"action": "hello", "version": 1, "name": "me", "heartbeat": 12.0, "accept": ["progress", "quiet"]})
+    ]
 
 
 def test_the_default_name_is_host_and_process() -> None:
@@ -589,9 +591,9 @@ class Listening:
 
     def __init__(self, *addresses: str) -> None:
         clock: Any = reactor
-        parts = (MemoryBroker(), Settings(), clock, FlushTurn(clock))
-        self.masters = PeerFactory(MasterProtocol, *parts)
-        self.slaves = PeerFactory(SlaveProtocol, *parts)
+        self._around = memory_surroundings(Settings(), clock)
+        self.masters = PeerFactory(MasterProtocol, self._around)
+        self.slaves = PeerFactory(SlaveProtocol, self._around)
         self._ports: list[Any] = []
 
     async def __aenter__(self) -> Listening:
@@ -605,6 +607,7 @@ class Listening:
             await port.stopListening()
         for factory in (self.masters, self.slaves):
             await factory.close()
+        self._around.stop()
 
 
 async def test_a_job_goes_over_sockets() -> None:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from gloom.client.session import Assignment, Event, Outcome, Reply, Session
+from gloom.client.session import Assignment, Event, Greeting, Outcome, Progressed, Quiet, Reply, Revocation, Session
 from gloom.errors import JobFailed, ProtocolError, RequestRefused
-from gloom.messages import Join, Ping, Respond, Submit, decode_body, encode_body
+from gloom.messages import Join, Ping, Progress, Respond, Submit, decode_body, encode_body
 
 
 def receive(session: Session, message: Any) -> Event | None:
@@ -186,13 +186,52 @@ def test_a_job_without_id_or_body_breaks_the_protocol(message: dict[str, Any]) -
         receive(Session(), {"action": "job", **message})
 
 
-@pytest.mark.parametrize("message", [{"action": "quiet"}, {"action": "cancel", "id": "a"}, {"action": "", "ok": True}])
+@pytest.mark.parametrize("message", [{"action": "later"}, {"action": "", "ok": True}])
 def test_kinds_of_messages_that_are_not_known_are_ignored(message: Any) -> None:
     """What a later broker may add is no event, and answers no request."""
     session = Session()
     session.ask(Ping())
     assert receive(session, message) is None
     assert len(session.unanswered) == 1
+
+
+def test_what_the_broker_says_unasked_answers_no_request() -> None:
+    """Progress, a revocation and a word that it shuts down are events of their own."""
+    session = Session()
+    session.ask(Ping())
+    progressed = receive(session, {"id": "a", "progress": {"done": 3}})
+    assert isinstance(progressed, Progressed)
+    assert (progressed.id, decode_body(progressed.body)) == ("a", {"done": 3})
+    assert receive(session, {"action": "cancel", "id": "a"}) == Revocation("a")
+    assert receive(session, {"action": "quiet"}) == Quiet()
+    assert len(session.unanswered) == 1
+
+
+def test_a_revocation_says_of_which_job() -> None:
+    """Without an id it would say nothing."""
+    with pytest.raises(ProtocolError, match="a cancel must have an id"):
+        receive(Session(), {"action": "cancel"})
+
+
+def test_an_outcome_may_have_a_receipt() -> None:
+    """It is there where the broker sent one."""
+    receipt = {"queued": 0.5, "ran": 1.5, "attempts": 1, "slave": "s"}
+    outcomes = [receive(Session(), {"id": 1, "body": 2} | more) for more in ({}, {"receipt": receipt})]
+    assert [outcome.receipt for outcome in outcomes if isinstance(outcome, Outcome)] == [None, receipt]
+
+
+def test_progress_of_a_slave_has_no_reply() -> None:
+    """It is sent, and the next reply is to another request."""
+    session = Session()
+    assert json.loads(session.ask(Progress(encode_body(5), "a"))) == {"action": "progress", "id": "a", "body": 5}
+    assert not session.unanswered
+
+
+def test_a_token_is_not_shown() -> None:
+    """Whatever is logged of a hello, its token is not in it."""
+    hello = Greeting(1, "me", token="secret")
+    assert "secret" not in repr(hello) + str(hello)
+    assert json.loads(Session().ask(hello))["token"] == "secret"
 
 
 def test_keys_that_are_not_known_are_ignored() -> None:

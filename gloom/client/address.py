@@ -7,13 +7,16 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from twisted.internet.endpoints import HostnameEndpoint, clientFromString
+from twisted.internet.endpoints import HostnameEndpoint, clientFromString, wrapClientTLS
 from twisted.internet.interfaces import IStreamClientEndpoint
+
+from gloom.client.openssl import client_options
+from gloom.client.tls import ClientTLS
 
 _HOST_AND_PORT = re.compile(r"(?:\[(?P<v6>[^\]]+)\]|(?P<host>[^:\[\]]+)):(?P<port>\d+)")
 
 
-def client_endpoint(reactor: Any, address: str) -> IStreamClientEndpoint:
+def client_endpoint(reactor: Any, address: str, tls: ClientTLS | None = None) -> IStreamClientEndpoint:
     """
     Return the endpoint that reaches *address*.
 
@@ -21,16 +24,31 @@ def client_endpoint(reactor: Any, address: str) -> IStreamClientEndpoint:
         reactor: What the endpoint connects with.
         address: ``HOST:PORT``, ``[IPv6]:PORT``, or a Twisted client endpoint
             description such as ``unix:/run/gloom/masters.sock``.
+        tls: How TLS is spoken there; None for not at all.
 
     Raises:
-        ValueError: It is none of these; the text says what is allowed.
+        ValueError: It is none of these; the text says what is allowed. Or
+            *tls* cannot be used, or does not say whose certificate a description leads to.
     """
     match = _HOST_AND_PORT.fullmatch(address.strip())
     if match:
         port = int(match["port"])
         if not 0 < port <= 65535:
             raise ValueError(f"a port is 1 to 65535, got {address!r}")
-        return HostnameEndpoint(reactor, match["v6"] or match["host"], port)
+        host = match["v6"] or match["host"]
+        endpoint: IStreamClientEndpoint = HostnameEndpoint(reactor, host, port)
+    else:
+        host = ""
+        endpoint = _described(reactor, address)
+    if tls is None:
+        return endpoint
+    if not (host or tls.server_name):
+        raise ValueError(f"TLS at {address!r} needs server_name: whose certificate it must be")
+    wrapped: IStreamClientEndpoint = wrapClientTLS(client_options(tls, host), endpoint)
+    return wrapped
+
+
+def _described(reactor: Any, address: str) -> IStreamClientEndpoint:
     try:
         endpoint: IStreamClientEndpoint = clientFromString(reactor, address)
     except Exception as error:

@@ -10,7 +10,7 @@ import socket
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, fail
@@ -22,10 +22,11 @@ from twisted.python.reflect import safe_str
 
 from gloom.client.address import client_endpoint
 from gloom.client.connection import BrokerConnection
-from gloom.client.session import Event
+from gloom.client.session import Event, Greeting
+from gloom.client.tls import ClientTLS
 from gloom.errors import TransportError
 from gloom.framing import FlushTurn
-from gloom.messages import PROTOCOL_VERSION, Hello
+from gloom.messages import PROTOCOL_VERSION
 
 _HELLO_SECONDS = 10.0
 
@@ -86,6 +87,9 @@ class BrokerLink(Service, ABC):
         reactor: Clock, and what a string connects with.
         name: How the broker names this peer; ``host:pid`` when absent.
         heartbeat_seconds: Longest silence that either side accepts; 0 for none.
+        token: Tells a broker with access rules who this is; None for nobody.
+        tls: How TLS is spoken where *endpoint* is a string; None for not at all.
+            An endpoint object brings its own.
 
     Attributes:
         connection: The connection that is up and welcomed, or None.
@@ -97,6 +101,8 @@ class BrokerLink(Service, ABC):
     """
 
     log = Logger()
+    #: The kinds of message that it asks for in ``hello``.
+    accepts: ClassVar[tuple[str, ...]] = ("quiet",)
 
     def __init__(
         self,
@@ -105,11 +111,25 @@ class BrokerLink(Service, ABC):
         reactor: Any,
         name: str | None = None,
         heartbeat_seconds: float = 30.0,
+        token: str | None = None,
+        tls: ClientTLS | None = None,
     ) -> None:
         self.peer_name = default_name() if name is None else short_text("name", name)
         self.heartbeat_seconds = seconds("heartbeat_seconds", heartbeat_seconds)
         self.connection: BrokerConnection | None = None
-        self._endpoint = client_endpoint(reactor, endpoint) if isinstance(endpoint, str) else endpoint
+        if isinstance(endpoint, str):
+            self._endpoint = client_endpoint(reactor, endpoint, tls)
+        elif tls is not None:
+            raise ValueError("tls goes with an address in a string; an endpoint brings its own")
+        else:
+            self._endpoint = endpoint
+        self._hello = Greeting(
+            PROTOCOL_VERSION,
+            self.peer_name,
+            self.heartbeat_seconds,
+            [*self.accepts],
+            None if token is None else str(token),
+        )
         self._reactor = reactor
         self._flushes = FlushTurn(reactor)
         self._failures = 0
@@ -154,6 +174,8 @@ class BrokerLink(Service, ABC):
 
         Raises:
             TransportError: *attempts* have failed, or the service was stopped.
+                Its ``__cause__`` is what the last attempt failed with: a
+                `RequestRefused` where the broker does not let this client in.
         """
         if self._stopped:
             return fail(TransportError("the service was stopped"))
@@ -181,6 +203,10 @@ class BrokerLink(Service, ABC):
             self._stopping = [stopped]
             Deferred.fromCoroutine(self._stop())
         return stopped
+
+    def told_quiet(self) -> None:
+        """Learn that the broker is about to shut down: another may take its place, so there is nothing to do."""
+        self.log.info("{name}: the broker is about to shut down", name=self.peer_name)
 
     def _begin(self) -> None:
         self._failures = 0
@@ -250,8 +276,7 @@ class BrokerLink(Service, ABC):
         self.disconnected()
 
     async def _welcomed_connection(self) -> BrokerConnection:
-        hello = Hello(PROTOCOL_VERSION, self.peer_name, self.heartbeat_seconds)
-        factory = _ConnectionFactory(hello, self.heard, self._flushes, self._reactor)
+        factory = _ConnectionFactory(self._hello, self.heard, self._flushes, self._reactor)
         connection = cast(BrokerConnection, await self._cancellable(self._endpoint.connect(factory)))
 
         def too_late(_result: object, _seconds: float) -> None:
@@ -277,7 +302,9 @@ class BrokerLink(Service, ABC):
         for waiting in [one for one, limit in self._waiting.items() if self._failures >= limit]:
             # Not there any more: the failure of another made its owner cancel it.
             if self._waiting.pop(waiting, None) is not None:
-                waiting.errback(TransportError(text))
+                failed = TransportError(text)
+                failed.__cause__ = error
+                waiting.errback(failed)
 
     def _take_waiting(self) -> Iterator[Deferred[None]]:
         """Each of those who wait now and, when its turn comes, still does."""

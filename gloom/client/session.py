@@ -9,11 +9,19 @@ unanswered one. Shared by every client; imports no Twisted.
 from __future__ import annotations
 
 from collections import deque
+from typing import Any
 
 from msgspec import Raw, Struct
 
 from gloom.errors import JobFailed, ProtocolError, RequestRefused
-from gloom.messages import BrokerMessage, Request, decode_broker_message, encode_request
+from gloom.messages import BrokerMessage, Hello, Progress, Request, decode_broker_message, encode_request
+
+
+class Greeting(Hello, tag="hello"):
+    """A ``hello`` whose token is in no log: it is not shown."""
+
+    def __repr__(self) -> str:
+        return f"Greeting(name={self.name!r})"
 
 
 class Reply(Struct, frozen=True):
@@ -39,11 +47,27 @@ class Outcome(Struct, frozen=True):
         id: The job's id.
         body: The answer, as JSON; empty where the job failed.
         error: Why it failed, or None.
+        receipt: How the job went (``queued``, ``ran``, ``attempts``, ``slave``),
+            where receipts were asked for and it has an answer.
     """
 
     id: str | int
     body: Raw
     error: JobFailed | None
+    receipt: dict[str, Any] | None = None
+
+
+class Progressed(Struct, frozen=True):
+    """
+    How a job of this master gets on.
+
+    Attributes:
+        id: The job's id.
+        body: What its slave said of it, as JSON.
+    """
+
+    id: str | int
+    body: Raw
 
 
 class Assignment(Struct, frozen=True):
@@ -61,7 +85,24 @@ class Assignment(Struct, frozen=True):
     body: Raw
 
 
-Event = Reply | Outcome | Assignment
+class Revocation(Struct, frozen=True):
+    """
+    The broker has ended an attempt of this slave: cancelled, or out of time.
+
+    The slave has it in hand until it answers or fails it; nobody hears what it says.
+
+    Attributes:
+        id: The job's id.
+    """
+
+    id: str | int
+
+
+class Quiet(Struct, frozen=True):
+    """The broker is about to shut down."""
+
+
+Event = Reply | Outcome | Progressed | Assignment | Revocation | Quiet
 
 
 class Session:
@@ -76,9 +117,10 @@ class Session:
         self.unanswered: deque[Request] = deque()
 
     def ask(self, request: Request) -> bytes:
-        """Return the payload of the frame that carries *request*, and expect its reply."""
+        """Return the payload of the frame that carries *request*, and expect its reply, if it will have one."""
         payload = encode_request(request)
-        self.unanswered.append(request)
+        if type(request) is not Progress:
+            self.unanswered.append(request)
         return payload
 
     def receive(self, frame: bytes) -> Event | None:
@@ -94,9 +136,9 @@ class Session:
         """
         message = decode_broker_message(frame)
         if message.action is not None:
-            return _assignment(message) if message.action == "job" else None
+            return _unasked(message)
         if message.id is not None:
-            return _outcome(message, message.id)
+            return _of_job(message, message.id)
         return self._reply(message)
 
     def _reply(self, message: BrokerMessage) -> Reply:
@@ -112,6 +154,22 @@ class Session:
         return Reply(request, None, message)
 
 
+def _unasked(message: BrokerMessage) -> Event | None:
+    if message.action == "job":
+        return _assignment(message)
+    if message.action == "cancel":
+        if message.id is None:
+            raise ProtocolError("a cancel must have an id")
+        return Revocation(message.id)
+    return Quiet() if message.action == "quiet" else None
+
+
+def _of_job(message: BrokerMessage, id: str | int) -> Outcome | Progressed:
+    if memoryview(message.progress):
+        return Progressed(id, message.progress)
+    return _outcome(message, id)
+
+
 def _assignment(message: BrokerMessage) -> Assignment:
     if message.id is None or not memoryview(message.body):
         raise ProtocolError("a job must have an id and a body")
@@ -124,4 +182,4 @@ def _outcome(message: BrokerMessage, id: str | int) -> Outcome:
         return Outcome(id, message.body, failed)
     if not memoryview(message.body):
         raise ProtocolError(f"an outcome must have a body or an error, job {id!r} has neither")
-    return Outcome(id, message.body, None)
+    return Outcome(id, message.body, None, message.receipt)

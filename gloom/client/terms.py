@@ -1,0 +1,83 @@
+"""
+What a master asks for a job beyond its type and body, as the clients take it. Imports no Twisted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypedDict
+
+from gloom.messages import ExtendedSubmit, encode_body
+
+_LONGEST_SECONDS = 1e9
+_MOST_RETRIES = 100
+
+
+class Terms(TypedDict, total=False):
+    """
+    The terms of a job.
+
+    Attributes:
+        priority: Signed 64 bits; larger first, equal ones by submission.
+        timeout: Seconds that one attempt may run, over 0; None for no limit.
+        expires: Seconds that it may wait for a slave; None for no limit.
+        delay: Seconds before it may start; None for none.
+        retries: How often it is tried again, 0 to 100; None for the broker's default.
+        require_slave: Refuse it, with ``no_slaves``, if no slave of the type has joined.
+    """
+
+    priority: int
+    timeout: float | None
+    expires: float | None
+    delay: float | None
+    retries: int | None
+    require_slave: bool
+
+
+class WatchedTerms(Terms, total=False):
+    """
+    The terms of a job, and who is told how it goes.
+
+    Attributes:
+        on_progress: Called with each value that the slave tells of the job while it runs.
+        on_receipt: Called before the answer comes, with how the job went: a mapping with
+            ``queued`` and ``ran`` (seconds), ``attempts`` and ``slave``. Needs a master with receipts.
+    """
+
+    on_progress: Callable[[Any], object] | None
+    on_receipt: Callable[[Mapping[str, Any]], object] | None
+
+
+def submission(
+    id: str | int,
+    type: str | None,
+    body: Any,
+    priority: int = 0,
+    timeout: float | None = None,
+    expires: float | None = None,
+    delay: float | None = None,
+    retries: int | None = None,
+    require_slave: bool = False,
+) -> ExtendedSubmit:
+    """
+    Return the request that submits a job.
+
+    Raises:
+        ValueError: A term is out of its range; the text says which.
+        TypeError: A term is of another kind.
+        BodyError: *body* is not JSON.
+    """
+    if timeout is not None and not 0 < timeout <= _LONGEST_SECONDS:
+        raise ValueError(f"timeout must be over 0, to 1e9 seconds, got {timeout}")
+    if expires is not None:
+        _check_seconds("expires", expires)
+    if delay is not None:
+        _check_seconds("delay", delay)
+    if retries is not None and not 0 <= retries <= _MOST_RETRIES:
+        raise ValueError(f"retries must be 0 to {_MOST_RETRIES}, got {retries}")
+    return ExtendedSubmit(id, encode_body(body), type, priority, False, timeout, expires, delay, retries, require_slave)
+
+
+def _check_seconds(name: str, value: float) -> None:
+    if not 0 <= value <= _LONGEST_SECONDS:
+        raise ValueError(f"{name} must be 0 to 1e9 seconds, got {value}")

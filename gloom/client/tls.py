@@ -1,0 +1,125 @@
+"""
+A client's side of TLS: which authorities it trusts, who it says it is, and a blocking socket with it.
+
+Imports no Twisted; its endpoints get TLS in `gloom.client.openssl`. The broker
+speaks TLS 1.3, and so does this.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+
+from gloom.errors import SettingsError
+
+#: A client that offers ALPN says this.
+ALPN = "gloom/1"
+
+
+@dataclass(frozen=True)
+class ClientTLS:
+    """
+    How a client speaks TLS to its broker.
+
+    Attributes:
+        ca: PEM file of the authorities that may vouch for the broker; None for the system's.
+        certificate: PEM file of the certificate that this client shows, then its chain; None for none.
+        key: PEM file of its private key; None where *certificate* holds it too.
+        server_name: The name that the broker's certificate must have; None for the host that is connected to.
+    """
+
+    ca: Path | str | None = None
+    certificate: Path | str | None = None
+    key: Path | str | None = None
+    server_name: str | None = None
+
+    def ssl_context(self) -> ssl.SSLContext:
+        """
+        Return a context of Python's own `ssl`.
+
+        Raises:
+            SettingsError: A file cannot be read or used; the text says which.
+        """
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.set_alpn_protocols([ALPN])
+        if self.ca is None:
+            context.load_default_certs()
+        else:
+            read_pem("ca", self.ca)
+            try:
+                context.load_verify_locations(self.ca)
+            except ssl.SSLError as error:
+                raise SettingsError(f"tls ca: {self.ca} holds no PEM certificate: {error.reason}") from None
+        if self.certificate is not None:
+            read_pem("certificate", self.certificate)
+            read_pem("key", self.key or self.certificate)
+            try:
+                # Never asked for on the terminal: an encrypted key is an error here.
+                context.load_cert_chain(self.certificate, self.key, password="")
+            except (ssl.SSLError, ValueError) as error:
+                raise SettingsError(f"tls certificate: {self.certificate} and its key do not fit: {error}") from None
+        return context
+
+
+def read_pem(what: str, path: Path | str) -> bytes:
+    """
+    Return what a file holds; *what* it is begins the text of an error.
+
+    Raises:
+        SettingsError: It cannot be read.
+    """
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise SettingsError(f"tls {what}: cannot read {path}: {error.strerror}") from None
+
+
+class TLSSocket:
+    """
+    A connected socket that speaks TLS, with what `gloom.client.wire.Wire` uses of a socket.
+
+    Args:
+        sock: Connected; the handshake is made here, within its timeout.
+        tls: How.
+        host: Whose certificate it must be, where *tls* names nobody else.
+
+    Raises:
+        OSError: The handshake failed.
+        SettingsError: As `ClientTLS.ssl_context`.
+    """
+
+    def __init__(self, sock: socket.socket, tls: ClientTLS, host: str) -> None:
+        self._socket = tls.ssl_context().wrap_socket(sock, server_hostname=tls.server_name or host)
+        # Within a record, the socket may be readable and yet give nothing.
+        self._socket.setblocking(False)
+        self.fileno = self._socket.fileno
+        self.close = self._socket.close
+        #: How many bytes are here that no poll tells of.
+        self.pending = self._socket.pending
+
+    def send(self, data: memoryview, flags: int) -> int:
+        """
+        Send what fits now.
+
+        Raises:
+            BlockingIOError: Nothing does.
+        """
+        try:
+            return self._socket.send(data)
+        except (ssl.SSLWantWriteError, ssl.SSLWantReadError):
+            raise BlockingIOError from None
+
+    def recv_into(self, room: memoryview) -> int:
+        """
+        Read what is there; 0 at the end.
+
+        Raises:
+            BlockingIOError: Nothing is yet.
+        """
+        try:
+            return self._socket.recv_into(room)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise BlockingIOError from None
