@@ -206,12 +206,14 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
     def pauseProducing(self) -> None:
         self.paused = True
         cast(Any, self.transport).pauseProducing()
+        self._watch()
 
     def resumeProducing(self) -> None:
         self.paused = False
         cast(Any, self.transport).resumeProducing()
         if not self._parsing and not self._closed and len(self._partial) >= self._needed_bytes:
             self._parse(self._take_partial())
+        self._watch()
 
     def _stop_reading(self) -> None:
         self._closed = True
