@@ -18,9 +18,19 @@ def submit(id: Any, type: str | None = "t", body: Any = 1, **more: Any) -> dict[
     return {"action": "submit", "id": id, "type": type, "body": body, **more}
 
 
-def join(type: str | None = "t") -> dict[str, Any]:
+def join(type: str | None = "t", **more: Any) -> dict[str, Any]:
     """Return a join."""
-    return {"action": "join", "type": type}
+    return {"action": "join", "type": type, **more}
+
+
+def join_types(*types: str, slots: int = 1) -> dict[str, Any]:
+    """Return a join of several types."""
+    return {"action": "join", "types": types, "slots": slots}
+
+
+def cancel(id: Any) -> dict[str, Any]:
+    """Return a cancel: what a master sends, and what a slave gets."""
+    return {"action": "cancel", "id": id}
 
 
 def job(id: Any, type: str | None = "t", body: Any = 1) -> dict[str, Any]:
@@ -36,6 +46,17 @@ def respond(body: Any = 2, **more: Any) -> dict[str, Any]:
 def answer(id: Any, body: Any = 2) -> dict[str, Any]:
     """Return what a master gets for `respond` of the same body."""
     return {"id": id, "body": body}
+
+
+def failure(id: Any, error: str, reason: str, *attempts: tuple[str, float, str]) -> dict[str, Any]:
+    """Return what an extended master gets for a job that failed after *attempts*: slave, seconds, ended."""
+    keys = ("slave", "seconds", "ended")
+    return {
+        "id": id,
+        "error": error,
+        "reason": reason,
+        "attempts": [dict(zip(keys, one, strict=True)) for one in attempts],
+    }
 
 
 def fail(reason: str = "no", **more: Any) -> dict[str, Any]:
@@ -58,10 +79,10 @@ def extended(peer: RawPeer, **hello: Any) -> RawPeer:
     return peer
 
 
-def slave_of(gloom: MemoryGloom, type: str | None = "t", **hello: Any) -> RawPeer:
-    """Return a slave that has joined; extended if it has something to say in ``hello``."""
-    slave = extended(gloom.slave(), **hello) if hello else gloom.slave()
-    slave.send(join(type))
+def slave_of(gloom: MemoryGloom, type: str | None = "t", slots: int = 1, **hello: Any) -> RawPeer:
+    """Return a slave that has joined; extended if it has several slots, or something to say in ``hello``."""
+    slave = extended(gloom.slave(), **hello) if hello or slots > 1 else gloom.slave()
+    slave.send(join(type, slots=slots))
     assert slave.frames.pop(0) == b'{"ok":true}'
     return slave
 
