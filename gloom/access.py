@@ -142,10 +142,10 @@ def _identity(path: Path, number: int, entry: Any) -> Identity:
     if (token is None) == (certificate is None):
         raise wrong("must have token_sha256 or certificate, one of the two")
     if token is not None and not (isinstance(token, str) and _SHA256.fullmatch(token)):
-        raise wrong("token_sha256 must be 64 hexadecimal digits, as gloom token prints them")
+        raise wrong("token_sha256 must be 64 hexadecimal digits in lower case, as gloom token prints them")
     if certificate is not None and not (isinstance(certificate, str) and certificate):
         raise wrong("certificate must be the name on a client certificate")
-    if not isinstance(roles, list) or not roles or not set(roles) <= {MASTER, SLAVE}:
+    if not isinstance(roles, list) or not roles or not all(role in (MASTER, SLAVE) for role in roles):
         raise wrong('roles must be a list of "master", "slave" or both')
     if not isinstance(types, list) or not types or not all(isinstance(type, str) for type in types):
         raise wrong('types must be a list of patterns such as "render-*"; "*" is every type')
