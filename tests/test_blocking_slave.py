@@ -162,7 +162,7 @@ async def test_an_answer_that_cannot_be_sent_fails_its_job() -> None:
         answers = {"object": object(), "large": "x" * LIMIT_BYTES, "good": 1}
         farm.serve("answers", answers.get)
         foreign, large, good = await deferToThread(outcomes, farm, "answers", "object", "large", "good")
-        assert (foreign.kind, foreign.reason[:22]) == ("TypeError", "the answer is not JSON")
+        assert (foreign.kind, foreign.reason[:22]) == ("BodyError", "the answer is not JSON")
         assert large.kind == "SizeError"
         assert re.match("the answer is too large: a frame of .* bytes is over the broker's limit", large.reason)
         assert good.body == 1

@@ -20,13 +20,16 @@ time, and ends with the broker's: connecting again is the program's business.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+from msgspec import Raw
 
 from gloom.client.jobs import Batch, Job, body_of, failure_of
 from gloom.client.session import Outcome
-from gloom.client.wire import Address, Connection, deadline_after
+from gloom.client.terms import batches, submission
+from gloom.client.wire import Address, Connection, Deadline, deadline_after
 from gloom.errors import (
     BodyError,
     GloomError,
@@ -39,8 +42,24 @@ from gloom.errors import (
     TransportError,
     TryAgain,
 )
-from gloom.messages import Fail, Join, Leave, Respond, Submit, encode_body
+from gloom.messages import (
+    Cancel,
+    ExtendedJoin,
+    ExtendedSubmit,
+    Fail,
+    Join,
+    Leave,
+    Ping,
+    Progress,
+    Respond,
+    SubmitMany,
+    encode_body,
+    encode_request,
+)
 from gloom.settings import MASTER_PORT, SLAVE_PORT
+
+if TYPE_CHECKING:
+    from gloom.client.tls import ClientTLS
 
 __all__ = [
     "BodyError",
@@ -68,10 +87,19 @@ class Master(Connection):
     Args:
         addr: The broker's master port, as for `Connection`.
         timeout: As for `Connection`.
+        token: As for `Connection`.
+        tls: As for `Connection`.
     """
 
-    def __init__(self, addr: Address = (_LOOPBACK, MASTER_PORT), timeout: float | None = None) -> None:
-        super().__init__(addr, timeout)
+    def __init__(
+        self,
+        addr: Address = (_LOOPBACK, MASTER_PORT),
+        timeout: float | None = None,
+        *,
+        token: str | None = None,
+        tls: ClientTLS | None = None,
+    ) -> None:
+        super().__init__(addr, timeout, token=token, tls=tls)
 
     def new_job_id(self) -> str:
         """Return an id that no other job has: 32 upper-case hexadecimal digits."""
@@ -84,6 +112,12 @@ class Master(Connection):
         body: Any = None,
         priority: int = 0,
         timeout: float | None = None,
+        *,
+        job_timeout: float | None = None,
+        expires: float | None = None,
+        delay: float | None = None,
+        retries: int | None = None,
+        require_slave: bool = False,
     ) -> str | int:
         """
         Submit a job and wait until the broker has accepted it.
@@ -96,6 +130,12 @@ class Master(Connection):
             type: The job type, 1 to 255 characters; None for any slave.
             body: What the slave gets; any value that JSON has.
             priority: Signed 64 bits; larger first, equal ones by submission.
+            job_timeout: Seconds that one attempt may run, over 0; None for no
+                limit. (*timeout* is this call's own.)
+            expires: Seconds that it may wait for a slave; None for no limit.
+            delay: Seconds before it may start; None for none.
+            retries: How often it is tried again, 0 to 100; None for the broker's default.
+            require_slave: Refuse it, with ``no_slaves``, if no slave of the type has joined.
 
         Returns:
             The job's id.
@@ -104,22 +144,95 @@ class Master(Connection):
             RequestRefused: The broker did not accept it; ``error`` says why.
             BodyError: *body* is not JSON; nothing was sent.
             TypeError: *id* is neither a string nor an integer; nothing was sent.
+            ValueError: A term is out of its range; nothing was sent.
             TimedOut: No reply in time; the job may have been accepted, and
                 then `receive` returns its outcome.
             TransportError: The connection has ended.
         """
-        request = self._submit_request(id, type, body, priority)
+        request = self._submit_request(id, type, body, priority, job_timeout, expires, delay, retries, require_slave)
         self._wire.ask(request, deadline_after(timeout))
         return request.id
 
+    def submit_many(
+        self, jobs: Iterable[Mapping[str, Any]], timeout: float | None = None
+    ) -> list[str | int | RequestRefused]:
+        """
+        Submit many jobs together, and wait until the broker has decided on all.
+
+        They leave in one frame where it holds them, in several otherwise; where
+        this call times out, those of the first frames may be in flight.
+
+        Args:
+            jobs: One mapping a job: what `submit` takes but its *timeout*, all of it optional.
+
+        Returns:
+            One entry a job, in their order: its id, or why it was refused.
+
+        Raises:
+            BodyError: The body of one is not JSON; nothing was sent. So with
+                TypeError and ValueError, as for `submit`.
+            TimedOut: No reply in time.
+            TransportError: The connection has ended.
+        """
+        deadline = deadline_after(timeout)
+        requests = [self._submit_request(**job) for job in jobs]
+        if not requests:
+            return []
+        # The reply to the hello before it says how large a frame may be.
+        self._wire.ask(Ping(), deadline)
+        encoded = [Raw(encode_request(request)) for request in requests]
+        sizes = [len(memoryview(payload)) for payload in encoded]
+        decided: list[str | int | RequestRefused] = []
+        for part in batches(sizes, self._wire.max_frame_bytes):
+            decided += self._submit_part(requests[part], encoded[part], deadline)
+        return decided
+
+    def _submit_part(
+        self, requests: list[ExtendedSubmit], encoded: list[Raw], deadline: Deadline | None
+    ) -> list[str | int | RequestRefused]:
+        if len(requests) == 1:
+            try:
+                self._wire.ask(requests[0], deadline)
+            except RequestRefused as error:
+                return [error]
+            return [requests[0].id]
+        said = self._wire.ask(SubmitMany(encoded), deadline).message.jobs
+        return [
+            request.id if one.get("ok") is True else RequestRefused(one["error"], one.get("reason", ""), request.id)
+            for request, one in zip(requests, said, strict=True)
+        ]
+
+    def cancel(self, id: str | int, timeout: float | None = None) -> str:
+        """
+        End a job of this master; its outcome, `JobFailed` with ``cancelled``, follows.
+
+        Returns:
+            ``"cancelled"`` for a job that waited, ``"cancelling"`` for one that ran.
+
+        Raises:
+            RequestRefused: No such job is in flight (``unknown_job``): it has its outcome already.
+            TimedOut: No reply in time; the broker may have heard it.
+            TransportError: The connection has ended.
+        """
+        return self._wire.ask(Cancel(id), deadline_after(timeout)).message.state or "cancelled"
+
     def _submit_request(
-        self, id: str | int | None = None, type: str | None = None, body: Any = None, priority: int = 0
-    ) -> Submit:
+        self,
+        id: str | int | None = None,
+        type: str | None = None,
+        body: Any = None,
+        priority: int = 0,
+        job_timeout: float | None = None,
+        expires: float | None = None,
+        delay: float | None = None,
+        retries: int | None = None,
+        require_slave: bool = False,
+    ) -> ExtendedSubmit:
         if id is None:
             id = self.new_job_id()
         elif isinstance(id, bool) or not isinstance(id, str | int):
             raise TypeError(f"id must be a string or an integer, got {id!r}")
-        return Submit(id, encode_body(body), type, priority)
+        return submission(id, type, body, priority, job_timeout, expires, delay, retries, require_slave)
 
     def receive(self, timeout: float | None = None) -> Job:
         """
@@ -176,8 +289,7 @@ class Master(Connection):
         up, the jobs in flight still run, and what comes of them is thrown away.
 
         Args:
-            jobs: One mapping a job: ``id``, ``type``, ``body`` and
-                ``priority``, as for `submit`, all of them optional.
+            jobs: One mapping a job: what `submit` takes but its *timeout*, all of it optional.
             timeout: Longest wait for each answer.
             window: How many jobs may be in flight, 1 or more.
             return_errors: Yield the error of a job that was refused or failed
@@ -229,15 +341,24 @@ class Slave(Connection):
     Args:
         addr: The broker's slave port, as for `Connection`.
         timeout: As for `Connection`.
+        token: As for `Connection`.
+        tls: As for `Connection`.
     """
 
-    def __init__(self, addr: Address = (_LOOPBACK, SLAVE_PORT), timeout: float | None = None) -> None:
-        super().__init__(addr, timeout)
+    def __init__(
+        self,
+        addr: Address = (_LOOPBACK, SLAVE_PORT),
+        timeout: float | None = None,
+        *,
+        token: str | None = None,
+        tls: ClientTLS | None = None,
+    ) -> None:
+        super().__init__(addr, timeout, token=token, tls=tls)
         self._left = False
 
-    def join(self, type: str | None, timeout: float | None = None) -> bool:
+    def join(self, type: str | Sequence[str] | None, timeout: float | None = None) -> bool:
         """
-        Take jobs of *type* from the next job on; None takes only untyped jobs.
+        Take jobs of *type*, or of a list of types, from the next job on; None takes only untyped jobs.
 
         Returns:
             True: the broker has agreed.
@@ -247,7 +368,8 @@ class Slave(Connection):
             TimedOut: No reply in time; the broker may have heard it.
             TransportError: The connection has ended.
         """
-        self._wire.ask(Join(type), deadline_after(timeout))
+        request = Join(type) if type is None or isinstance(type, str) else ExtendedJoin(types=list(type))
+        self._wire.ask(request, deadline_after(timeout))
         self._left = False
         return True
 
@@ -320,6 +442,21 @@ class Slave(Connection):
         self._wire.ask(Fail(reason, kind, traceback, retry), deadline_after(timeout))
         return True
 
+    def progress(self, value: Any, timeout: float | None = None) -> None:
+        """
+        Tell the master how the job in hand gets on; nothing is waited for.
+
+        Args:
+            value: Any value that JSON has.
+
+        Raises:
+            BodyError: *value* is not JSON.
+            RequestRefused: It is larger than the broker takes.
+            TimedOut: It could not be sent in time; the next call sends it first.
+            TransportError: The connection has ended.
+        """
+        self._wire.send(Progress(encode_body(value)), deadline_after(timeout))
+
     def leave(self, timeout: float | None = None) -> bool:
         """
         Take no more jobs; the one in hand, or on its way, is still to be answered.
@@ -341,7 +478,7 @@ class Slave(Connection):
 
         What it raises reaches the master as `JobFailed`; `TryAgain` spends an
         attempt instead. An answer that is not JSON is a failure of kind
-        ``TypeError``, one that is too large of kind ``SizeError``.
+        ``BodyError``, one that is too large of kind ``SizeError``.
 
         A KeyboardInterrupt ends it too: it leaves, gives back the job that
         *function* was at, finishes one that was on its way, and returns.
@@ -383,7 +520,7 @@ class Slave(Connection):
         try:
             self.respond(answer)
         except BodyError as error:
-            self.fail(f"the answer is {error}", "TypeError")
+            self.fail(f"the answer is {error}", BodyError.__name__)
         except RequestRefused as error:
             if error.error != SizeError.code:
                 raise

@@ -20,7 +20,7 @@ from gloom.client.answers import Answers
 from gloom.client.connection import BrokerConnection
 from gloom.client.link import BrokerLink, retry_delay_seconds
 from gloom.client.session import Event, Outcome, Progressed, Quiet, Reply
-from gloom.client.terms import Terms, WatchedTerms, submission
+from gloom.client.terms import Terms, WatchedTerms, batches, submission
 from gloom.client.tls import ClientTLS
 from gloom.errors import (
     BodyError,
@@ -34,10 +34,6 @@ from gloom.errors import (
     TransportError,
 )
 from gloom.messages import Cancel, ExtendedSubmit, SubmitMany, decode_body, encode_request
-
-# What protocol.md allows in one submit_many, and what stands around the jobs in it.
-_MOST_JOBS_A_FRAME = 10_000
-_BATCH_ENVELOPE_BYTES = 64
 
 
 class _Unanswered:
@@ -293,31 +289,22 @@ class Master(BrokerLink):
             self._refuse(job, RequestRefused(SizeError.code, too_large, request.id))
 
     def _send_many(self, connection: BrokerConnection, jobs: Iterable[_Unanswered]) -> None:
-        room = connection.max_frame_bytes - _BATCH_ENVELOPE_BYTES
-        batch, encoded, size = list[_Unanswered](), list[Raw](), 0
+        encoded = list[tuple[_Unanswered, Raw]]()
         for job in jobs:
             try:
-                payload = Raw(encode_request(job.request))
+                encoded.append((job, Raw(encode_request(job.request))))
             except (TypeError, ValueError, RecursionError) as error:
                 self._refuse(job, RequestRefused(InvalidType.code, f"not JSON: {error}", job.request.id))
-                continue
-            needed = len(memoryview(payload)) + 1
-            if needed > room:
-                self._send(connection, job)  # alone it may fit, or is refused
-                continue
-            if size + needed > room or len(batch) == _MOST_JOBS_A_FRAME:
-                self._send_batch(connection, batch, encoded)
-                batch, encoded, size = [], [], 0
-            batch.append(job)
-            encoded.append(payload)
-            size += needed
-        if batch:
-            self._send_batch(connection, batch, encoded)
+        for part in batches([len(memoryview(payload)) for _, payload in encoded], connection.max_frame_bytes):
+            self._send_batch(connection, encoded[part])
 
-    def _send_batch(self, connection: BrokerConnection, batch: list[_Unanswered], encoded: list[Raw]) -> None:
-        connection.ask(SubmitMany(encoded))
-        self._batches.append(batch)
-        for job in batch:
+    def _send_batch(self, connection: BrokerConnection, batch: list[tuple[_Unanswered, Raw]]) -> None:
+        if len(batch) == 1:
+            self._send(connection, batch[0][0])
+            return
+        connection.ask(SubmitMany([payload for _, payload in batch]))
+        self._batches.append([job for job, _ in batch])
+        for job, _ in batch:
             job.sent = True
 
     def _submit_until_room(self, submit: Callable[[], Deferred[Any]], failures: int) -> Deferred[Any]:

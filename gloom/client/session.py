@@ -123,6 +123,11 @@ class Session:
             self.unanswered.append(request)
         return payload
 
+    def take_back(self, request: Request) -> None:
+        """Expect no reply to *request*, the last that was asked: it is not sent after all."""
+        if self.unanswered and self.unanswered[-1] is request:
+            self.unanswered.pop()
+
     def receive(self, frame: bytes) -> Event | None:
         """
         Return what *frame*, a payload from the broker, says.

@@ -4,13 +4,16 @@ What a master asks for a job beyond its type and body, as the clients take it. I
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypedDict
 
 from gloom.messages import ExtendedSubmit, encode_body
 
 _LONGEST_SECONDS = 1e9
 _MOST_RETRIES = 100
+# What docs/protocol.md allows in one submit_many, and what stands around the jobs in it.
+_MOST_JOBS_A_FRAME = 10_000
+_ENVELOPE_BYTES = len(b'{"action":"submit_many","jobs":[]}')
 
 
 class Terms(TypedDict, total=False):
@@ -81,3 +84,19 @@ def submission(
 def _check_seconds(name: str, value: float) -> None:
     if not 0 <= value <= _LONGEST_SECONDS:
         raise ValueError(f"{name} must be 0 to 1e9 seconds, got {value}")
+
+
+def batches(sizes: Sequence[int], max_frame_bytes: int) -> Iterator[slice]:
+    """
+    Yield which of many jobs, each of so many bytes, fit into one ``submit_many``, in their order.
+
+    One that leaves no room for another is alone, also where it is too large even so.
+    """
+    start, filled = 0, _ENVELOPE_BYTES
+    for index, size in enumerate(sizes):
+        if index > start and (filled + size + 1 > max_frame_bytes or index - start == _MOST_JOBS_A_FRAME):
+            yield slice(start, index)
+            start, filled = index, _ENVELOPE_BYTES
+        filled += size + 1
+    if start < len(sizes):
+        yield slice(start, len(sizes))

@@ -14,12 +14,15 @@ from collections import deque
 from collections.abc import Callable
 from time import monotonic
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from gloom.client.framebuffer import LARGEST_FRAME_BYTES, FrameBuffer, to_frame
-from gloom.client.session import Assignment, Event, Outcome, Reply, Session
+from gloom.client.session import Assignment, Event, Greeting, Outcome, Reply, Session
 from gloom.errors import InvalidState, ProtocolError, RequestRefused, SizeError, TimedOut, TransportError
 from gloom.messages import PROTOCOL_VERSION, Hello, Request
+
+if TYPE_CHECKING:
+    from gloom.client.tls import ClientTLS, TLSSocket
 
 _LONGEST_POLL_MILLISECONDS = 2**31 - 1
 
@@ -70,7 +73,8 @@ class Wire:
     One socket, and the state of the protocol on it; several connections may share it.
 
     Args:
-        sock: A connected stream socket; it is set to blocking.
+        sock: A connected stream socket, which is set to blocking, or one that speaks TLS.
+        token: Tells a broker with access rules who this is.
 
     Attributes:
         max_frame_bytes: The largest payload that the broker takes, as far as known.
@@ -79,12 +83,14 @@ class Wire:
         takers: Called with each event before it is kept; one that returns True has taken it.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
-        _set_options(sock)
+    def __init__(self, sock: socket.socket | TLSSocket, token: str | None = None) -> None:
+        if isinstance(sock, socket.socket):
+            _set_options(sock)
         self.max_frame_bytes = LARGEST_FRAME_BYTES
         self.outcomes: deque[Outcome] = deque()
         self.jobs: deque[Assignment] = deque()
         self.takers: list[Callable[[Event], bool]] = []
+        self._token = token
         self._socket = sock
         self._poll = select.poll()
         self._session = Session()
@@ -104,9 +110,12 @@ class Wire:
 
     # Requests
 
-    def ask(self, request: Request, deadline: Deadline | None) -> None:
+    def ask(self, request: Request, deadline: Deadline | None) -> Reply:
         """
         Send *request* and wait for its reply; what else comes is kept.
+
+        Returns:
+            The reply, which accepts it.
 
         Raises:
             RequestRefused: The broker refused it, or the ``hello`` before it.
@@ -123,7 +132,7 @@ class Wire:
                 elif event.error is not None:
                     raise event.error
                 else:
-                    return
+                    return event
         except KeyboardInterrupt:
             self._interrupted()
             raise
@@ -150,12 +159,12 @@ class Wire:
             raise TransportError(self._ended)
         if self._hello is None:
             # Not awaited: it and the request leave in one send.
-            self._hello = Hello(PROTOCOL_VERSION, _name())
+            self._hello = Greeting(PROTOCOL_VERSION, _name(), token=self._token)
             self._unsent = memoryview(to_frame(self._session.ask(self._hello)))
         payload = self._session.ask(request)
         if len(payload) > self.max_frame_bytes:
             # Sent, it would end the connection.
-            self._session.unanswered.pop()
+            self._session.take_back(request)
             reason = f"a frame of {len(payload)} bytes is over the broker's limit of {self.max_frame_bytes}"
             raise RequestRefused(SizeError.code, reason, getattr(request, "id", None))
         self._unsent = memoryview(b"".join((self._unsent, to_frame(payload))))
@@ -234,6 +243,8 @@ class Wire:
     def _read(self) -> None:
         try:
             count = self._socket.recv_into(self._buffer.room())
+        except BlockingIOError:
+            return  # half a record of TLS, or one that carries no bytes of ours
         except OSError as error:
             self._lost(error)
             return
@@ -258,6 +269,8 @@ class Wire:
 
     def _wait(self, what: int, deadline: Deadline | None) -> int:
         """Wait until the socket is ready for one of *what*; return for which."""
+        if not isinstance(self._socket, socket.socket) and self._socket.pending():
+            return select.POLLIN
         self._poll.register(self._socket, what)
         milliseconds = None if deadline is None else deadline.milliseconds_left()
         self._waiting = True
@@ -274,29 +287,47 @@ def _name() -> str:
 
 def _set_options(sock: socket.socket) -> None:
     sock.settimeout(None)
+    _set_tcp_options(sock)
+
+
+def _set_tcp_options(sock: socket.socket) -> None:
     if sock.family in (socket.AF_INET, socket.AF_INET6):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, value in _TCP_OPTIONS:
             sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
-def connect(host: str, port: int, timeout: float | None) -> socket.socket:
+def connect(host: str, port: int, timeout: float | None, tls: ClientTLS | None = None) -> socket.socket | TLSSocket:
     """
     Return a socket that is connected to *host*.
 
     Args:
         timeout: Seconds for each address that the host has; None for the system's.
+        tls: How TLS is spoken there; None for not at all.
 
     Raises:
+        SettingsError: *tls* cannot be used.
         TransportError: The broker cannot be reached; `TimedOut` after *timeout*.
     """
     place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
-        return socket.create_connection((host, port), timeout)
+        sock = socket.create_connection((host, port), timeout)
+        return sock if tls is None else _with_tls(sock, tls, host)
     except OSError as error:
         if timeout is not None and isinstance(error, TimeoutError):
             raise TimedOut(f"cannot connect to {place}: no answer within {timeout:g} s") from None
         raise TransportError(f"cannot connect to {place}: {error.strerror or error}") from error
+
+
+def _with_tls(sock: socket.socket, tls: ClientTLS, host: str) -> TLSSocket:
+    from gloom.client.tls import TLSSocket
+
+    try:
+        _set_tcp_options(sock)
+        return TLSSocket(sock, tls, host)
+    except BaseException:
+        sock.close()
+        raise
 
 
 def parse_address(text: str) -> tuple[str, int]:
@@ -323,25 +354,38 @@ class Connection:
         addr: A ``(host, port)`` tuple, a ``"host:port"`` string, a connected
             stream socket (not TLS), or another connection, whose socket this one shares then.
         timeout: Longest time to connect, for each address that the host has.
+        token: Tells a broker with access rules who this is; None for nobody.
+            A shared socket keeps what was said there first.
+        tls: How TLS is spoken at an address; None for not at all.
 
     Raises:
         TypeError: *addr* is of another class.
-        ValueError: *addr* is a string that is not an address.
+        ValueError: *addr* is a string that is not an address, or *tls* cannot be used.
         TransportError: The broker cannot be reached; `TimedOut` after *timeout*.
     """
 
-    def __init__(self, addr: tuple[str, int] | str | socket.socket | Connection, timeout: float | None = None) -> None:
+    def __init__(
+        self,
+        addr: tuple[str, int] | str | socket.socket | Connection,
+        timeout: float | None = None,
+        *,
+        token: str | None = None,
+        tls: ClientTLS | None = None,
+    ) -> None:
+        if tls is not None and not isinstance(addr, str | tuple):
+            raise ValueError("tls goes with an address, not with what is connected already")
         if isinstance(addr, Connection):
             self._wire: Wire = addr._wire
             return
         if isinstance(addr, str):
             addr = parse_address(addr)
         if isinstance(addr, tuple):
-            addr = connect(addr[0], addr[1], timeout)
+            self._wire = Wire(connect(addr[0], addr[1], timeout, tls), token)
+            return
         if not isinstance(addr, socket.socket):
             expected = "a (host, port) tuple, a 'host:port' string, a socket or a Connection"
             raise TypeError(f"addr must be {expected}, got {type(addr).__name__}")
-        self._wire = Wire(addr)
+        self._wire = Wire(addr, token)
 
     def disconnect(self) -> None:
         """End the connection; a second time does nothing."""
