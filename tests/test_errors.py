@@ -31,7 +31,7 @@ def test_every_exception_is_a_gloom_error() -> None:
 def test_every_code_is_one_error_s() -> None:
     """A code on the wire means one thing."""
     codes = [error.code for error in WIRE_ERRORS]
-    assert len(codes) == len(set(codes)) == 10
+    assert len(codes) == len(set(codes)) == 16
 
 
 @pytest.mark.parametrize("kind", WIRE_ERRORS, ids=lambda kind: kind.code)
@@ -41,9 +41,10 @@ def test_an_error_says_why(kind: type[ProtocolError]) -> None:
     assert error.reason == str(error) == "the body is upside down"
 
 
-def test_only_a_broken_stream_or_a_bug_ends_the_connection() -> None:
+def test_only_a_broken_stream_a_stranger_or_a_bug_ends_the_connection() -> None:
     """A peer that made a mistake in one request may go on with the next."""
-    assert {error.code for error in WIRE_ERRORS if error.closes} == {"size_error", "invalid_json", "internal_error"}
+    closing = {"size_error", "invalid_json", "unauthorized", "internal_error"}
+    assert {error.code for error in WIRE_ERRORS if error.closes} == closing
 
 
 def test_a_refusal_shows_code_and_reason() -> None:

@@ -31,6 +31,8 @@ from gloom.messages import (
     OK,
     SLAVE,
     BrokerMessage,
+    Cancel,
+    ExtendedJoin,
     ExtendedRespond,
     ExtendedSubmit,
     Fail,
@@ -38,9 +40,11 @@ from gloom.messages import (
     Join,
     Leave,
     Ping,
+    Progress,
     Request,
     Respond,
     Submit,
+    SubmitMany,
     Vocabulary,
     decode_body,
     decode_broker_message,
@@ -83,28 +87,56 @@ def short(value: Any) -> str | None:
 def plain(request: Request | BrokerMessage) -> tuple[Any, ...]:
     """A message's kind and values, comparable: two `Raw` of the same bytes are not equal."""
     values = [getattr(request, name) for name in request.__struct_fields__]
-    return (type(request), *(bytes(value) if isinstance(value, Raw) else value for value in values))
+    return (type(request), *map(comparable, values))
+
+
+def comparable(value: Any) -> Any:
+    if isinstance(value, list):
+        return [comparable(one) for one in value]
+    return bytes(value) if isinstance(value, Raw) else value
 
 
 # Round trips
 
+HELLOS = st.builds(
+    Hello, st.integers(), st.none() | NAMES, st.floats(0, 1e9), st.lists(TEXTS, max_size=3), st.none() | TEXTS
+)
 REQUESTS: list[tuple[Vocabulary, st.SearchStrategy[Any]]] = [
-    (MASTER_PORT, st.builds(Hello, st.integers(), st.none() | NAMES, st.floats(0, 1e9))),
-    (SLAVE_PORT, st.builds(Hello, st.integers(), st.none() | NAMES, st.floats(0, 1e9))),
+    (MASTER_PORT, HELLOS),
+    (SLAVE_PORT, HELLOS),
     (BASE_MASTER, st.builds(Hello, st.integers())),
     (MASTER_PORT, st.just(Ping())),
     (SLAVE_PORT, st.just(Ping())),
     (BASE_MASTER, st.builds(Submit, IDS, BODIES, TYPES, PRIORITIES)),
-    (MASTER_PORT, st.builds(ExtendedSubmit, IDS, BODIES, TYPES, PRIORITIES, st.booleans())),
+    (
+        MASTER_PORT,
+        st.builds(
+            ExtendedSubmit,
+            IDS,
+            BODIES,
+            TYPES,
+            PRIORITIES,
+            st.booleans(),
+            st.none() | st.floats(0, 1e9, exclude_min=True),
+            st.none() | st.floats(0, 1e9),
+            st.none() | st.floats(0, 1e9),
+            st.none() | st.integers(0, 100),
+            st.booleans(),
+        ),
+    ),
+    (MASTER_PORT, st.builds(SubmitMany, st.lists(BODIES))),
     (BASE_SLAVE, st.builds(Join, TYPES)),
-    (SLAVE_PORT, st.builds(Join, TYPES)),
     (BASE_SLAVE, st.builds(Respond, BODIES)),
     (SLAVE_PORT, st.builds(ExtendedRespond, BODIES, st.none() | IDS)),
     (
         SLAVE_PORT,
         st.builds(Fail, TEXTS, st.none() | NAMES, st.none() | TEXTS, st.booleans(), st.none() | IDS),
     ),
+    (SLAVE_PORT, st.builds(ExtendedJoin, TYPES, st.none(), st.integers(1, 1000))),
+    (SLAVE_PORT, st.builds(ExtendedJoin, types=st.none() | st.lists(NAMES, min_size=1), slots=st.integers(1, 1000))),
+    (SLAVE_PORT, st.builds(Progress, BODIES, st.none() | IDS)),
     (SLAVE_PORT, st.just(Leave())),
+    (MASTER_PORT, st.builds(Cancel, IDS)),
 ]
 
 
@@ -285,7 +317,7 @@ def test_every_depth_has_its_diagnosis(fields: dict[str, str]) -> None:
     ("vocabulary", "frame", "reason"),
     [
         (BASE_MASTER, b"{}", "action is required: one of hello, submit"),
-        (SLAVE_PORT, b"{}", "action is required: one of fail, hello, join, leave, ping, respond"),
+        (SLAVE_PORT, b"{}", "action is required: one of fail, hello, join, leave, ping, progress, respond"),
         (BASE_MASTER, submit(id=""), "id is required by submit: a string of 1 to 255 characters or an integer"),
         (BASE_MASTER, submit(body=""), "body is required by submit: any JSON value"),
         (BASE_SLAVE, b'{"action":"join"}', "type is required by join: a string of 1 to 255 characters or null"),
@@ -383,7 +415,7 @@ def test_a_field_of_the_wrong_kind(vocabulary: Vocabulary, frame: bytes, reason:
             MASTER_PORT,
             "é" * 150,
             UnknownAction,
-            f"action {'é' * 100}... is unknown; this port has hello, ping, submit",
+            f"action {'é' * 100}... is unknown; this port has cancel, hello, ping, submit, submit_many",
         ),
     ],
     ids=short,
@@ -585,6 +617,12 @@ def test_quotes_are_cut_at_100_characters(raw: bytes, shown: str) -> None:
 def test_a_value_comes_back_as_itself(value: Any) -> None:
     """What a master submits is what a slave's function gets."""
     assert decode_body(encode_body(value)) == value
+
+
+def test_json_is_a_body_as_it_is() -> None:
+    """What is JSON already, such as a body that came, is sent on byte for byte."""
+    body = Raw(b'{"b": 1.0, "a" : [1e2]}')
+    assert encode_body(body) is body
 
 
 @dataclass

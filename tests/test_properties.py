@@ -29,8 +29,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from recording import RecordingMaster, RecordingSlave, Told, payload_of, picture
 
-from gloom.broker import Failure, Job, JobKey, Master, MemoryBroker, Slave
+from gloom.broker import MemoryBroker
 from gloom.errors import IdExists, InvalidState
+from gloom.jobs import ATTACH_TERMS, BASE_TERMS, Failure, Job, JobKey, Master, Slave
+from gloom.settings import Settings
 
 IDS: list[JobKey] = [0, "0", "a", "b", "c", 1, -(2**70)]
 TYPES = st.sampled_from(["x", "x", "y", None])
@@ -192,12 +194,21 @@ class Model:
         self.jobs.remove(job)
 
 
+def new_broker(retries: int = 0) -> MemoryBroker:
+    return MemoryBroker(Settings(retries=retries), lambda when: None)
+
+
+def job_of(slave: ModelSlave) -> Job | None:
+    """Return what the broker says that *slave* has in hand."""
+    return next(iter(slave.record.hand.values()), None)
+
+
 class BrokerMachine(RuleBasedStateMachine):
     """Any events, in any order, at any time."""
 
     @initialize(retries=st.integers(0, 2))
     def start(self, retries: int) -> None:
-        self.broker = MemoryBroker(retries)
+        self.broker = new_broker(retries)
         self.model = Model(retries)
         self.now = 0.0
         self.journal: list[tuple[str, Told]] = []
@@ -223,8 +234,10 @@ class BrokerMachine(RuleBasedStateMachine):
         self.submit_as(pick(self.masters, which), id, type, priority, attach)
 
     def submit_as(self, master: ModelMaster, id: JobKey, type: str | None, priority: int, attach: bool) -> None:
-        verb = (master.record, id, type, priority, payload_of(id), attach, self.now)
-        if self.model.job(id) is not None and not attach:
+        terms = ATTACH_TERMS if attach else BASE_TERMS
+        verb = (master.record, id, type, priority, payload_of(id), terms, self.now)
+        job = self.model.job(id)
+        if job is not None and not (attach and job.type == type):
             self.refused(IdExists, self.broker.submit, verb)
             return
         master.owed.add(id)
@@ -273,7 +286,7 @@ class BrokerMachine(RuleBasedStateMachine):
             self.join_as(slave, type)
 
     def join_as(self, slave: ModelSlave, type: str | None) -> None:
-        self.broker.join(slave.record, type, self.now)
+        self.broker.join(slave.record, (type, None), 1, self.now)
         self.model.join(slave, type, self.now)
 
     @precondition(lambda self: self.slaves)
@@ -330,7 +343,7 @@ class BrokerMachine(RuleBasedStateMachine):
     def a_job_is_in_exactly_one_place(self) -> None:
         entries = [entry for line in self.broker._lines.values() for entry in line.queue._heap]
         queued = [job for _, _, job in entries if job.queued]
-        in_hand = [slave.record.job for slave in self.slaves if slave.record.job is not None]
+        in_hand = [job for slave in self.slaves for job in slave.record.hand.values() if job is not None]
         places = Counter((job.id, job.line.type) for job in queued + in_hand)
         assert places == Counter((job.id, job.line.type) for job in self.broker._jobs.values())
         assert places == Counter((job.id, job.type) for job in self.model.jobs)
@@ -338,7 +351,8 @@ class BrokerMachine(RuleBasedStateMachine):
     @invariant()
     def a_slave_and_its_job_know_each_other(self) -> None:
         for slave in self.slaves:
-            job = slave.record.job
+            job = job_of(slave)
+            assert len(slave.record.hand) <= 1
             assert (job and job.id) == (slave.job and slave.job.id)
             assert job is None or (job.slave is slave.record and not job.queued)
         holders = [job.slave for job in self.broker._jobs.values() if not job.queued]
@@ -349,9 +363,8 @@ class BrokerMachine(RuleBasedStateMachine):
     @invariant()
     def no_job_waits_while_a_slave_could_take_it(self) -> None:
         for job in self.waiting():
-            for slave in self.broker._idle:
-                assert slave.line is not None
-                assert job.line.type not in (None, slave.line.type)
+            for slave in self.slaves:
+                assert slave.record.hand or job.line not in slave.record.lines
 
     @invariant()
     def peers_were_told_what_the_model_says(self) -> None:
@@ -370,7 +383,7 @@ class BrokerMachine(RuleBasedStateMachine):
         self.what_has_no_outcome_is_in_flight()
 
     def it_was_that_job_s_turn(self, slave: ModelSlave) -> None:
-        given = slave.record.job
+        given = job_of(slave)
         assert given is not None
         for job in self.waiting():
             if job.line.type in (None, slave.type):
@@ -384,15 +397,16 @@ class BrokerMachine(RuleBasedStateMachine):
     @invariant()
     def counters_and_lists_equal_a_recount(self) -> None:
         users = Counter(job.line for job in self.broker._jobs.values())
-        users.update(slave.record.line for slave in self.slaves if slave.record.line is not None)
-        users[self.broker._untyped] += 1
+        users.update(line for slave in self.slaves for line in slave.record.lines)
         assert {line: line.users for line in self.broker._lines.values()} == dict(users)
         waiting = Counter(job.line for job in self.waiting())
-        idle = list(self.broker._idle)
+        untyped = self.broker._lines.get(None)
+        idle = [] if untyped is None else list(untyped.idle)
         assert [slave.peer.name for slave in idle] == [slave.peer.name for slave in self.model.idle]
         for line in self.broker._lines.values():
             assert len(line.queue) == waiting[line]
-            assert list(line.idle) == [slave for slave in idle if slave.line is line]
+            assert list(line.idle) == [slave for slave in idle if line in slave.lines]
+            assert line.slaves == sum(line in slave.record.lines for slave in self.slaves)
 
     def waiting(self) -> list[Job]:
         return [job for job in self.broker._jobs.values() if job.queued]
@@ -407,8 +421,7 @@ class BrokerMachine(RuleBasedStateMachine):
             assert not master.record.jobs
         for slave in list(self.slaves):
             self.lose_slave(slave)
-        assert picture(self.broker) | {"submitted": 0} == picture(MemoryBroker())
-        assert self.broker._untyped.queue.peek() is None
+        assert picture(self.broker) | {"submitted": 0} == picture(new_broker())
 
 
 TestBrokerMachine = BrokerMachine.TestCase
