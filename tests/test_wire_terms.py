@@ -216,6 +216,19 @@ def test_an_orphans_timeout_frees_its_id() -> None:
     assert other.take() == []
 
 
+def test_the_first_moment_counts_in_whatever_order_they_come() -> None:
+    """Of many jobs with many times each ends at its own, also one that is submitted after a longer one."""
+    gloom = MemoryGloom()
+    master = master_of(gloom)
+    for seconds in (10, 3, 7, 1, 60):
+        master.ask(submit(seconds, expires=seconds))
+    expired = []
+    for _ in range(60):
+        gloom.advance(1)
+        expired += [(gloom.clock.seconds(), message["id"]) for message in master.take()]
+    assert expired == [(1, 1), (3, 3), (7, 7), (10, 10), (60, 60)]
+
+
 def test_attaching_does_not_change_the_terms() -> None:
     """The timeout, the retries and the delay of a job are those of its first master."""
     gloom = MemoryGloom()
