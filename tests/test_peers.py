@@ -1,0 +1,87 @@
+"""What both ports have in common and no message shows: names, counts, and dropping everybody."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from wire import OK, slave_of, submit
+
+from gloom.peers import PeerFactory, PeerProtocol, address_name
+from gloom.protocols import MasterProtocol, SlaveProtocol
+from gloom.settings import Settings
+from gloom.testing import MemoryGloom
+
+
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [
+        (IPv4Address("TCP", "10.0.0.1", 9999), "10.0.0.1:9999"),
+        (IPv6Address("TCP", "fe80::1", 9999), "[fe80::1]:9999"),
+        (UNIXAddress(b"/run/gloom.sock"), "unix socket"),
+        (UNIXAddress(None), "unix socket"),
+        (SimpleNamespace(), "unix socket"),
+    ],
+    ids=str,
+)
+def test_an_address_is_written_as_a_person_would(address: object, name: str) -> None:
+    """Host and port, IPv6 in brackets; a unix socket has neither."""
+    assert address_name(address) == name
+
+
+def test_a_port_is_more_than_its_connections() -> None:
+    """A protocol that does not say what its port does cannot be used by mistake."""
+
+    class Nothing(PeerProtocol):
+        base = MasterProtocol.base
+
+    protocol = Nothing(MemoryGloom().masters)
+    with pytest.raises(NotImplementedError):
+        protocol.enter()
+    with pytest.raises(NotImplementedError):
+        protocol.gone()
+
+
+def test_twisted_logs_which_port_it_is() -> None:
+    """The lines that Twisted writes about a port name what is behind it."""
+    gloom = MemoryGloom()
+    assert [factory.logPrefix() for factory in (gloom.masters, gloom.slaves)] == ["MasterProtocol", "SlaveProtocol"]
+
+
+def test_connections_are_counted_over_both_ports() -> None:
+    """The count goes up and down with the connections, refused ones too, and ends at none."""
+    gloom = MemoryGloom(Settings(max_connections=2))
+    around = gloom.masters.around
+    peers = [gloom.master(), gloom.slave(), gloom.slave()]
+    assert around.connections == 3  # the third is being told that it is one too many
+    gloom.advance()
+    assert (around.connections, len(gloom.masters.peers), len(gloom.slaves.peers)) == (2, 1, 1)
+    for peer in peers[:2]:
+        peer.drop()
+    assert around.connections == 0
+
+
+def test_everybody_can_be_dropped_at_once() -> None:
+    """A broker in a hurry drops all connections of a port without a word; those of the other go on."""
+    gloom = MemoryGloom()
+    masters, slave = [gloom.master(), gloom.master()], slave_of(gloom)
+    masters[0].ask(submit(1))
+    slave.take()
+    gloom.masters.abort()
+    assert [master.lost for master in masters] == [True, True]
+    assert not slave.lost
+    assert gloom.master().ask(submit(2)) == [OK]
+
+
+def test_a_port_without_connections_is_closed_at_once() -> None:
+    """Closing fires when the last connection has ended, and there may be none."""
+    gloom = MemoryGloom()
+    factory: PeerFactory[SlaveProtocol] = gloom.slaves
+    gloom.result(factory.close())
+    slave = gloom.slave()
+    closed = factory.close()
+    assert not closed.called
+    gloom.advance()
+    assert slave.lost
+    gloom.result(closed)
