@@ -31,7 +31,7 @@ class Submitting:
         self._count = 0
         self._reached: Deferred[None] = Deferred()
 
-    def submit(self, type: str, body: Any, *, priority: int) -> Deferred[Any]:
+    def submit_patiently(self, type: str, body: Any, **terms: Any) -> Deferred[Any]:
         self.jobs.append(Deferred(self.given_up.append))
         if len(self.jobs) == self._count:
             self._reached.callback(None)

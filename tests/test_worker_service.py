@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
 import pytest
 from logged import logged
+from msgspec import Raw
 from twisted.internet.error import ProcessDone, ProcessTerminated
 from twisted.logger import LogEvent, LogLevel, formatEvent
 from twisted.python.failure import Failure
@@ -34,9 +35,9 @@ class PlayedChild(Child):
         self.jobs: list[Job] = []
         self.was_killed = False
 
-    def run(self, frame: bytes) -> Any:
+    def run(self, frame: bytes, on_progress: Callable[[Raw], object] | None = None) -> Any:
         self.jobs.append(decode_job(frame))
-        return super().run(frame)
+        return super().run(frame, on_progress)
 
     def end(self) -> None:
         self._ends(ProcessDone(0))
@@ -76,7 +77,7 @@ class Workshop:
     def start(self, concurrency: int = 1, **options: Any) -> Workshop:
         self.worker = Worker(
             self._new_child,
-            "count",
+            ["count"],
             self.gloom.slave_endpoint,
             reactor=self.gloom.clock,
             concurrency=concurrency,

@@ -1,23 +1,44 @@
 """
-Where the broker is: the options ``--master`` and ``--slave``, and a master that is connected.
+Where the broker is and what it is shown: the options for that, and a master that is connected.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from gloom.errors import TransportError
+from gloom.client.tls import ClientTLS
+from gloom.errors import RequestRefused, TransportError
 from gloom.settings import MASTER_PORT, SLAVE_PORT
 
 if TYPE_CHECKING:
     from gloom.client.deferred import Master
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+@dataclass(frozen=True)
+class Place:
+    """
+    A port of a broker, and what it is shown there.
+
+    Attributes:
+        address: What `gloom.client.address.client_endpoint` understands.
+        token: Who this is, or None.
+        tls: How TLS is spoken, or None for not at all.
+    """
+
+    address: str
+    token: str | None = field(default=None, repr=False)
+    tls: ClientTLS | None = None
 
 
 def _valid_address(_context: click.Context, _option: click.Parameter, value: str) -> str:
@@ -33,43 +54,110 @@ def _valid_address(_context: click.Context, _option: click.Parameter, value: str
     return value
 
 
-def _address_option(role: str, port: int, what_for: str) -> Decorator:
-    return click.option(
-        f"--{role}",
-        metavar="ADDRESS",
-        callback=_valid_address,
-        envvar=f"GLOOM_{role.upper()}",
-        show_envvar=True,
-        default=f"127.0.0.1:{port}",
-        show_default=True,
-        help=f"Where the broker {what_for}: HOST:PORT or a Twisted client endpoint description.",
+def _place(address: str, token_file: str | None, use_tls: bool, **files: str | None) -> Place:
+    from twisted.internet import reactor
+
+    from gloom.client.address import client_endpoint
+
+    names = ("ca", "certificate", "key", "server_name")
+    given = dict(
+        zip(names, (files[name] for name in ("tls_ca", "tls_cert", "tls_key", "tls_server_name")), strict=True)
     )
+    tls = ClientTLS(**given) if use_tls or any(given.values()) else None
+    try:
+        client_endpoint(reactor, address, tls)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    return Place(address, _token(token_file), tls)
 
 
-#: Where masters connect; the parameter ``master``, a string that `client_endpoint` understands.
-master_option = _address_option("master", MASTER_PORT, "takes jobs")
+def _token(file: str | None) -> str | None:
+    if file is None:
+        return os.environ.get("GLOOM_TOKEN") or None
+    try:
+        token = Path(file).read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise click.BadParameter(f"cannot read {file}: {why}", param_hint="--token-file") from None
+    if not token:
+        raise click.BadParameter(f"{file} is empty", param_hint="--token-file")
+    return token
 
-#: Where slaves connect; the parameter ``slave``, a string that `client_endpoint` understands.
-slave_option = _address_option("slave", SLAVE_PORT, "hands out jobs")
+
+def _place_options(role: str, port: int, what_for: str) -> Decorator:
+    options = [
+        click.option(
+            f"--{role}",
+            "address",
+            metavar="ADDRESS",
+            callback=_valid_address,
+            envvar=f"GLOOM_{role.upper()}",
+            show_envvar=True,
+            default=f"127.0.0.1:{port}",
+            show_default=True,
+            help=f"Where the broker {what_for}: HOST:PORT or a Twisted client endpoint description.",
+        ),
+        click.option(
+            "--token-file",
+            metavar="FILE",
+            help="Holds the token that says who this is; else GLOOM_TOKEN does. "
+            "There is no option for the token itself: everyone on this host could see it.",
+        ),
+        click.option("--tls", "use_tls", is_flag=True, help="Speak TLS; implied by the four below."),
+        _tls_option("--tls-ca", "PEM file: trust these authorities, not the system's.", "GLOOM_TLS_CA"),
+        _tls_option("--tls-cert", "PEM file: the certificate, and chain, that says who this is.", "GLOOM_TLS_CERT"),
+        _tls_option("--tls-key", "PEM file: its private key.  [default: in the file of --tls-cert]", "GLOOM_TLS_KEY"),
+        click.option(
+            "--tls-server-name",
+            metavar="NAME",
+            help="Whose certificate the broker must have.  [default: the host of ADDRESS]",
+        ),
+    ]
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(command)
+        def with_place(*args: Any, **given: Any) -> Any:
+            names = ("address", "token_file", "use_tls", "tls_ca", "tls_cert", "tls_key", "tls_server_name")
+            place = _place(**{name: given.pop(name) for name in names})
+            return command(*args, **{role: place}, **given)
+
+        decorated: Callable[..., Any] = with_place
+        for option in reversed(options):
+            decorated = option(decorated)
+        return decorated
+
+    return decorate
+
+
+def _tls_option(name: str, help: str, variable: str) -> Any:
+    return click.option(name, metavar="FILE", envvar=variable, show_envvar=True, help=help)
+
+
+#: Where masters connect; the parameter ``master``, a `Place`.
+master_options = _place_options("master", MASTER_PORT, "takes jobs")
+
+#: Where slaves connect; the parameter ``slave``, a `Place`.
+slave_options = _place_options("slave", SLAVE_PORT, "hands out jobs")
 
 
 @asynccontextmanager
-async def connected_master(reactor: Any, address: str) -> AsyncIterator[Master]:
+async def connected_master(reactor: Any, place: Place) -> AsyncIterator[Master]:
     """
-    Yield a master that is connected to *address*, and stop it afterwards.
+    Yield a master that is connected to *place*, and stop it afterwards.
 
     Args:
         reactor: What it connects with.
-        address: What `client_endpoint` understands.
+        place: Where the broker is.
 
     Raises:
-        TransportError: There is no broker; nothing is tried twice.
+        TransportError: There is no broker, or it does not let this client in;
+            nothing is tried twice.
     """
     from twisted.logger import Logger, LogPublisher
 
     from gloom.client.deferred import Master
 
-    master = Master(address, reactor=reactor)
+    master = Master(place.address, reactor=reactor, token=place.token, tls=place.tls)
     # The exception says it, and nothing is tried again yet.
     master.log = Logger(observer=LogPublisher())
     master.startService()
@@ -77,7 +165,9 @@ async def connected_master(reactor: Any, address: str) -> AsyncIterator[Master]:
         try:
             await master.when_connected(attempts=1)
         except TransportError as error:
-            raise TransportError(f"cannot reach the broker at {address}: {_why(error)}") from None
+            if isinstance(error.__cause__, RequestRefused):
+                raise TransportError(f"the broker at {place.address} refuses: {error.__cause__}") from None
+            raise TransportError(f"cannot reach the broker at {place.address}: {_why(error)}") from None
         del master.log
         yield master
     finally:

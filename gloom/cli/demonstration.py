@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from gloom.cli import demo_job
-from gloom.cli.connect import connected_master
+from gloom.cli.connect import Place, connected_master
 from gloom.cli.farm import Farm
 from gloom.cli.output import on_terminal, print_out, tell
 from gloom.cli.progress import Bar, ProgressLines, Tally
@@ -93,7 +93,7 @@ async def _counted(reactor: Any, farm: Farm, directory: Path, files: list[Path])
     _tell("jobs", f"{len(files):,} Python source files of {directory}")
     totals: Counter[str] = Counter()
     workers: Counter[int] = Counter()
-    async with connected_master(reactor, farm.master_address) as master:
+    async with connected_master(reactor, Place(farm.master_address)) as master:
         tally = Tally(reactor)
         with _progress(reactor, tally, len(files)):
             async for answer in master.map(demo_job.count.__name__, map(source_text, files), window=_WINDOW):

@@ -8,13 +8,13 @@ from typing import Any
 
 import click
 
-from gloom.cli.connect import master_option
-from gloom.cli.options import priority_option, text_option, type_argument
+from gloom.cli.connect import Place, master_options
+from gloom.cli.options import priority_option, terms_options, text_option, type_argument
 
 
 @click.command()
 @type_argument
-@master_option
+@master_options
 @click.option("--ordered", is_flag=True, help="Print answers in the order of the lines, not as they come.")
 @click.option("--raw", is_flag=True, help="Print answers alone: strings as they are, anything else as JSON.")
 @text_option
@@ -28,8 +28,9 @@ from gloom.cli.options import priority_option, text_option, type_argument
     show_default=True,
     help="Lines in work at a time, from reading to printing; memory is that many lines and answers.",
 )
+@terms_options
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar, and no summary at the end.")
-def command(master: str, **options: Any) -> None:
+def command(master: Place, **options: Any) -> None:
     """
     Have a job done for each line of standard input.
 
@@ -43,7 +44,9 @@ def command(master: str, **options: Any) -> None:
 
     With --raw a failure goes to standard error. A job that fails does not
     stop the others; the exit status is then 1. A broker that is lost on the
-    way is waited for, and what it had not answered is submitted again.
+    way is waited for, and what it had not answered is submitted again; one
+    that has as much as it may hold is tried again, ever more slowly. Ctrl-C
+    cancels what is unanswered at the broker.
 
     \b
     Examples:

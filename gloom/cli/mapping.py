@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 from twisted.internet.defer import CancelledError, Deferred, fail
 
-from gloom.cli.connect import connected_master
+from gloom.cli.connect import Place, connected_master
 from gloom.cli.output import descriptor, on_terminal, say
 from gloom.cli.progress import Bar, Patience, Tally
 from gloom.cli.run import FAILED
@@ -42,6 +42,10 @@ class MapOptions:
         raw: Whether the answers alone are printed.
         text: Whether each line is a string, also where it is JSON.
         quiet: Whether nothing is said of progress.
+        job_timeout: Seconds that an attempt may run, or None.
+        expires: Seconds that a job may wait for a slave, or None.
+        retries: How often a job is tried again, or None for the broker's default.
+        require_slave: Whether a job is refused if no slave is there.
     """
 
     type: str
@@ -51,11 +55,15 @@ class MapOptions:
     raw: bool
     text: bool
     quiet: bool
+    job_timeout: float | None = None
+    expires: float | None = None
+    retries: int | None = None
+    require_slave: bool = False
 
 
-async def map_lines(reactor: Any, address: str, options: MapOptions) -> int:
+async def map_lines(reactor: Any, place: Place, options: MapOptions) -> int:
     """
-    Have a job done for each line of standard input, by the broker at *address*.
+    Have a job done for each line of standard input, by the broker at *place*.
 
     Returns:
         The exit status.
@@ -66,7 +74,7 @@ async def map_lines(reactor: Any, address: str, options: MapOptions) -> int:
             broker refuses every job.
     """
     stdin, stdout = descriptor(sys.stdin, "standard input"), descriptor(sys.stdout, "standard output")
-    async with connected_master(reactor, address) as master:
+    async with connected_master(reactor, place) as master:
         return await Mapping(reactor, master, options, stdin, stdout).until_done()
 
 
@@ -164,7 +172,16 @@ class Mapping:
             body = read_body(line, as_text=self._options.text)
         except BodyError as error:
             return fail(error)
-        return self._master.submit(self._options.type, body, priority=self._options.priority)
+        options = self._options
+        return self._master.submit_patiently(
+            options.type,
+            body,
+            priority=options.priority,
+            timeout=options.job_timeout,
+            expires=options.expires,
+            retries=options.retries,
+            require_slave=options.require_slave,
+        )
 
     # Answers to lines
 

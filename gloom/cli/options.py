@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import click
 
 _PRIORITIES = range(-(2**63), 2**63)
@@ -55,3 +58,52 @@ priority_option = click.option(
 
 #: The parameter ``text``.
 text_option = click.option("--text", is_flag=True, help="Send a string, also where it could be read as JSON.")
+
+
+def valid_wait(_context: click.Context, _parameter: click.Parameter, value: float | None) -> float | None:
+    """
+    Return *value*, or None where it is absent.
+
+    Raises:
+        click.BadParameter: It is below 0, or not a time that a clock can wait.
+    """
+    if value is not None and not 0 <= value <= _LONGEST_SECONDS:
+        raise click.BadParameter(f"must be 0 to {_LONGEST_SECONDS:.0f} seconds, got {value:g}")
+    return value
+
+
+#: The parameter ``delay``.
+delay_option = click.option(
+    "--delay", metavar="SECONDS", type=float, callback=valid_wait, help="Let no slave begin it before that."
+)
+
+_TERMS = (
+    click.option(
+        "--job-timeout",
+        metavar="SECONDS",
+        type=float,
+        callback=valid_seconds,
+        help="Let a slave be at a job no longer than that; another may try then.",
+    ),
+    click.option(
+        "--expires",
+        metavar="SECONDS",
+        type=float,
+        callback=valid_wait,
+        help="Fail a job that no slave has begun by then.",
+    ),
+    click.option(
+        "--retries",
+        metavar="N",
+        type=click.IntRange(0, 100),
+        help="How often a job is tried again.  [default: the broker's]",
+    ),
+    click.option("--require-slave", is_flag=True, help="Refuse a job for which no slave is there."),
+)
+
+
+def terms_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what a job may be asked for: ``job_timeout``, ``expires``, ``retries`` and ``require_slave``."""
+    for option in reversed(_TERMS):
+        command = option(command)
+    return command

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Raw
 from twisted.internet.defer import Deferred
 
-from gloom.cli.connect import connected_master
+from gloom.cli.connect import Place, connected_master
 from gloom.cli.output import on_terminal, print_out, say, tell
 from gloom.cli.progress import Patience
 from gloom.cli.run import FAILED, NO_ANSWER
@@ -35,6 +35,12 @@ class Submission:
         timeout: Seconds until it is given up, or None for never.
         as_json: Whether the outcome is printed, as JSON, and not the answer alone.
         traceback: Whether the slave's traceback is printed when the job fails.
+        progress: Whether progress is printed as JSON, on standard error.
+        delay: Seconds before it may begin, or None.
+        job_timeout: Seconds that an attempt may run, or None.
+        expires: Seconds that it may wait for a slave, or None.
+        retries: How often it is tried again, or None for the broker's default.
+        require_slave: Whether it is refused if no slave is there.
     """
 
     type: str
@@ -44,11 +50,17 @@ class Submission:
     timeout: float | None
     as_json: bool
     traceback: bool
+    progress: bool = False
+    delay: float | None = None
+    job_timeout: float | None = None
+    expires: float | None = None
+    retries: int | None = None
+    require_slave: bool = False
 
 
-async def submit(reactor: Any, address: str, job: Submission) -> int:
+async def submit(reactor: Any, place: Place, job: Submission) -> int:
     """
-    Have *job* done by the broker at *address*, and print how it ended.
+    Have *job* done by the broker at *place*, and print how it ended.
 
     Returns:
         The exit status.
@@ -58,7 +70,7 @@ async def submit(reactor: Any, address: str, job: Submission) -> int:
             cannot be printed.
     """
     id = uuid.uuid4().hex if job.id is None else job.id
-    answering = Deferred.fromCoroutine(_answer(reactor, address, job, id))
+    answering = Deferred.fromCoroutine(_answer(reactor, place, job, id))
     if job.timeout is not None:
         answering.addTimeout(job.timeout, reactor, onTimeoutCancel=_too_late)
     try:
@@ -73,13 +85,37 @@ async def submit(reactor: Any, address: str, job: Submission) -> int:
     return 0
 
 
-async def _answer(reactor: Any, address: str, job: Submission, id: str) -> Any:
-    async with connected_master(reactor, address) as master:
+async def _answer(reactor: Any, place: Place, job: Submission, id: str) -> Any:
+    async with connected_master(reactor, place) as master:
         patience = Patience(reactor, job.type)
+
+        def progressed(value: Any) -> None:
+            patience.end()
+            _show_progress(job, id, value)
+
         try:
-            return await master.submit(job.type, job.body, id=id, priority=job.priority)
+            # A signal cancels it, here and at the broker.
+            return await master.submit(
+                job.type,
+                job.body,
+                id=id,
+                on_progress=progressed,
+                priority=job.priority,
+                delay=job.delay,
+                timeout=job.job_timeout,
+                expires=job.expires,
+                retries=job.retries,
+                require_slave=job.require_slave,
+            )
         finally:
             patience.end()
+
+
+def _show_progress(job: Submission, id: str, value: Any) -> None:
+    if job.progress:
+        tell(f'{{"id":{json.dumps(id)},"progress":{to_json(value).decode()}}}')
+    elif on_terminal(sys.stderr):
+        say(f"progress: {value if isinstance(value, str) else to_json(value).decode()}")
 
 
 def _too_late(_result: object, seconds: float) -> Any:

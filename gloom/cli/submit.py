@@ -11,8 +11,16 @@ from typing import Any
 
 import click
 
-from gloom.cli.connect import master_option
-from gloom.cli.options import priority_option, text_option, type_argument, valid_seconds, valid_short_text
+from gloom.cli.connect import Place, master_options
+from gloom.cli.options import (
+    delay_option,
+    priority_option,
+    terms_options,
+    text_option,
+    type_argument,
+    valid_seconds,
+    valid_short_text,
+)
 from gloom.cli.output import say
 from gloom.cli.values import read_body
 from gloom.errors import BodyError
@@ -21,7 +29,7 @@ from gloom.errors import BodyError
 @click.command()
 @type_argument
 @click.argument("body", metavar="[BODY]", required=False)
-@master_option
+@master_options
 @text_option
 @priority_option
 @click.option(
@@ -36,11 +44,14 @@ from gloom.errors import BodyError
     metavar="SECONDS",
     type=float,
     callback=valid_seconds,
-    help="Give up when there is no answer by then, with exit status 124.",
+    help="Cancel it when there is no answer by then, with exit status 124.",
 )
+@terms_options
+@delay_option
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome, answer or failure, as one line of JSON.")
+@click.option("--progress", is_flag=True, help="Print what the slave tells of the job as lines of JSON on stderr.")
 @click.option("-v", "--traceback", is_flag=True, help="When the job fails, print the slave's traceback too.")
-def command(master: str, body: str | None, text: bool, **options: Any) -> None:
+def command(master: Place, body: str | None, text: bool, **options: Any) -> None:
     """
     Have one job done, and print its answer.
 
@@ -52,6 +63,9 @@ def command(master: str, body: str | None, text: bool, **options: Any) -> None:
     An answer that is a string is printed as it is, any other as JSON. With
     --json the outcome is printed, on one line: {"id":..., "answer":...}, or
     {"id":..., "error":..., "reason":...} and what else is known of a failure.
+    What the slave tells while it works is shown on a terminal.
+
+    Ctrl-C cancels the job at the broker.
 
     \b
     Examples:

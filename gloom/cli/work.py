@@ -19,7 +19,7 @@ from twisted.internet.defer import CancelledError
 from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, formatEvent
 from zope.interface import implementer
 
-from gloom.cli.connect import slave_option
+from gloom.cli.connect import Place, slave_options
 from gloom.cli.run import FAILED, run
 from gloom.errors import GloomError
 from gloom.worker.pool import ChildError, start_child
@@ -59,11 +59,23 @@ def _short_text(_context: click.Context, _parameter: click.Parameter, value: str
     return value
 
 
+def _short_texts(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    for value in values:
+        _short_text(context, parameter, value)
+    return values
+
+
 @click.command(cls=_ProgramAfterDashes)
 @click.argument("target", metavar="MODULE:FUNCTION", required=False)
-@slave_option
+@slave_options
 @click.option(
-    "-t", "--type", metavar="TYPE", callback=_short_text, help="The job type.  [default: the function's name]"
+    "-t",
+    "--type",
+    "types",
+    metavar="TYPE",
+    multiple=True,
+    callback=_short_texts,
+    help="The job type; may be given more than once.  [default: the function's name]",
 )
 @click.option(
     "-c",
@@ -95,14 +107,14 @@ def command(
     ctx: click.Context,
     /,
     target: str | None,
-    type: str | None,
+    types: tuple[str, ...],
     as_json: bool,
-    slave: str,
+    slave: Place,
     verbose: bool,
     **options: Any,
 ) -> None:
     """
-    Take jobs of one type, and answer them with a Python function or a program.
+    Take jobs, and answer them with a Python function or a program.
 
     A function gets a job's body and returns the answer: plain Python values
     that JSON has. It may be a coroutine function, of asyncio or of Twisted,
@@ -116,6 +128,10 @@ def command(
     JSON. An exit status that is not 0 fails the job. The environment has
     GLOOM_JOB_ID and GLOOM_JOB_TYPE.
 
+    A function tells how it gets on with gloom.worker.progress(value). A job
+    that its master cancels, or that takes longer than its --job-timeout, is
+    ended: its process is killed, with all that it has started.
+
     Ctrl-C, SIGTERM or SIGHUP: no more jobs are taken, those in hand are
     finished, and the exit status is 0, or 1 if some took too long. A second
     one ends at once. A broker that is not there is waited for.
@@ -128,14 +144,14 @@ def command(
         gloom work --type shout --json -- jq '{text: .text | ascii_upcase}'
     """
     work, default_type = _work(target, ctx.meta.get(_PROGRAM), as_json)
-    type = type or default_type
-    if type is None:
+    if not types and default_type is None:
         raise click.UsageError("a program needs --type TYPE")
+    chosen = types or (str(default_type),)
 
     async def verb(reactor: Any) -> int:
-        return await _until_stopped(
-            Worker(partial(start_child, reactor, work), type, slave, reactor=reactor, **options), work
-        )
+        start = partial(start_child, reactor, work)
+        place: Any = {"token": slave.token, "tls": slave.tls}
+        return await _until_stopped(Worker(start, chosen, slave.address, reactor=reactor, **place, **options), work)
 
     run(verb, WorkLog(LogLevel.debug if verbose else LogLevel.info))
 

@@ -15,6 +15,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from inspect import isawaitable
 from io import FileIO, TextIOWrapper
 from pathlib import Path
@@ -42,6 +43,7 @@ from gloom.worker.pipe import (
     value_of,
 )
 from gloom.worker.process import detach, die_with_parent
+from gloom.worker.telling import Outlet, use
 
 _LONGEST_REASON = 8 * 1024
 _LONGEST_TRACEBACK = 64 * 1024
@@ -114,10 +116,12 @@ def _name_of(thing: Any) -> str:
 # Outcomes
 
 
-def outcome_of(work: Work, frame: bytes) -> bytes:
-    """Return the payload that tells what became of the job in *frame*."""
+def outcome_of(work: Work, frame: bytes, outlet: Outlet | None = None) -> bytes:
+    """Return the payload that tells what became of the job in *frame*; its progress goes to *outlet*."""
     try:
         job = decode_job(frame)
+        if outlet is not None:
+            outlet.begin(job.max_answer_bytes)
         body = memoryview(work(job))
         if len(body) > job.max_answer_bytes:
             raise SizeError(f"the answer has {len(body)} bytes, the broker takes {job.max_answer_bytes}")
@@ -217,10 +221,12 @@ def _prepare(kind: str, arguments: list[str], awaiter: Awaiter) -> Work:
 
 def _serve(work: Work, jobs: FileIO, outcomes: FileIO) -> None:
     buffer = FrameBuffer()
+    outlet = Outlet(partial(_write, outcomes))
+    use(outlet)
     while count := jobs.readinto(buffer.room()):
         buffer.received(count)
         while (frame := buffer.take()) is not None:
-            _write(outcomes, outcome_of(work, frame))
+            outlet.end(outcome_of(work, frame, outlet))
 
 
 def _write(outcomes: FileIO, payload: bytes) -> None:

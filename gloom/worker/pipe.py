@@ -3,7 +3,8 @@ What a worker and its child say to each other: frames, as on the wire, through t
 
 The parent writes `Job` frames to the child's descriptor 3; the child writes to
 4, each payload led by one byte that says what it is. One job at a time, so one
-answer or failure for each job, in order. Imports no Twisted.
+answer or failure for each job, in order, and progress of the one that runs.
+Imports no Twisted.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ READY = b"r"  # nothing follows: jobs may come
 UNUSABLE = b"u"  # a `Fail` follows: what is to answer jobs cannot be loaded; the child ends
 ANSWER = b"a"  # the answer follows, one JSON value
 FAILURE = b"f"  # a `Fail` follows
+PROGRESS = b"p"  # how the job that runs gets on, one JSON value
 
 
 class Job(Struct, array_like=True):

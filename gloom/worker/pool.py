@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -21,7 +21,7 @@ from twisted.python.failure import Failure
 from gloom.client.framebuffer import FrameBuffer, to_frame
 from gloom.errors import GloomError
 from gloom.messages import Fail
-from gloom.worker.pipe import ANSWER, JOBS_FD, OUTCOMES_FD, READY, UNUSABLE, decode_failure
+from gloom.worker.pipe import ANSWER, JOBS_FD, OUTCOMES_FD, PROGRESS, READY, UNUSABLE, decode_failure
 from gloom.worker.process import STOP_SIGNALS
 
 # What a run that nobody waits for any more may take: most jobs end sooner than a new process is up.
@@ -79,6 +79,7 @@ class Child(ProcessProtocol):
         self._buffer = FrameBuffer()
         self._jobs_fd: int | None = None
         self._job: Deferred[Raw] | None = None
+        self._on_progress: Callable[[Raw], object] | None = None
         self._free: Deferred[None] | None = None
         self._limit: IDelayedCall | None = None
 
@@ -89,7 +90,7 @@ class Child(ProcessProtocol):
         """Whether a job runs, even one that was abandoned."""
         return self._job is not None
 
-    def run(self, frame: bytes) -> Deferred[Raw]:
+    def run(self, frame: bytes, on_progress: Callable[[Raw], object] | None = None) -> Deferred[Raw]:
         """
         Have a job done; only one at a time, see `when_free`.
 
@@ -97,6 +98,7 @@ class Child(ProcessProtocol):
 
         Args:
             frame: An encoded `gloom.worker.pipe.Job`.
+            on_progress: Called with each word of how it gets on, as JSON.
 
         Returns:
             Fires with the answer, as JSON.
@@ -107,6 +109,7 @@ class Child(ProcessProtocol):
         if self._died is not None:
             return fail(self._died)
         self.worked = True
+        self._on_progress = on_progress
         self._job = Deferred(lambda _: self._kill_after(_ABANDONED_SECONDS))
         self._send(to_frame(frame))
         return self._job
@@ -176,6 +179,9 @@ class Child(ProcessProtocol):
             self.ready.errback(Unusable(decode_failure(content)))
         elif kind == ANSWER:
             self._settle(Raw(content))
+        elif kind == PROGRESS:
+            if self._on_progress is not None and self._job is not None and not self._job.called:
+                self._on_progress(Raw(content))
         else:
             self._settle(ChildError(decode_failure(content)))
 

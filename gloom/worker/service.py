@@ -8,7 +8,7 @@ that a job is never given to a process that is not there.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -22,10 +22,12 @@ from twisted.logger import FilteringLogObserver, Logger, LogLevel, LogLevelFilte
 from twisted.python.failure import Failure
 
 from gloom.client.connection import BrokerConnection
-from gloom.client.deferred import Slave
 from gloom.client.link import default_name, retry_delay_seconds
+from gloom.client.run import Run, current_job
 from gloom.client.session import Assignment
-from gloom.errors import TransportError
+from gloom.client.slave import Slave
+from gloom.client.tls import ClientTLS
+from gloom.errors import RequestRefused, TransportError
 from gloom.messages import Fail
 from gloom.worker.pipe import Job, encode_job
 from gloom.worker.pool import Child, ChildError
@@ -38,15 +40,15 @@ class Presence:
     Says once, for all slots, whether the broker is there.
 
     Args:
-        type: The job type.
+        types: The job types.
         address: Where the broker is.
         concurrency: How many slots there are.
     """
 
     log = Logger()
 
-    def __init__(self, type: str | None, address: str, concurrency: int) -> None:
-        self._fields = {"type": type, "address": address, "concurrency": concurrency}
+    def __init__(self, types: Sequence[str], address: str, concurrency: int) -> None:
+        self._fields = {"type": ", ".join(types), "address": address, "concurrency": concurrency}
         self._again = ""
         self._there: bool | None = None
 
@@ -63,7 +65,9 @@ class Presence:
         """A slot's slave has not reached the broker."""
         if self._there is None:
             self._there = False
-            self.log.warn("no broker at {address}: {why}; trying on", why=why, **self._fields)
+            refused = why is not None and isinstance(why.__cause__, RequestRefused)
+            what = "the broker at {address} does not let it in" if refused else "no broker at {address}"
+            self.log.warn(what + ": {why}; trying on", why=why, **self._fields)
 
     def disconnected(self) -> None:
         """A slot's slave has lost the broker."""
@@ -79,7 +83,7 @@ class ChildSlave(Slave):
     Args:
         presence: Is told of the broker.
         endpoint: Where the broker is.
-        type: The job type.
+        types: The job types.
         child: What does the jobs; it is ready.
         options: What `Slave` takes by name.
     """
@@ -92,11 +96,11 @@ class ChildSlave(Slave):
         self,
         presence: Presence,
         endpoint: IStreamClientEndpoint | str,
-        type: str | None,
+        types: Sequence[str],
         child: Child,
         **options: Any,
     ) -> None:
-        super().__init__(endpoint, type, child.run, **options)
+        super().__init__(endpoint, types[0] if len(types) == 1 else types, child.run, **options)
         self._child = child
         self._presence = presence
 
@@ -124,7 +128,13 @@ class ChildSlave(Slave):
         super().disconnected()
 
     def run(self, job: Assignment, max_answer_bytes: int) -> Deferred[Any]:
-        return self._child.run(encode_job(Job(job.id, job.type, max_answer_bytes, job.body)))
+        told = current_job().progress
+        return self._child.run(encode_job(Job(job.id, job.type, max_answer_bytes, job.body)), told)
+
+    def revoke(self, run: Run) -> None:
+        # Whatever it is at, nobody waits for it; the slot starts another child.
+        self.jobs_log.info("job {id!r} of {type} is cancelled: its process is killed", id=run.job.id, type=run.job.type)
+        self._child.kill()
 
     def describe(self, job: Assignment, failure: Failure) -> Fail:
         error = failure.value
@@ -240,17 +250,19 @@ class Slot:
 
 class Worker(Service):
     """
-    Takes jobs of one type and has them done in child processes.
+    Takes jobs and has them done in child processes.
 
     Args:
         start: Starts a child; see `gloom.worker.pool.start_child`.
-        type: The job type.
+        types: The job types, one or more.
         endpoint: The broker's slave port, as for `Slave`; its text is what the log says.
         reactor: Clock, and what a string connects with.
         concurrency: How many jobs run at once, each in a process of its own.
         name: How the broker names this worker; ``host:pid`` when absent. With
             several slots each adds a number to it.
         finish_seconds: How long stopping waits for the jobs in hand.
+        token: Tells a broker with access rules who this is; None for nobody.
+        tls: How TLS is spoken where *endpoint* is a string; None for not at all.
 
     Attributes:
         broken: Fails with a `ChildError` if no child can be started at all.
@@ -261,19 +273,28 @@ class Worker(Service):
     def __init__(
         self,
         start: Callable[[], Child],
-        type: str,
+        types: Sequence[str],
         endpoint: IStreamClientEndpoint | str,
         *,
         reactor: Any,
         concurrency: int = 1,
         name: str | None = None,
         finish_seconds: float = 30.0,
+        token: str | None = None,
+        tls: ClientTLS | None = None,
     ) -> None:
         self.broken: Deferred[None] = Deferred()
         self._was_ready = False
-        self._presence = Presence(type, str(endpoint), concurrency)
+        self._presence = Presence(types, str(endpoint), concurrency)
         self._new_slave = partial(
-            ChildSlave, self._presence, endpoint, type, reactor=reactor, finish_seconds=finish_seconds
+            ChildSlave,
+            self._presence,
+            endpoint,
+            types,
+            reactor=reactor,
+            finish_seconds=finish_seconds,
+            token=token,
+            tls=tls,
         )
         self._slots = [
             Slot(reactor, start, partial(self._serve, one), self._cannot_start)
