@@ -86,6 +86,7 @@ class MemoryTransport:
 
     def unregisterProducer(self) -> None:
         self._producer = None
+        self._is_producer_paused = False
 
     def pauseProducing(self) -> None:
         self._reading = False
