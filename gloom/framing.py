@@ -180,11 +180,12 @@ class FrameProtocol(Int32StringReceiver):
 
     def _deliver(self, data: bytes) -> int:
         """Deliver each whole frame of *data*; return where the rest begins."""
-        offset, end, limit = 0, len(data), self.MAX_LENGTH
+        offset, end = 0, len(data)
         self._needed_bytes = _HEADER_BYTES
         while end - offset >= _HEADER_BYTES:
             (length,) = _unpack_length(data, offset)
-            if length > limit:
+            # Read anew for each: a client's limit grows with the broker's first frame.
+            if length > self.MAX_LENGTH:
                 self.lengthLimitExceeded(length)
                 self._stop_reading()
                 break
