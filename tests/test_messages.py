@@ -587,6 +587,12 @@ def test_a_value_comes_back_as_itself(value: Any) -> None:
     assert decode_body(encode_body(value)) == value
 
 
+def test_json_that_is_at_hand_is_taken_as_it_is() -> None:
+    """A body that is JSON already is neither read nor written anew."""
+    body = Raw(b"[1.0, 1e400]")
+    assert encode_body(body) is body
+
+
 @dataclass
 class Point:
     x: float
