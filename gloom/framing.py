@@ -39,6 +39,8 @@ LARGEST_FRAME_BYTES = 2**32 - 1
 
 # A vanished host is noticed within about a minute: idle connections by
 # keepalive (30 s + 3 x 10 s), those with unacknowledged data by the timeout.
+# The timeout also ends a connection whose peer lives and reads nothing for as
+# long, while more waits for it than the sockets hold.
 _TCP_OPTIONS = [
     (getattr(socket, option), value)
     for option, value in (
@@ -203,7 +205,7 @@ class FrameProtocol(Int32StringReceiver):
     def resumeProducing(self) -> None:
         self.paused = False
         cast(Any, self.transport).resumeProducing()
-        if not self._parsing and not self._closed and len(self._partial) >= self._needed_bytes:
+        if not self._parsing and len(self._partial) >= self._needed_bytes:
             self._parse(self._take_partial())
 
     def _stop_reading(self) -> None:

@@ -7,7 +7,7 @@ import datetime
 import socket
 import time
 from collections.abc import Callable, Iterator
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -117,12 +117,12 @@ class Stock(Int32StringReceiver):
 @given(
     sent=st.lists(st.binary(max_size=40), max_size=12),
     tail=st.binary(max_size=3),
-    cuts=st.lists(st.integers(0, 600), max_size=30),
+    sizes=st.lists(st.integers(0, 5) | st.integers(0, 60), max_size=40),
     pause_at=st.sets(st.integers(0, 11)),
     resume_at=st.sets(st.integers(0, 30)),
 )
 def test_any_chunking_is_read_as_twisted_s_receiver_reads_it(
-    sent: list[bytes], tail: bytes, cuts: list[int], pause_at: set[int], resume_at: set[int]
+    sent: list[bytes], tail: bytes, sizes: list[int], pause_at: set[int], resume_at: set[int]
 ) -> None:
     """However a stream is cut, and wherever it is paused and resumed, the same frames come at the same moment."""
 
@@ -132,7 +132,7 @@ def test_any_chunking_is_read_as_twisted_s_receiver_reads_it(
 
     ours, theirs = Frames(on_frame=pause), Stock(pause)
     stream = b"".join(map(to_frame, sent)) + tail
-    edges = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
+    edges = [*accumulate(sizes, initial=0), len(stream)]
     for protocol in (ours, theirs):
         protocol.makeConnection(StringTransport())
     for number, (start, stop) in enumerate(pairwise(edges)):
@@ -175,18 +175,43 @@ def test_a_paused_connection_delivers_nothing_until_it_is_resumed() -> None:
     assert transport.producerState == "producing"
 
 
-def test_bytes_that_arrive_inside_a_frame_come_after_it() -> None:
-    """Input that comes in while a frame is read stands behind what was there."""
+@pytest.mark.parametrize("blinks", [False, True])
+def test_bytes_that_arrive_inside_a_frame_come_after_it(blinks: bool) -> None:
+    """Input that comes in while a frame is read stands behind what was there, also if the receiver pauses."""
 
     def feed(frames: Frames, frame: bytes) -> None:
         if frame == b"1":
-            frames.dataReceived(to_frame(b"3") + b"\0\0")
+            frames.dataReceived(b"lf" + to_frame(b"4") + b"\0\0")
+            if blinks:
+                frames.pauseProducing()
+                frames.resumeProducing()
 
     frames, _, _ = connected(on_frame=feed)
-    frames.dataReceived(to_frame(b"1") + to_frame(b"2"))
-    assert frames.frames == [b"1", b"2", b"3"]
+    frames.dataReceived(to_frame(b"1") + to_frame(b"2") + to_frame(b"half")[:-2])
+    assert frames.frames == [b"1", b"2", b"half", b"4"]
     frames.dataReceived(b"\0\1x")
-    assert frames.frames == [b"1", b"2", b"3", b"x"]
+    assert frames.frames == [b"1", b"2", b"half", b"4", b"x"]
+
+
+def test_a_short_frame_does_not_wait_for_the_length_of_a_long_one() -> None:
+    """After a long frame in pieces, a short one whose header comes in pieces is delivered when it is whole."""
+    frames, _, _ = connected()
+    frames.dataReceived(to_frame(bytes(1000))[:10])
+    frames.dataReceived(to_frame(bytes(1000))[10:] + b"\0\0")
+    frames.dataReceived(b"\0\1x")
+    assert frames.frames == [bytes(1000), b"x"]
+
+
+@pytest.mark.parametrize("how", ["close", "connectionLost"])
+def test_what_was_not_delivered_is_not_kept(how: str) -> None:
+    """Input that waited for a paused receiver goes when the connection ends."""
+    frames, _, _ = connected()
+    frames.pauseProducing()
+    frames.dataReceived(to_frame(b"1"))
+    getattr(frames, how)()
+    assert not frames._partial
+    frames.resumeProducing()
+    assert frames.frames == []
 
 
 @pytest.mark.parametrize("how", ["close", "connectionLost"])
