@@ -158,10 +158,11 @@ class MemoryBroker:
         """See `IBroker.slave_lost`."""
         self._leave_lines(slave)
         hand, slave.hand = slave.hand, {}
-        for job in hand.values():
-            if job is not None:
-                self._attempt_ended(job, slave, "lost", now)
-                self._try_again(job, "job_failed", f"the slave {slave.peer.name} disappeared", now)
+        held = [job for job in hand.values() if job is not None]
+        # A slave that is idle takes the first of them in the total order, not the one that was given out first.
+        for job in sorted(held, key=lambda job: (-job.priority, job.sequence)):
+            self._attempt_ended(job, slave, "lost", now)
+            self._try_again(job, "job_failed", f"the slave {slave.peer.name} disappeared", now)
 
     def join(self, slave: Slave, types: Sequence[str | None], slots: int, now: float) -> None:
         """See `IBroker.join`."""

@@ -32,6 +32,8 @@ _HEADER_BYTES = _HEADER.size
 
 # A vanished host is noticed within about a minute: idle connections by
 # keepalive (30 s + 3 x 10 s), those with unacknowledged data by the timeout.
+# The timeout also ends a connection whose peer lives and reads nothing for as
+# long, while more waits for it than the sockets hold.
 _TCP_OPTIONS = [
     (getattr(socket, option), value)
     for option, value in (
@@ -182,11 +184,12 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
 
     def _deliver(self, data: bytes) -> int:
         """Deliver each whole frame of *data*; return where the rest begins."""
-        offset, end, limit = 0, len(data), self.MAX_LENGTH
+        offset, end = 0, len(data)
         self._needed_bytes = _HEADER_BYTES
         while end - offset >= _HEADER_BYTES:
             (length,) = _unpack_length(data, offset)
-            if length > limit:
+            # Read anew for each: a client's limit grows with the broker's first frame.
+            if length > self.MAX_LENGTH:
                 self.lengthLimitExceeded(length)
                 self._stop_reading()
                 break
@@ -211,7 +214,7 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
     def resumeProducing(self) -> None:
         self.paused = False
         cast(Any, self.transport).resumeProducing()
-        if not self._parsing and not self._closed and len(self._partial) >= self._needed_bytes:
+        if not self._parsing and len(self._partial) >= self._needed_bytes:
             self._parse(self._take_partial())
         self._watch()
 

@@ -263,8 +263,9 @@ class BrokerService(MultiService):
         drained, now = self._drained, self._reactor.seconds
         for factory in (self.masters, self.slaves):
             factory.quiet()
-        broker.drain(now(), lambda: _fire(drained))
-        if drained.called:
+        # In a turn of its own: the broker may not be called, and here every connection is closed, while it tells.
+        broker.drain(now(), lambda: self._reactor.callLater(0, _fire, drained))
+        if not broker.unanswered:
             self.log.info("drained: no job was in hand")
             return
         self.log.info(

@@ -19,12 +19,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectError, ConnectionAborted, ConnectionDone
-from twisted.internet.interfaces import IConsumer, IProtocol, IProtocolFactory, IStreamClientEndpoint, ITransport
+from twisted.internet.interfaces import (
+    IConsumer,
+    IProtocol,
+    IProtocolFactory,
+    IPushProducer,
+    IStreamClientEndpoint,
+    ITransport,
+)
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -42,7 +49,7 @@ Result = TypeVar("Result")
 _FULL_BYTES = 64 * 1024
 
 
-@implementer(ITransport, IConsumer)
+@implementer(ITransport, IPushProducer, IConsumer)
 class MemoryTransport:
     """
     One end of an in-memory connection.
@@ -118,8 +125,7 @@ class MemoryTransport:
         if self._output:
             data = bytes(self._output)
             self._output.clear()
-            if other.protocol is not None:
-                other.protocol.dataReceived(data)
+            cast(IProtocol, other.protocol).dataReceived(data)
             if self._is_producer_paused:
                 self._is_producer_paused = False
                 self._producer.resumeProducing()
@@ -133,8 +139,7 @@ class MemoryTransport:
         for end in (self, self._other):
             if end is not None and end.connected:
                 end.connected = False
-                if end.protocol is not None:
-                    end.protocol.connectionLost(Failure(reason))
+                cast(IProtocol, end.protocol).connectionLost(Failure(reason))
 
 
 @implementer(IStreamClientEndpoint)
@@ -250,13 +255,21 @@ class MemoryGloom:
             self.slave_endpoint.server = self.slaves
 
     def advance(self, seconds: float = 0.0) -> None:
-        """Let *seconds* pass, and carry bytes until nothing is left to carry."""
-        self.clock.advance(seconds)
-        while self.master_endpoint.carry() | self.slave_endpoint.carry() or self._turn_is_due():
-            self.clock.advance(0)
+        """Let *seconds* pass, and carry bytes all along, until nothing is left to carry."""
+        end = self.clock.seconds() + seconds
+        while self.master_endpoint.carry() | self.slave_endpoint.carry() or self._pass_to_next_call(end):
+            pass
+        self.clock.rightNow = max(end, self.clock.rightNow)
 
-    def _turn_is_due(self) -> bool:
-        return any(call.getTime() <= self.clock.seconds() for call in self.clock.getDelayedCalls())
+    def _pass_to_next_call(self, end: float) -> bool:
+        """Let time pass to the next delayed call, unless that is after *end*; return whether there was one."""
+        due = min((call.getTime() for call in self.clock.getDelayedCalls()), default=None)
+        if due is None or due > end:
+            return False
+        # Set, since adding a difference of floats may fall short of it.
+        self.clock.rightNow = max(due, self.clock.rightNow)
+        self.clock.advance(0)
+        return True
 
     def master(self) -> RawPeer:
         """Return a new raw connection on the master port."""
@@ -274,9 +287,10 @@ class MemoryGloom:
     def drop_all(self) -> None:
         """End every connection, as a broker that crashes does."""
         for endpoint in (self.master_endpoint, self.slave_endpoint):
-            for transport in endpoint.connections:
+            # A client may come back at once: that connection is a new one, and stays.
+            connections, endpoint.connections = endpoint.connections, []
+            for transport in connections:
                 transport.abortConnection()
-            endpoint.connections.clear()
 
     @staticmethod
     def result(deferred: Deferred[Result]) -> Result:
@@ -286,9 +300,10 @@ class MemoryGloom:
         Raises:
             AssertionError: It has not fired.
         """
+        if not deferred.called or deferred.paused:
+            raise AssertionError("the Deferred has not fired")
         results: list[Any] = []
         deferred.addBoth(results.append)
-        assert results, "the Deferred has not fired"  # noqa: S101 (this is an assertion for tests)
         if isinstance(results[0], Failure):
             results[0].raiseException()
         return results[0]  # type: ignore[no-any-return]

@@ -45,7 +45,10 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> None:
     seconds = marker.args[0] if marker else DEFERRED_TIMEOUT_SECONDS
     hypothesis = getattr(pyfuncitem.obj, "hypothesis", None)
     if hypothesis is not None:
-        hypothesis.inner_test = _limited(hypothesis.inner_test, seconds)
+        # One and the same for all parameters of a test.
+        if not hasattr(hypothesis.inner_test, "is_limited"):
+            hypothesis.inner_test = _limited(hypothesis.inner_test, seconds)
+            hypothesis.inner_test.is_limited = True
     else:
         pyfuncitem.obj = _limited(pyfuncitem.obj, seconds)
 

@@ -505,6 +505,13 @@ def test_an_answer_must_name_the_job_in_hand(floor: Floor, verb: str) -> None:
     assert master.take() == [("answered", "j", b"1")]
 
 
+def test_a_refusal_shows_a_short_id_whole(floor: Floor) -> None:
+    """An id that is shown in 100 characters, quotes included, is not cut."""
+    for length, shown in ((98, "x" * 98 + "'"), (99, "x" * 99 + "...")):
+        with pytest.raises(InvalidState, match=f"^the job '{shown} is not in hand$".replace("...", "[.]{3}")):
+            floor.joined().respond(id="x" * length)
+
+
 def test_a_refusal_shows_no_more_than_a_piece_of_a_long_id(floor: Floor) -> None:
     """An id of thousands of digits is cut in the reason."""
     floor.master().queue(10**4000)

@@ -335,6 +335,19 @@ def test_a_cancelled_id_is_free_but_not_for_that_slave(floor: Floor) -> None:
     assert [what for what in master.take() if what[0] == "answered"] == [("answered", "j", b"new")]
 
 
+def test_a_cancelled_id_goes_past_the_slave_that_holds_it(floor: Floor) -> None:
+    """The next idle slave gets the new job of that id, though another has waited longer for one."""
+    holding, other = floor.joined(slots=2, name="holding"), floor.joined(name="other")
+    master = floor.master()
+    master.submit("j")
+    other.leave()
+    other.join()  # behind the other
+    master.cancel("j")
+    master.submit("j")
+    assert holding.take() == [assigned("j"), REVOKED]
+    assert other.take() == [OK, OK, assigned("j")]
+
+
 def test_all_masters_of_a_cancelled_job_hear_it(floor: Floor) -> None:
     """Whoever attached gets the outcome too; only the one that cancelled gets the reply."""
     first, second = floor.master("a").queue("j"), floor.master("b")

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from farm import Farm, Firings
+from farm import Farm, Firings, Scripted
 from twisted.application.service import MultiService
 from twisted.internet import defer
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, FirstError
 
 from gloom.client.deferred import Master
 from gloom.errors import BodyError, JobFailed, RequestRefused, TransportError
+from gloom.framing import FrameProtocol
 from gloom.settings import Settings
 
 
@@ -83,16 +85,41 @@ def test_made_up_ids_are_unique(farm: Farm) -> None:
     assert slave.take() == []
 
 
+class Patient(FrameProtocol):
+    """
+    A broker that accepts every job, and answers them all when it is told to.
+
+    Attributes:
+        submits: What it has accepted.
+    """
+
+    def __init__(self, farm: Farm) -> None:
+        super().__init__(2**31, farm.gloom.flushes, farm.gloom.clock)
+        self.submits: list[Any] = []
+
+    def stringReceived(self, string: bytes) -> None:
+        message = json.loads(string)
+        if message["action"] == "submit":
+            self.submits.append(message)
+        self.sendString(b'{"ok":true}')
+
+    def answer_all(self) -> None:
+        for message in self.submits:
+            self.sendString(json.dumps({"id": message["id"], "body": message["body"]}).encode())
+
+
 def test_ten_thousand_jobs_are_in_flight_at_once(farm: Farm) -> None:
-    """One connection carries as many unanswered jobs as there is memory for."""
+    """One connection carries as many unanswered jobs as there is memory for, in order."""
+    broker = Patient(farm)
+    farm.gloom.master_endpoint.server = Scripted(lambda: broker)
     master = farm.master()
     firings = Firings().of([master.submit("echo", n) for n in range(10_000)])
     farm.advance()
     assert master.unanswered == 10_000
-    for _ in range(20):
-        farm.slave("echo", lambda body: body, start=False).startService()
+    assert [message["body"] for message in broker.submits] == list(range(10_000))
+    broker.answer_all()
     farm.advance()
-    assert sorted(firings.answers) == [(n, n) for n in range(10_000)]
+    assert firings.answers == [(n, n) for n in range(10_000)]
     assert master.unanswered == 0
 
 

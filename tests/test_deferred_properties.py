@@ -153,7 +153,7 @@ EVENTS: dict[str, Callable[[Story, int], None]] = {
 NAMES = ["submit"] * 4 + ["hop"] * 6 + ["finish"] * 2 + list(EVENTS)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(NAMES), st.integers(0, 11)), max_size=60))
 def test_every_job_has_one_outcome_whatever_happens(events: list[tuple[str, int]]) -> None:
     """Connections drop, brokers die, services stop, jobs are given up: each Deferred fires once, and rightly."""

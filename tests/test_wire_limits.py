@@ -431,3 +431,20 @@ def test_frames_that_wait_while_a_peer_is_not_read_from_are_no_stall() -> None:
     master.transport.stalled = False
     gloom.advance()
     assert master.take()[-1] == OK
+
+
+def test_half_a_frame_is_watched_again_when_it_is_read_again() -> None:
+    """A peer that was not read from for a while has its time for the rest of a frame, and not for ever."""
+    gloom = MemoryGloom()
+    master, slave = stalled_master(gloom, 15), slave_of(gloom)
+    master.send_bytes(FRAME[:10])
+    for _ in range(15):
+        slave.send(respond(BIG))
+    gloom.advance(300)
+    master.transport.stalled = False
+    gloom.advance()
+    assert is_read_from(master) and not master.lost
+    gloom.advance(29)
+    assert not master.lost
+    gloom.advance(9)
+    assert master.lost

@@ -1,8 +1,8 @@
 """
 The child process: answers one job after the other until its parent has no more.
 
-    python -m gloom.worker.child function MODULE:FUNCTION
-    python -m gloom.worker.child text|json PROGRAM [ARGUMENT ...]
+    python -m gloom.worker.child PARENT function MODULE:FUNCTION
+    python -m gloom.worker.child PARENT text|json PROGRAM [ARGUMENT ...]
 
 Jobs come in on one descriptor and what became of them goes out on another
 (`gloom.worker.pipe`); the standard streams are the job's own. Nothing that a
@@ -42,7 +42,7 @@ from gloom.worker.pipe import (
     encode_failure,
     value_of,
 )
-from gloom.worker.process import detach, die_with_parent
+from gloom.worker.process import detach, die_with_parent, take_the_group_along
 from gloom.worker.telling import Outlet, use
 
 _LONGEST_REASON = 8 * 1024
@@ -186,8 +186,9 @@ def main(arguments: list[str]) -> int:
     Returns:
         The process's exit status: 1 where the work cannot be loaded.
     """
+    parent, kind, *arguments = arguments
     detach()
-    die_with_parent(int(arguments[0]))
+    (die_with_parent if kind == "function" else take_the_group_along)(int(parent))
     for descriptor in (JOBS_FD, OUTCOMES_FD):
         os.set_inheritable(descriptor, False)
     if isinstance(sys.stdout, TextIOWrapper):
@@ -196,7 +197,7 @@ def main(arguments: list[str]) -> int:
     with FileIO(OUTCOMES_FD, "w") as outcomes, FileIO(JOBS_FD) as jobs:
         awaiter = Awaiter()
         try:
-            work = _prepare(arguments[1], arguments[2:], awaiter)
+            work = _prepare(kind, arguments, awaiter)
         except BaseException as error:
             _write(outcomes, UNUSABLE + encode_failure(describe(error)))
             return 1

@@ -21,7 +21,6 @@ from msgspec import Raw
 from gloom.errors import BodyError, GloomError, SizeError
 from gloom.messages import encode_body, quote
 from gloom.worker.pipe import Job, value_of
-from gloom.worker.process import die_with_parent
 
 _CHUNK_BYTES = 1 << 16
 _TAIL_BYTES = 4096
@@ -80,8 +79,6 @@ class Program:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 env=environment,
-                # Safe: this process has one thread.
-                preexec_fn=partial(die_with_parent, os.getpid()),
             )
         except OSError as error:
             # The frames of subprocess tell nobody anything.

@@ -10,8 +10,6 @@ import signal
 import sys
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
-# Looked up here: what a fork calls before it executes a program should not have to load anything.
-_prctl = ctypes.CDLL(None, use_errno=True).prctl if sys.platform == "linux" else None
 
 #: What ends a worker when it comes from a terminal or a service manager, which send it to the children too.
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -19,15 +17,33 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 def die_with_parent(parent: int) -> None:
     """
-    Have the kernel kill this process when its parent ends, however that ends.
-
-    Only Linux can do this; elsewhere a busy child ends after its job.
+    Have the kernel kill this process when its parent ends, however that ends and whatever this one does.
 
     Args:
         parent: The parent's process id; if it has ended already, this process ends now.
     """
-    if _prctl is not None:
-        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    _signal_at_the_end_of(parent, signal.SIGKILL)
+
+
+def take_the_group_along(parent: int) -> None:
+    """
+    Kill this process and its group when its parent ends: the program that runs for a job too.
+
+    For a process that only waits for its programs: a signal handler does it,
+    which a function that does not return to Python would hold up. To have the
+    kernel kill each program takes a slower way to start it.
+
+    Args:
+        parent: As for `die_with_parent`.
+    """
+    signal.signal(signal.SIGUSR1, lambda _number, _frame: os.killpg(0, signal.SIGKILL))
+    _signal_at_the_end_of(parent, signal.SIGUSR1)
+
+
+def _signal_at_the_end_of(parent: int, number: signal.Signals) -> None:
+    # Only Linux can do this; elsewhere a busy child ends after its job.
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, number)
     if os.getppid() != parent:
         os._exit(1)
 

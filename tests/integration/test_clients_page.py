@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,26 +12,15 @@ from pathlib import Path
 import pytest
 
 import gloom.errors
-from integration.daemon import STOPPING_SECONDS, TWISTD, Daemon
+from integration.daemon import STOPPING_SECONDS, Daemon
+from integration.programs import programs_of, started
 
 PAGE = (Path(__file__).parents[2] / "docs" / "clients.md").read_text()
 
-_BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n^```text\n(.*?)^```\n)?", re.MULTILINE | re.DOTALL)
-PROGRAMS = _BLOCK.findall(PAGE)
+PROGRAMS = programs_of(PAGE)
 
 #: What a program has that runs until it is stopped.
 ENDLESS = ("reactor.run()", "Application(", "slave.join(")
-
-
-def started(directory: Path, number: int, program: str, broker: Daemon) -> subprocess.Popen[str]:
-    here = program.replace(":9998", f":{broker.master_port}").replace(":9999", f":{broker.slave_port}")
-    file = directory / f"program{number}.py"
-    file.write_text(here)
-    twistd = [str(TWISTD), "--nodaemon", "--pidfile=", "-y"]
-    command = twistd if "Application(" in program else [sys.executable, "-W", "error"]
-    return subprocess.Popen(
-        [*command, str(file)], cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
 
 
 def test_every_program_runs_and_prints_what_the_page_says(daemon: Callable[..., Daemon], tmp_path: Path) -> None:
