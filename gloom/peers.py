@@ -174,7 +174,7 @@ class PeerProtocol(FrameProtocol):
         self._is_gone = False
         self._seconds = around.clock.seconds
         self._decode: Callable[[bytes], Request] = self.base.decode if self._access is None else self._decode_stranger
-        self._heard = False
+        self._heard_seconds = 0.0
         self._heartbeat_seconds = 0.0
         self._deadline: IDelayedCall | None = None
 
@@ -198,7 +198,8 @@ class PeerProtocol(FrameProtocol):
                 self._identify(self._identity)
 
     def dataReceived(self, data: bytes) -> None:
-        self._heard = True
+        if self._heartbeat_seconds:
+            self._heard_seconds = self._seconds()
         super().dataReceived(data)
 
     def stringReceived(self, string: bytes) -> None:
@@ -346,14 +347,17 @@ class PeerProtocol(FrameProtocol):
 
     def _await_life(self) -> None:
         if self._heartbeat_seconds:
-            self._heard = False
+            self._heard_seconds = self._seconds()
             self._set_deadline(self._clock.callLater(self._heartbeat_seconds, self._heartbeat_due))
 
     def _heartbeat_due(self) -> None:
         self._deadline = None
-        # A peer that is not read from (it does not read its answers) is not silent.
-        if self._heard or self.paused:
+        left = self._heard_seconds + self._heartbeat_seconds - self._seconds()
+        if self.paused:
+            # A peer that is not read from (it does not read its answers) is not silent.
             self._await_life()
+        elif left > 0:
+            self._set_deadline(self._clock.callLater(left, self._heartbeat_due))
         else:
             self.drop_because(f"it was silent for {self._heartbeat_seconds:g} s, its heartbeat")
 

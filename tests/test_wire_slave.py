@@ -293,7 +293,7 @@ def test_a_silent_slave_loses_its_job() -> None:
     master = gloom.master()
     master.ask(submit(1))
     silent, alive = busy_slave_of(gloom, 1, heartbeat=9), slave_of(gloom, heartbeat=9)
-    for _ in range(6):
+    for _ in range(3):
         assert not silent.lost
         gloom.advance(3)
         alive.send(PING)
@@ -303,15 +303,15 @@ def test_a_silent_slave_loses_its_job() -> None:
 
 
 @pytest.mark.parametrize("seconds", [1, 8.9])
-def test_silence_is_noticed_between_one_and_two_heartbeats(seconds: float) -> None:
-    """However the last word falls, a silent slave is dropped after H seconds of silence, and before 2 H."""
+def test_silence_is_noticed_after_one_heartbeat(seconds: float) -> None:
+    """However the last word falls, a silent slave is dropped after H seconds of silence, not before and not later."""
     gloom = MemoryGloom()
     slave = slave_of(gloom, heartbeat=9)
     gloom.advance(seconds)
     slave.send(PING)
     gloom.advance(8.9)
     assert not slave.lost
-    gloom.advance(9.1)
+    gloom.advance(0.1)
     assert slave.lost
 
 
