@@ -1,0 +1,50 @@
+"""
+Nothing is lost while processes die, stop and are cut off: short versions of `reliability.chaos`.
+
+The figures are in the output of ``pytest -s tests/integration/test_chaos.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from reliability import chaos
+from reliability.load import Load
+from reliability.network import NotPermitted
+from twisted.internet import reactor
+
+from integration.daemon import Daemon
+
+pytestmark = pytest.mark.deferred_timeout(60)
+
+
+async def test_slaves_that_are_killed_all_the_time_lose_no_job(daemon: Callable[..., Daemon]) -> None:
+    """A slave is killed every 100 ms for three seconds: every job has one outcome, the right answer."""
+    assert await chaos.storm(reactor, daemon("--retries=100"), seconds=3) == []
+
+
+async def test_a_broker_that_is_killed_loses_no_job(daemon: Callable[..., Daemon]) -> None:
+    """Killed twice under load and started again on the same ports: every job has one outcome, the right answer."""
+    assert await chaos.restarts(reactor, daemon(), times=2, pause_seconds=0.3) == []
+
+
+async def test_a_stopped_slave_loses_its_job_within_the_heartbeat(daemon: Callable[..., Daemon]) -> None:
+    """A slave that SIGSTOP has stopped answers no ping; after the heartbeat that was agreed another has its job."""
+    assert await chaos.stopped(reactor, daemon(), heartbeat_seconds=1.0) == []
+
+
+async def test_a_slave_that_is_cut_off_loses_its_job_within_the_heartbeat(tmp_path: Path) -> None:
+    """A host whose cable is cut says no farewell; after the heartbeat that was agreed another slave has its job."""
+    try:
+        assert await chaos.half_open(reactor, tmp_path, heartbeat_seconds=1.0) == []
+    except NotPermitted as error:
+        pytest.skip(f"no network of our own: {error}")
+
+
+async def test_a_job_that_nobody_answers_is_reported(daemon: Callable[..., Daemon]) -> None:
+    """The count behind these tests would show a lost job: without slaves every job is one."""
+    load = Load(reactor, f"127.0.0.1:{daemon().master_port}", masters=1, window=3)
+    await load.start()
+    assert await load.finish(within_seconds=0.1) == ["3 jobs have no outcome"]

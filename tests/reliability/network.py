@@ -1,0 +1,67 @@
+"""A host that can be cut off: a network namespace and a cable to it (needs root, and Linux)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from types import TracebackType
+from typing import Self
+
+
+class NotPermitted(Exception):
+    """This process may make no network; the text says why."""
+
+
+class OtherHost:
+    """
+    A namespace with a link to this host; use it as a context manager.
+
+    Attributes:
+        here: This host's address on the link.
+        prefix: What a command begins with to run there.
+
+    Raises:
+        NotPermitted: From entering it.
+    """
+
+    def __init__(self) -> None:
+        number = os.getpid()
+        # 198.18.0.0/15 is for such tests (RFC 2544); one small net a process.
+        net = f"198.18.{number // 64 % 256}.{number % 64 * 4}"
+        self.here, self._there = (net.rpartition(".")[0] + f".{number % 64 * 4 + n}" for n in (1, 2))
+        self._name = f"gloom{number}"
+        self._link, self._far_link = f"gl{number}a", f"gl{number}b"
+        self.prefix = ["ip", "netns", "exec", self._name]
+
+    def __enter__(self) -> Self:
+        if shutil.which("ip") is None:
+            raise NotPermitted("there is no command ip (Debian: iproute2)")
+        try:
+            _ip("netns", "add", self._name)
+            _ip("link", "add", self._link, "type", "veth", "peer", "name", self._far_link, "netns", self._name)
+            _ip("address", "add", f"{self.here}/30", "dev", self._link)
+            _ip("link", "set", self._link, "up")
+            _ip("-netns", self._name, "address", "add", f"{self._there}/30", "dev", self._far_link)
+            _ip("-netns", self._name, "link", "set", self._far_link, "up")
+        except subprocess.CalledProcessError as error:
+            self._remove()
+            raise NotPermitted(f"{' '.join(error.cmd)}: {error.stderr.strip()}") from None
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._remove()
+
+    def cut(self) -> None:
+        """Cut the cable: no packet arrives any more on either side, and nobody is told."""
+        _ip("-netns", self._name, "link", "set", self._far_link, "down")
+
+    def _remove(self) -> None:
+        # The link goes with its namespace.
+        subprocess.run(["ip", "netns", "delete", self._name], capture_output=True, check=False)
+
+
+def _ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], capture_output=True, check=True, text=True)
