@@ -41,7 +41,9 @@ class Farm:
     def master(self, *, start: bool = True, **options: Any) -> Master:
         return self.add(Master(self.gloom.master_endpoint, reactor=self.gloom.clock, **options), start)
 
-    def slave(self, type: str | None, function: Callable[[Any], Any], *, start: bool = True, **options: Any) -> Slave:
+    def slave(
+        self, type: str | list[str] | None, function: Callable[[Any], Any], *, start: bool = True, **options: Any
+    ) -> Slave:
         return self.add(Slave(self.gloom.slave_endpoint, type, function, reactor=self.gloom.clock, **options), start)
 
     def add(self, service: Link, start: bool = True) -> Link:

@@ -314,7 +314,7 @@ def test_any_sign_of_life_counts(farm: Farm) -> None:
     piece = to_frame(b"x" * 1000)[:1]
     for _ in range(20):
         run(farm, 25, 0.5)
-        brokers[0].transport.write(piece)  # type: ignore[union-attr]
+        brokers[0].transport.write(piece)
         piece = b"\x01"
     assert len(brokers) == 1
 
@@ -621,7 +621,7 @@ async def test_a_job_goes_over_sockets() -> None:
             await master.when_connected(attempts=1)
             assert await master.submit("double", n) == 2 * n
             for transport in [peer.transport for peer in broker.masters.peers | broker.slaves.peers]:
-                transport.abortConnection()  # type: ignore[union-attr]
+                transport.abortConnection()
             assert await master.submit("double", "x") == "xx"
             await slave.stopService()
             await master.stopService()
@@ -667,7 +667,7 @@ async def test_nothing_is_heard_after_a_broker_broke_the_protocol() -> None:
     await master.stopService()
     await port.stopListening()
     for broker in brokers:
-        broker.transport.abortConnection()  # type: ignore[union-attr]
+        broker.transport.abortConnection()
     await _turn()
 
 

@@ -8,6 +8,7 @@ what is built on it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from msgspec import Raw
 from twisted.internet.defer import Deferred
@@ -145,5 +146,16 @@ class BrokerConnection(FrameProtocol):
             self._ping.cancel()
             self._ping = None
         if not self.welcomed.called:
-            self.welcomed.errback(TransportError(f"the connection ended before the broker said hello: {reason.value}"))
+            self.welcomed.errback(TransportError(f"the connection ended before the broker said hello: {_text(reason)}"))
         self.ended.callback(reason.value)
+
+
+def _text(reason: Failure) -> str:
+    """Return why a connection ended; what TLS says of it is no text for people."""
+    error: Any = reason.value
+    told = error.args[0] if error.args else None
+    if isinstance(told, list) and told and isinstance(told[-1], tuple):
+        return f"TLS: {told[-1][-1]}"  # OpenSSL's
+    if type(error).__name__ == "VerificationError":
+        return "TLS: its certificate is for another name"
+    return str(error)

@@ -68,6 +68,8 @@ class Slave(BrokerLink):
         ValueError: An argument is out of its range.
     """
 
+    accepts = ("cancel", "quiet")
+
     def __init__(
         self,
         endpoint: IStreamClientEndpoint | str,
