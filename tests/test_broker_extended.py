@@ -10,7 +10,7 @@ from floor import ASlave, Floor
 from recording import OK, Told, assigned, payload_of, picture
 
 from gloom.errors import Busy, Draining, GloomError, IdExists, InvalidState, MissingField, NoSlaves, UnknownJob
-from gloom.jobs import Receipt, Terms
+from gloom.jobs import ATTACH_TERMS, BASE_TERMS, Receipt, Terms
 from gloom.settings import MIB
 
 REVOKED: Told = ("revoked", "j")
@@ -603,6 +603,29 @@ def test_the_broker_takes_so_many_bytes() -> None:
     refused(floor, Busy, match, submit, floor.master("d"), "d")
     slave.respond()
     submit(floor.master("d"), "d")
+    floor.everybody_goes()
+
+
+def test_shared_bytes_count_for_each_master() -> None:
+    """A job of half a share, submitted or attached to, leaves room for one more of its size, to the byte."""
+    floor = Floor(max_queued_bytes=MIB, master_share=0.5)
+    quarter = b"x" * (MIB // 4)
+
+    def submit(master: Any, id: str, payload: bytes, terms: Terms = BASE_TERMS) -> None:
+        floor.broker.submit(master.record, id, "echo", 0, payload, terms, 0.0)
+
+    one, two = floor.master("a"), floor.master("b")
+    submit(one, "a", quarter)
+    submit(two, "a", b"", ATTACH_TERMS)
+    for master, id in ((one, "b"), (two, "c")):
+        refused(floor, Busy, "master would go over its 524288 bytes", submit, master, id, quarter + b"x")
+        submit(master, id, quarter)
+        # Exactly all that the broker may hold is not over its limit; the share is.
+        refused(floor, Busy, "master would go over its 524288 bytes", submit, master, "d", quarter)
+    floor.joined().respond()
+    submit(one, "d", quarter)
+    submit(two, "e", quarter)
+    refused(floor, Busy, "broker would go over its 1048576 bytes", submit, floor.master("c"), "f", b"x")
     floor.everybody_goes()
 
 

@@ -13,7 +13,7 @@ import struct
 from typing import Any
 
 import pytest
-from wire import HELLO, LEAVE, OK, PING, extended, fail, join, respond, slave_of, submit
+from wire import HELLO, LEAVE, OK, PING, extended, fail, join, respond, slave_of, stop, submit
 
 from gloom.settings import Settings
 from gloom.testing import MemoryGloom, RawPeer
@@ -220,3 +220,43 @@ def test_a_hello_on_one_connection_is_no_hello_on_another(gloom: MemoryGloom, ma
         master.write(PING)
         master.expect_ok()
     assert gloom.slave().ask(join()) == [OK]
+
+
+def test_a_slave_of_2009_hears_nothing_of_what_was_ended(gloom: MemoryGloom, slave: Slave2009) -> None:
+    """Timeouts, cancels and a shutdown do not show: each job comes, is answered, and the next one comes."""
+    master = extended(gloom.master(), accept=["progress", "receipt", "quiet"])
+    slave.join("sum")
+    master.ask(submit("a", "sum", [1], timeout=5, retries=0))
+    slave.take("a", "sum", [1])
+    gloom.advance(5)
+    master.ask(submit("b", "sum", [2]))
+    slave.expect_silence()
+    slave.respond("late")
+    slave.take("b", "sum", [2])
+    master.ask({"action": "cancel", "id": "b"})
+    master.ask(submit("c", "sum", [3]))
+    slave.expect_silence()
+    slave.respond("cancelled")
+    slave.take("c", "sum", [3])
+    stop(gloom)
+    slave.expect_silence()
+    slave.respond("in time")
+    assert [message.get("error") for message in master.take() if "id" in message] == [None]
+
+
+def test_a_master_of_2009_hears_only_outcomes(gloom: MemoryGloom, master: Master2009) -> None:
+    """Progress and receipts of its jobs are for others; a shutdown ends them in three keys."""
+    slave = slave_of(gloom, "sum", slots=2, accept=["cancel", "quiet"])
+    for id in ("a", "b", "c"):
+        master.submit(id, "sum", [1])
+    slave.send({"action": "progress", "id": "a", "body": 0.5})
+    slave.send(respond(1, id="a"))
+    assert master.receive("a") == 1
+    master.submit("d", "sum", [4])
+    stop(gloom)
+    assert master.read() == {"id": "d", "error": "draining", "reason": "the broker is shutting down"}
+    with pytest.raises(LookupError, match="draining"):
+        master.submit("e", "sum", [5])
+    slave.send(respond(2, id="b"))
+    assert master.receive("b") == 2
+    master.expect_silence()
