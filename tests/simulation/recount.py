@@ -1,0 +1,107 @@
+"""The broker's own counters and places, counted once more and held against the mirror's account."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gloom.jobs import Line
+
+from .mirror import Mirror, MirrorJob, MirrorSlave, expiry
+
+_ROUNDING_SECONDS = 1e-6
+
+
+def check_quickly(mirror: Mirror) -> None:
+    """After every step: sums agree, and nothing waits for what waits for it."""
+    broker = mirror.broker
+    assert len(broker._jobs) == len(mirror.jobs), "jobs in flight"
+    assert broker._bytes == mirror.bytes, "bytes in flight"
+    for line in broker._lines.values():
+        if line.idle and len(line.queue):
+            _check_nobody_could(line)
+
+
+def _check_nobody_could(line: Line) -> None:
+    for slave in line.idle:
+        for _, _, job in line.queue._heap:
+            assert not job.queued or job.id in slave.hand, f"job {job.id!r} waits and a slave is idle"
+
+
+def recount(mirror: Mirror, around: Any, now: float, factories: Any) -> None:
+    """Every so many steps: all of it, from nothing."""
+    check_quickly(mirror)
+    broker = mirror.broker
+    assert broker._jobs.keys() == mirror.jobs.keys(), "jobs"
+    for job in mirror.jobs.values():
+        _check_job(broker._jobs[job.id], job, now)
+    _check_peers(mirror)
+    _check_lines(mirror)
+    _check_deadlines(mirror, now)
+    _check_limits(mirror)
+    assert around.connections == sum(len(factory.peers) for factory in factories), "connections"
+
+
+def _check_job(real: Any, job: MirrorJob, now: float) -> None:
+    places = [real.queued, real.slave is not None, job.is_delayed]
+    assert sum(places) == 1, f"job {job.id!r} is in {sum(places)} places"
+    assert [master.peer for master in real.masters] == job.masters, "masters of a job"
+    assert (real.slave.peer if real.slave else None) is job.slave, "the slave of a job"
+    assert job.masters or job.slave, "a job that nobody waits for"
+    assert real.queued == any(entry is real for _, _, entry in real.line.queue._heap if entry.queued)
+    if job.slave is None:
+        assert job.is_delayed or now <= expiry(job) + _ROUNDING_SECONDS, "it waits though it has expired"
+        assert not job.is_delayed or now <= job.submitted + job.terms.delay_seconds + _ROUNDING_SECONDS
+    elif job.terms.timeout_seconds is not None:
+        assert now <= job.started + job.terms.timeout_seconds + _ROUNDING_SECONDS, "it runs though its time is over"
+
+
+def _check_peers(mirror: Mirror) -> None:
+    for master in mirror.masters:
+        assert {job.id for job in master.record.jobs} == master.jobs.keys(), "jobs of a master"
+        sizes = sum(len(job.payload) for job in master.record.jobs)
+        assert master.record.queued_bytes == master.queued_bytes == sizes, "bytes of a master"
+    for slave in mirror.slaves:
+        hand = slave.record.hand
+        assert list(hand) == list(slave.hand), "the hand of a slave"
+        for id, job in slave.hand.items():
+            assert (hand[id] is None) == (job is None), "a hand that holds an ended attempt"
+            assert job is None or (hand[id] is mirror.broker._jobs[id] and job.slave is slave), "a job in a wrong hand"
+
+
+def _check_lines(mirror: Mirror) -> None:
+    lines = mirror.broker._lines
+    for type, line in lines.items():
+        joined: list[MirrorSlave] = [slave for slave in mirror.slaves if type in slave.types]
+        jobs = [job for job in mirror.jobs.values() if job.type == type]
+        assert line.slaves == len(joined), "slaves of a type"
+        assert line.users == len(joined) + len(jobs) > 0, "users of a type"
+        waiting = [job for job in jobs if job.slave is None and not job.is_delayed]
+        assert len(line.queue) == len(waiting), "the length of a queue"
+        assert [slave.peer for slave in line.idle] == [slave for slave in mirror.idle if type in slave.types], "idle"
+    for slave in mirror.slaves:
+        assert (slave in mirror.idle) == bool(slave.types and len(slave.hand) < slave.slots), "idle slaves"
+
+
+def _check_deadlines(mirror: Mirror, now: float) -> None:
+    broker = mirror.broker
+    deadlines = [job.deadline for job in broker._jobs.values() if job.deadline is not None]
+    assert len(broker._deadlines) == len(deadlines), "deadlines"
+    first = broker._deadlines.next()
+    assert first == min((deadline.when for deadline in deadlines), default=None), "the first deadline"
+    assert first is None or first > now - _ROUNDING_SECONDS, "a deadline was missed"
+
+
+def _check_limits(mirror: Mirror) -> None:
+    settings = mirror.settings
+    assert len(mirror.jobs) <= settings.max_jobs or mirror.draining
+    assert mirror.bytes == sum(job.size for job in mirror.jobs.values()) <= settings.max_queued_bytes, "bytes"
+
+
+def check_empty(mirror: Mirror, around: Any, factories: Any) -> None:
+    """After all peers have gone: nothing is left of anything."""
+    broker = mirror.broker
+    assert not mirror.jobs and not broker._jobs and not mirror.masters and not mirror.slaves and not mirror.idle
+    assert not broker._lines and not broker._bytes and not len(broker._deadlines), "something leaks"
+    assert not around.connections and not any(factory.peers for factory in factories), "connections leak"
+    assert not around.stalls._watched and around.stalls._timer is None
+    assert not around.flushes._waiting
