@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Self
 
 from twisted.internet.endpoints import TCP4ServerEndpoint
+from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
 from gloom.client.blocking import Master, Slave
@@ -91,10 +92,10 @@ class Farm:
     def __init__(self) -> None:
         from twisted.internet import reactor
 
-        clock: Any = reactor
+        self._clock: Any = reactor
         self.service = BrokerService(
             reactor,
-            memory_surroundings(Settings(max_frame_bytes=LIMIT_BYTES), clock),
+            memory_surroundings(Settings(max_frame_bytes=LIMIT_BYTES), self._clock),
             [TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")],
             [TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")],
         )
@@ -105,7 +106,7 @@ class Farm:
     def master(self) -> Master:
         return Master(("127.0.0.1", self.master_port), timeout=4)
 
-    def slave(self, type: str) -> Slave:
+    def slave(self, type: str | list[str]) -> Slave:
         slave = Slave(("127.0.0.1", self.slave_port), timeout=4)
         slave.join(type, timeout=4)
         return slave
@@ -128,6 +129,8 @@ class Farm:
     async def stop(self) -> None:
         """Stop the broker, and wait for the slaves that it had."""
         await self.service.stopService()
+        # What it has left for the next turn.
+        await deferLater(self._clock, 0)
         serving, self._serving = self._serving, []
         for slave in serving:
             await slave

@@ -24,6 +24,7 @@ from gloom.client.blocking import (
     TransportError,
 )
 from gloom.client.jobs import Batch
+from gloom.client.tls import ClientTLS
 
 
 @pytest.fixture
@@ -76,6 +77,75 @@ def test_a_submitted_job_has_its_arguments_in_the_order_of_2009(broker: Scripted
         {"action": "submit", "id": 0, "body": None},
         {"action": "submit", "id": made_up, "type": "sum", "body": {"n": None}},
     ]
+
+
+def test_a_job_may_have_terms(broker: Scripted) -> None:
+    """They go to the broker; `timeout` is the call's own, `job_timeout` the job's."""
+    master = greeted(broker)
+    broker.says(OK)
+    master.submit("a", timeout=4, job_timeout=5, expires=0, delay=0.5, retries=0, require_slave=True)
+    terms = {"timeout": 5, "expires": 0, "delay": 0.5, "retries": 0, "require_slave": True}
+    assert broker.heard() == [{"action": "submit", "id": "a", "body": None} | terms]
+
+
+def test_a_term_out_of_its_range_is_refused(broker: Scripted) -> None:
+    """Before anything is sent."""
+    with pytest.raises(ValueError, match="retries must be 0 to 100, got -1"):
+        Master(broker.near).submit(retries=-1)
+    assert broker.heard() == []
+
+
+def test_a_token_goes_with_hello_and_nowhere_else(broker: Scripted) -> None:
+    """It is in no representation of what was said."""
+    master = Master(broker.near, token="secret")
+    broker.says({**OK, "version": 1, "server": "gloom/0", "max_frame": LIMIT_BYTES}, OK)
+    master.submit("a")
+    hello, submit = broker.heard()
+    assert hello["token"] == "secret"
+    assert "token" not in submit
+    assert "secret" not in repr(vars(master._wire))
+
+
+def test_tls_goes_with_an_address(broker: Scripted) -> None:
+    """What is connected already cannot be given it."""
+    with pytest.raises(ValueError, match="tls goes with an address"):
+        Master(broker.near, tls=ClientTLS())
+
+
+def test_a_job_may_be_cancelled(broker: Scripted) -> None:
+    """The call says whether it had begun; its outcome follows. One that has ended is no job of this master."""
+    master = greeted(broker)
+    broker.says({"ok": True, "state": "cancelling"}, {"id": "first", "error": "cancelled", "reason": "a master"})
+    assert master.cancel("first") == "cancelling"
+    with pytest.raises(JobFailed) as raised:
+        master.receive()
+    assert (raised.value.error, raised.value.id) == ("cancelled", "first")
+    broker.says({"error": "unknown_job", "reason": "no"})
+    with pytest.raises(RequestRefused, match="unknown_job"):
+        master.cancel("first")
+    assert broker.heard() == [{"action": "cancel", "id": "first"}] * 2
+
+
+async def test_many_jobs_are_submitted_together() -> None:
+    """Each has its id, or why it was refused, whatever the sizes; their outcomes are received as any."""
+
+    def run(farm: Farm) -> None:
+        with farm.master() as master:
+            assert master.submit_many([]) == []
+            jobs: list[dict[str, Any]] = [{"id": n, "type": "echo", "body": "x" * 3000} for n in range(50)]
+            jobs += [{"id": 0, "type": "echo"}, {"id": "large", "body": "x" * LIMIT_BYTES}]
+            *accepted, taken, large = master.submit_many(jobs, timeout=4)
+            assert accepted == list(range(50))
+            assert isinstance(taken, RequestRefused)
+            assert isinstance(large, RequestRefused)
+            assert (taken.error, taken.id, large.error, large.id) == ("id_exists", 0, "size_error", "large")
+            with farm.slave("echo") as slave:
+                for _ in range(50):
+                    slave.respond(slave.job(timeout=4).body, timeout=4)
+            assert sorted(master.receive(timeout=4).id for _ in range(50)) == list(range(50))
+
+    async with Farm() as farm:
+        await deferToThread(run, farm)
 
 
 @pytest.mark.parametrize("id", [True, 1.5, b"a", ["a"]])

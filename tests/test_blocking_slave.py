@@ -95,6 +95,35 @@ def test_a_job_that_comes_with_a_reply_is_kept(broker: Scripted) -> None:
     assert [(job.id, job.type) for job in slave] == [(1, None), (2, "sum")]
 
 
+async def test_a_slave_may_have_several_types() -> None:
+    """It gets the jobs of each."""
+
+    def run(farm: Farm) -> None:
+        with farm.master() as master, farm.slave(["a", "b"]) as slave:
+            for type in ("b", "c", "a"):
+                master.submit(type, type, timeout=4)
+            for type in ("b", "a"):
+                assert slave.job(timeout=4).type == type
+                slave.respond(timeout=4)
+
+    async with Farm() as farm:
+        await deferToThread(run, farm)
+
+
+def test_progress_has_no_reply(broker: Scripted) -> None:
+    """It is sent, and the next reply is that of the answer; one that is too large is refused and not sent."""
+    slave = Slave(broker.near)
+    broker.says({"ok": True, "version": 1, "server": "gloom/0", "max_frame": LIMIT_BYTES}, {"ok": True})
+    slave.join("a")
+    broker.heard()
+    slave.progress({"done": 3})
+    with pytest.raises(RequestRefused, match="size_error"):
+        slave.progress("x" * LIMIT_BYTES)
+    broker.says({"ok": True})
+    assert slave.respond(1)
+    assert broker.heard() == [{"action": "progress", "body": {"done": 3}}, {"action": "respond", "body": 1}]
+
+
 async def test_a_response_without_a_job_is_refused() -> None:
     """Answering nothing is refused by the broker, with its reason."""
     async with Farm() as farm:

@@ -15,7 +15,7 @@ import pytest
 from twisted.internet.defer import CancelledError
 from twisted.internet.task import Clock
 
-from gloom.messages import Fail, encode_body
+from gloom.messages import Fail, decode_body, encode_body
 from gloom.worker.pipe import Job, encode_job
 from gloom.worker.pool import Child, ChildError, Unusable, WorkerDied, spawn, start_child
 
@@ -64,8 +64,8 @@ def function(name: str) -> list[str]:
     return ["function", f"worker_functions:{name}"]
 
 
-def frame(body: Any) -> bytes:
-    return encode_job(Job("one", "type", 1 << 25, encode_body(body)))
+def frame(body: Any, max_answer_bytes: int = 1 << 25) -> bytes:
+    return encode_job(Job("one", "type", max_answer_bytes, encode_body(body)))
 
 
 async def answer(child: Child, body: Any) -> Any:
@@ -100,6 +100,23 @@ async def test_bodies_and_answers_may_be_larger_than_a_pipe(reactor: Any) -> Non
     body = "x" * (5 << 20)
     async with ready_child(reactor, *function("echo")) as child:
         assert await answer(child, body) == body
+
+
+async def test_a_function_tells_how_it_gets_on(reactor: Any) -> None:
+    """In order, before its answer; what is larger than the broker takes is the function's error."""
+    heard: list[bytes] = []
+    async with ready_child(reactor, *function("tell")) as child:
+        answered = child.run(frame([1, {"a": None}], 1 << 20), lambda body: heard.append(bytes(body)))
+        assert decode_body(await answered).startswith("the progress has 2000002 bytes, the broker takes ")
+        assert heard == [b"1", b'{"a":null}']
+        assert await answer(child, [3]) == "no error"  # and nobody listens
+
+
+async def test_a_thread_that_a_job_left_behind_tells_nobody(reactor: Any) -> None:
+    """What it says while no job runs is not said, and answers are whole."""
+    async with ready_child(reactor, *function("leave_a_talker")) as child:
+        for _ in range(3):
+            assert await answer(child, None) is None
 
 
 async def test_a_failed_job_leaves_the_child_as_it_was(reactor: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -13,10 +13,11 @@ from twisted.internet.error import ProcessDone, ProcessTerminated
 from twisted.logger import LogEvent, LogLevel, formatEvent
 from twisted.python.failure import Failure
 
+from gloom.access import Access, Identity, hash_token
 from gloom.client.framebuffer import to_frame
 from gloom.messages import Fail
 from gloom.testing import MemoryGloom, RawPeer
-from gloom.worker.pipe import ANSWER, FAILURE, OUTCOMES_FD, READY, UNUSABLE, Job, decode_job, encode_failure
+from gloom.worker.pipe import ANSWER, FAILURE, OUTCOMES_FD, PROGRESS, READY, UNUSABLE, Job, decode_job, encode_failure
 from gloom.worker.pool import Child, ChildError
 from gloom.worker.service import Worker
 
@@ -74,10 +75,10 @@ class Workshop:
         self.advance = self.gloom.advance
         self._log = log
 
-    def start(self, concurrency: int = 1, **options: Any) -> Workshop:
+    def start(self, concurrency: int = 1, types: Sequence[str] = ("count",), **options: Any) -> Workshop:
         self.worker = Worker(
             self._new_child,
-            ["count"],
+            types,
             self.gloom.slave_endpoint,
             reactor=self.gloom.clock,
             concurrency=concurrency,
@@ -239,6 +240,64 @@ def test_a_job_that_comes_for_a_dead_child_is_tried_again(shop: Workshop) -> Non
     shop.advance(0.2)
     shop.ready(1)
     assert [job.id for job in shop.children[1].jobs] == [0]
+
+
+def test_what_a_child_tells_of_its_job_reaches_the_master(shop: Workshop) -> None:
+    """Its bytes are passed on as they are."""
+    shop.start()
+    shop.ready()
+    master = shop.gloom.master()
+    master.ask({"action": "hello", "version": 1, "accept": ["progress"]})
+    master.ask({"action": "submit", "id": 0, "type": "count", "body": 1})
+    shop.children[0].says(PROGRESS, b'{"done":  0.50}')
+    shop.advance()
+    assert master.frames == [b'{"id":0,"progress":{"done":  0.50}}']
+    master.take()
+    shop.children[0].says(ANSWER, b"1")
+    shop.children[0].says(PROGRESS, b'"late"')
+    shop.advance()
+    assert master.take() == [{"id": 0, "body": 1}]
+
+
+def test_the_child_of_a_job_that_is_cancelled_is_killed(shop: Workshop) -> None:
+    """Nobody waits for it; another child takes its place, and the next job."""
+    shop.start()
+    shop.ready()
+    master = shop.master(1, 2)
+    shop.lines()
+    assert master.ask({"action": "cancel", "id": 0})[0] == {"ok": True, "state": "cancelling"}
+    assert shop.children[0].was_killed
+    assert shop.lines() == ["job 0 of count is cancelled: its process is killed"]
+    shop.advance(0.2)
+    shop.ready(1)
+    assert [job.id for job in shop.children[1].jobs] == [1]
+    shop.children[1].says(ANSWER, b"2")
+    shop.advance()
+    assert master.take()[-1] == {"id": 1, "body": 2}
+
+
+def test_a_worker_may_have_several_types(shop: Workshop) -> None:
+    """Each child takes jobs of all of them."""
+    shop.start(types=["count", "sum"])
+    shop.ready()
+    master = shop.gloom.master()
+    master.send({"action": "submit", "id": 0, "type": "sum", "body": 1})
+    assert [(job.id, job.type) for job in shop.children[0].jobs] == [(0, "sum")]
+    assert shop.lines() == [f"joined count, sum at {shop.gloom.slave_endpoint} (1 at once)"]
+
+
+def test_a_broker_that_does_not_let_it_in_is_told_once(shop: Workshop) -> None:
+    """With the broker's own word, and it goes on trying."""
+    shop.gloom.access = Access([Identity("farm", frozenset({"slave"}), ("*",), token_sha256=hash_token("right"))])
+    shop.gloom.restart()
+    shop.start(token="wrong")
+    shop.ready()
+    shop.advance(5)
+    lines = shop.lines()
+    assert lines == [
+        f"the broker at {shop.gloom.slave_endpoint} does not let it in: "
+        "unauthorized -> the token is not known here; trying on"
+    ]
 
 
 def test_children_that_cannot_start_are_tried_ever_more_slowly(shop: Workshop) -> None:

@@ -11,7 +11,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from gloom.errors import TryAgain
+from gloom.errors import BodyError, TryAgain
+from gloom.worker import progress
 
 NOT_A_FUNCTION = {"a": 1}
 
@@ -53,6 +54,27 @@ def try_again(mark: str) -> str:
         return "at last"
     Path(mark).touch()
     raise TryAgain("not yet")
+
+
+def tell(body: Any) -> Any:
+    """Tell of each item, and of one that is too large; return what was said of that."""
+    for item in body:
+        progress(item)
+    try:
+        progress("x" * 2_000_000)
+    except BodyError as error:
+        return str(error)
+    return "no error"
+
+
+def leave_a_talker(_body: Any) -> None:
+    """Leave a thread that goes on telling after the job."""
+
+    def talk() -> None:
+        while True:
+            progress("from the thread")
+
+    threading.Thread(target=talk, daemon=True).start()
 
 
 def leave(_body: Any) -> None:

@@ -90,7 +90,7 @@ class Wire:
         self.outcomes: deque[Outcome] = deque()
         self.jobs: deque[Assignment] = deque()
         self.takers: list[Callable[[Event], bool]] = []
-        self._token = token
+        self._greeting = Greeting(PROTOCOL_VERSION, _name(), token=token)
         self._socket = sock
         self._poll = select.poll()
         self._session = Session()
@@ -159,7 +159,7 @@ class Wire:
             raise TransportError(self._ended)
         if self._hello is None:
             # Not awaited: it and the request leave in one send.
-            self._hello = Greeting(PROTOCOL_VERSION, _name(), token=self._token)
+            self._hello = self._greeting
             self._unsent = memoryview(to_frame(self._session.ask(self._hello)))
         payload = self._session.ask(request)
         if len(payload) > self.max_frame_bytes:
