@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from click.shell_completion import ShellComplete
 from click.testing import CliRunner, Result
 
 import gloom as package
+from gloom.cli.connect import Place
 from gloom.cli.main import VERBS, command
 
 
@@ -84,6 +86,16 @@ def test_python_m_runs_the_same_command() -> None:
         (["submit", "t", "b", "--master", "host:99999"], "a port is 1 to 65535"),
         (["map", "t", "--master", "tcp:"], "expected HOST:PORT or a Twisted client endpoint description"),
         (["map", "t", "--window", "0"], "0 is not in the range"),
+        (["submit", "t", "b", "--job-timeout", "0"], "must be above 0 and at most 1000000000 seconds, got 0"),
+        (["submit", "t", "b", "--delay", "-1"], "must be 0 to 1000000000 seconds, got -1"),
+        (["map", "t", "--expires", "nan"], "must be 0 to 1000000000 seconds, got nan"),
+        (["map", "t", "--retries", "101"], "101 is not in the range"),
+        (["submit", "t", "b", "--token-file", "/no/such"], "cannot read /no/such: No such file or directory"),
+        (["submit", "t", "b", "--token-file", "/dev/null"], "/dev/null is empty"),
+        (["submit", "t", "b", "--tls-ca", "/no/such"], "tls ca: cannot read /no/such: No such file or directory"),
+        (["submit", "t", "b", "--tls-cert", "/no/such"], "tls certificate: cannot read /no/such"),
+        (["map", "t", "--tls", "--master", "unix:/run/x"], "needs server_name: whose certificate it must be"),
+        (["work", "math:sqrt", "--type", "a", "--type", ""], "1 to 255 characters, got 0"),
         (["demo", "now"], "unexpected extra argument"),
     ],
 )
@@ -106,3 +118,16 @@ def test_a_body_that_is_not_utf_8_is_refused() -> None:
     result = gloom("submit", "t", "\udcff")
     assert result.exit_code == 2
     assert "Invalid value for BODY: not UTF-8: invalid start byte at byte 0" in result.output
+
+
+def test_a_token_file_of_no_text_is_refused(tmp_path: Path) -> None:
+    """A key in it, for example, is no token; and nothing of it is shown."""
+    (tmp_path / "token").write_bytes(b"secret\xff")
+    result = gloom("submit", "t", "b", "--token-file", str(tmp_path / "token"))
+    assert "it is not text" in result.output
+    assert "secret" not in result.output
+
+
+def test_a_token_is_in_no_representation() -> None:
+    """Whoever logs where a verb connects to does not log who it is."""
+    assert "secret" not in repr(Place("127.0.0.1:1", "secret"))
