@@ -1,7 +1,7 @@
 """
 The daemon's life: listening, stopping, and the MultiService of both ports.
 
-Parts are passed in (broker, settings, reactor, endpoints); `gloom.tap` makes
+Parts are passed in (surroundings, reactor, endpoints); `gloom.tap` makes
 them from a command line, tests make them from doubles.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import atexit
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any
 
 from twisted.application.service import MultiService, Service
@@ -68,10 +68,12 @@ class ListenService(Service):
         role: ``"masters"`` or ``"slaves"``, for the log.
         endpoint: Where to listen.
         factory: Makes the protocols.
+        is_encrypted: Whether its connections are TLS.
         exit_with: Is told the process's exit status when listening fails late.
 
     Attributes:
         port: The listening port, or None.
+        is_encrypted: As above.
 
     Raises:
         StartupError: From the start of the service, when it cannot listen.
@@ -85,9 +87,12 @@ class ListenService(Service):
         role: str,
         endpoint: IStreamServerEndpoint,
         factory: PeerFactory[Any],
+        *,
+        is_encrypted: bool = False,
         exit_with: Callable[[int], None] = exit_with,
     ) -> None:
         self.port: IListeningPort | None = None
+        self.is_encrypted = is_encrypted
         self._reactor = reactor
         self._role = role
         self._endpoint = endpoint
@@ -175,7 +180,7 @@ class BrokerService(MultiService):
         around: The broker and what else both ports share.
         master_endpoints: Where masters connect.
         slave_endpoints: Where slaves connect.
-        has_tls: Whether the endpoints are wrapped in TLS.
+        encrypted: Those of them whose connections are TLS.
     """
 
     log = Logger()
@@ -187,19 +192,24 @@ class BrokerService(MultiService):
         master_endpoints: Sequence[IStreamServerEndpoint],
         slave_endpoints: Sequence[IStreamServerEndpoint],
         *,
-        has_tls: bool = False,
+        encrypted: Container[IStreamServerEndpoint] = (),
     ) -> None:
         super().__init__()
         self._around = around
         self._reactor = reactor
-        self._drained: Deferred[None] | None = None
+        # Fires when no job is in hand any more, or when somebody is in a hurry.
+        self._drained: Deferred[None] = Deferred()
         self.masters = PeerFactory(MasterProtocol, around)
         self.slaves = PeerFactory(SlaveProtocol, around)
+        ports: tuple[tuple[str, PeerFactory[Any], Sequence[IStreamServerEndpoint]], ...] = (
+            ("masters", self.masters, master_endpoints),
+            ("slaves", self.slaves, slave_endpoints),
+        )
         self.listeners = [
-            *(ListenService(reactor, "masters", endpoint, self.masters) for endpoint in master_endpoints),
-            *(ListenService(reactor, "slaves", endpoint, self.slaves) for endpoint in slave_endpoints),
+            ListenService(reactor, role, endpoint, factory, is_encrypted=endpoint in encrypted)
+            for role, factory, endpoints in ports
+            for endpoint in endpoints
         ]
-        self._has_tls = has_tls
         for listener in self.listeners:
             listener.setServiceParent(self)
 
@@ -214,18 +224,11 @@ class BrokerService(MultiService):
             self.log.info("gloom {version} is up", version=gloom.__version__)
 
     def _warn_if_open(self) -> None:
-        if not any(listener.is_reachable for listener in self.listeners):
-            return
-        missing = [
-            *([] if self._has_tls else ["anyone on the network can read the jobs (--tls-cert)"]),
-            *(
-                []
-                if self._around.access is not None
-                else ["anyone who can connect may submit and take jobs (--access)"]
-            ),
-        ]
-        for what in missing:
-            self.log.warn("open to other hosts, and {what}", what=what)
+        reachable = [listener for listener in self.listeners if listener.is_reachable]
+        if not all(listener.is_encrypted for listener in reachable):
+            self.log.warn("open to other hosts, and anyone on the network can read the jobs (--tls-cert)")
+        if reachable and self._around.access is None:
+            self.log.warn("open to other hosts, and anyone who can connect may submit and take jobs (--access)")
 
     def stopService(self) -> Deferred[None]:
         """Drain and close (docs/operations.md, "Stopping"); fires when no connection is left."""
@@ -234,8 +237,7 @@ class BrokerService(MultiService):
 
     def hurry(self) -> None:
         """Drain no longer: end what is in hand, and drop every connection."""
-        if self._drained is not None:
-            _fire(self._drained)
+        _fire(self._drained)
         for factory in (self.masters, self.slaves):
             factory.abort()
 
@@ -259,7 +261,6 @@ class BrokerService(MultiService):
     async def _drain(self) -> None:
         broker: Any = self._around.broker
         seconds = self._around.settings.drain_seconds
-        self._drained = Deferred()
         drained, now = self._drained, self._reactor.seconds
         for factory in (self.masters, self.slaves):
             factory.quiet()

@@ -39,6 +39,11 @@ class SignalService(Service):
         # Twisted sets its own when the reactor starts.
         self._reactor.callWhenRunning(self._take_over)
 
+    def stopService(self) -> None:
+        super().stopService()
+        # Whatever stopped the reactor: from now on a signal is for ending at once.
+        self._stopping = True
+
     def _take_over(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._signalled)

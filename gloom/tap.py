@@ -35,7 +35,8 @@ LOOPBACK = "127.0.0.1"
 # Twisted's 50 refuses connections when a farm of slaves comes back at once.
 BACKLOG = 1024
 TLS_OPTIONS = ("tls-cert", "tls-key", "tls-client-ca")
-
+# Endpoint descriptions that bring TLS themselves.
+TLS_KINDS = ("ssl", "tls")
 
 #: The options that are fields of `Settings`: option, field, kind, what it says.
 LIMITS: tuple[tuple[str, str, type[int] | type[float], str], ...] = (
@@ -135,6 +136,7 @@ class Options(usage.Options):
         self._check_interface(ports)
         self["tls"] = self._tls()
         self["allowed"] = self._access()
+        self["encrypted"] = []
         for option, values in ports.items():
             self[f"{option}-endpoints"] = [self._endpoint(option, value) for value in values]
 
@@ -146,9 +148,9 @@ class Options(usage.Options):
             raise usage.UsageError(f"--{error}") from None
 
     def _tls(self) -> ServerTLS | None:
-        certificate, key, client_ca = (self[option] and Path(self[option]) for option in TLS_OPTIONS)
+        certificate, key, client_ca = (_path(self[option]) for option in TLS_OPTIONS)
         if certificate is None:
-            if key or client_ca:
+            if key is not None or client_ca is not None:
                 raise usage.UsageError("--tls-key and --tls-client-ca go with --tls-cert")
             return None
         try:
@@ -157,10 +159,11 @@ class Options(usage.Options):
             raise usage.UsageError(f"--{error}") from None
 
     def _access(self) -> Access | None:
-        if self["access"] is None:
+        file = _path(self["access"])
+        if file is None:
             return None
         try:
-            return read_access(Path(self["access"]))
+            return read_access(file)
         except SettingsError as error:
             raise usage.UsageError(f"--{error}") from None
 
@@ -177,7 +180,7 @@ class Options(usage.Options):
         try:
             description = self._description(value.strip())
             endpoint: IStreamServerEndpoint = serverFromString(self._reactor, description)
-            return endpoint if self["tls"] is None else wrapServerTLS(self["tls"], endpoint)
+            return self._encrypted(description.partition(":")[0], endpoint)
         except LookupError as error:
             problem = f"no socket {error} was inherited from systemd"
         except Exception as error:
@@ -186,6 +189,16 @@ class Options(usage.Options):
         raise usage.UsageError(
             f"--{option} must be a port number or a Twisted endpoint description, got {value!r}: {problem}"
         )
+
+    def _encrypted(self, kind: str, endpoint: IStreamServerEndpoint) -> IStreamServerEndpoint:
+        """Return *endpoint* with the TLS of --tls-cert, if there is that, and note whether it has TLS now."""
+        if self["tls"] is not None:
+            if kind in TLS_KINDS:
+                raise ValueError("it has TLS of its own, which does not go with --tls-cert")
+            endpoint = wrapServerTLS(self["tls"], endpoint)
+        if self["tls"] is not None or kind in TLS_KINDS:
+            self["encrypted"].append(endpoint)
+        return endpoint
 
     def _description(self, value: str) -> str:
         kind, _, rest = value.partition(":")
@@ -202,6 +215,11 @@ class Options(usage.Options):
         return value
 
 
+def _path(text: str | None) -> Path | None:
+    # Absolute: twistd may change its directory (--rundir) before the file is read again.
+    return None if text is None else Path(text).absolute()
+
+
 def _number(option: str, kind: type[int] | type[float], text: Any) -> Any:
     try:
         return kind(text)
@@ -213,16 +231,20 @@ def _number(option: str, kind: type[int] | type[float], text: Any) -> Any:
 def makeService(options: Options) -> IService:
     """Return the service that twistd runs."""
     _report_startup_errors_in_one_line()
-    reactor, tls = options["reactor"], options["tls"]
+    reactor = options["reactor"]
     around = memory_surroundings(options["settings"], reactor, options["allowed"])
     broker = BrokerService(
-        reactor, around, options["master-port-endpoints"], options["slave-port-endpoints"], has_tls=tls is not None
+        reactor,
+        around,
+        options["master-port-endpoints"],
+        options["slave-port-endpoints"],
+        encrypted=options["encrypted"],
     )
-    access = options["access"] and Path(options["access"])
+    reload = Reload(around, _path(options["access"]), options["tls"])
     top = MultiService()
     for service in (
         DescriptorService(options["settings"].max_connections),
-        SignalService(reactor, broker.hurry, Reload(around, access, tls)),
+        SignalService(reactor, broker.hurry, reload),
         broker,
         SystemdService(reactor),
     ):
@@ -249,14 +271,18 @@ class Reload:
 
     def __call__(self) -> None:
         """Reload, and log how it went."""
+        if self._access is None and self._tls is None:
+            self.log.info("SIGHUP: there is nothing to read again without --access and --tls-cert")
+            return
         try:
-            if self._access is not None:
-                self._around.access = read_access(self._access)
+            allowed = None if self._access is None else read_access(self._access)
             if self._tls is not None:
                 self._tls.reload()
         except SettingsError as error:
             self.log.error("SIGHUP: nothing is changed: {error}", error=error)
         else:
+            # Both or none.
+            self._around.access = allowed
             self.log.info("SIGHUP: access rules and certificates are read again, for new connections")
 
 

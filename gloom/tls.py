@@ -50,39 +50,57 @@ class ServerTLS:
 
 def _context(certificate: Path, key: Path, client_ca: Path | None) -> Any:
     try:
-        from cryptography import x509
-        from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
         from OpenSSL import SSL
-        from twisted.internet.ssl import Certificate, CertificateOptions, TLSVersion, trustRootFromCertificates
+        from twisted.internet.ssl import CertificateOptions, TLSVersion
     except ImportError as error:
         raise SettingsError(f"tls-cert needs the extra gloom[tls]: {error}") from None
-    try:
-        chain = x509.load_pem_x509_certificates(_read("tls-cert", certificate))
-    except ValueError as error:
-        raise SettingsError(f"tls-cert: {certificate} holds no PEM certificate: {error}") from None
-    try:
-        private = load_pem_private_key(_read("tls-key", key), None)
-    except (TypeError, ValueError) as error:
-        raise SettingsError(f"tls-key: {key} holds no PEM private key without a password: {error}") from None
-    trust = None
-    if client_ca is not None:
-        try:
-            authorities = x509.load_pem_x509_certificates(_read("tls-client-ca", client_ca))
-        except ValueError as error:
-            raise SettingsError(f"tls-client-ca: {client_ca} holds no PEM certificate: {error}") from None
-        trust = trustRootFromCertificates([Certificate.loadPEM(one.public_bytes(Encoding.PEM)) for one in authorities])
+    chain = _certificates("tls-cert", certificate)
     options = CertificateOptions(
-        privateKey=private,  # type: ignore[arg-type]  # Twisted takes cryptography's objects too
-        certificate=chain[0],  # type: ignore[arg-type]
-        extraCertChain=chain[1:],  # type: ignore[arg-type]
-        trustRoot=trust,
+        privateKey=_private_key(key),
+        certificate=chain[0],
+        extraCertChain=chain[1:],
+        trustRoot=None if client_ca is None else _trust(client_ca),
         raiseMinimumTo=TLSVersion.TLSv1_3,
         acceptableProtocols=[ALPN],
     )
     try:
         return options.getContext()
-    except SSL.Error as error:
-        raise SettingsError(f"tls-key: {key} is not the key of {certificate}: {error}") from None
+    except (SSL.Error, TypeError) as error:
+        raise SettingsError(f"tls-key: {key} is not a key for {certificate}: {_reason(error)}") from None
+
+
+def _certificates(option: str, path: Path) -> list[Any]:
+    from cryptography import x509
+
+    text = _read(option, path)
+    try:
+        return list(x509.load_pem_x509_certificates(text))
+    except ValueError:
+        raise SettingsError(f"{option}: {path} holds no PEM certificate, or a damaged one") from None
+
+
+def _private_key(path: Path) -> Any:
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    text = _read("tls-key", path)
+    try:
+        return load_pem_private_key(text, None)
+    except (TypeError, ValueError):
+        raise SettingsError(f"tls-key: {path} holds no PEM private key, or one with a password") from None
+
+
+def _trust(path: Path) -> Any:
+    from cryptography.hazmat.primitives.serialization import Encoding
+    from twisted.internet.ssl import Certificate, trustRootFromCertificates
+
+    authorities = [one.public_bytes(Encoding.PEM) for one in _certificates("tls-client-ca", path)]
+    return trustRootFromCertificates([Certificate.loadPEM(one) for one in authorities])
+
+
+def _reason(error: Exception) -> str:
+    # OpenSSL has a list of (library, function, reason).
+    first = error.args[0] if error.args else error
+    return str(first[-1][-1]) if isinstance(first, list) and first else str(first)
 
 
 def _read(option: str, path: Path) -> bytes:

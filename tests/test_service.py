@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 from typing import Any
 
 import pytest
@@ -17,12 +18,12 @@ from twisted.logger import LogLevel, formatEvent
 from zope.interface import implementer
 
 import gloom
-from gloom.broker import MemoryBroker
+from gloom.access import Access
 from gloom.errors import StartupError
 from gloom.framing import to_frame
 from gloom.messages import OK
 from gloom.protocols import PeerFactory
-from gloom.service import BrokerService, ListenService
+from gloom.service import BrokerService, ListenService, memory_surroundings
 from gloom.settings import Settings
 
 LOOPBACK_NOTE = "this host only"
@@ -79,11 +80,17 @@ def taken(host: str = "127.0.0.1", port: Any = 9998) -> CannotListenError:
     return CannotListenError(host, port, OSError(errno.EADDRINUSE, "Address already in use"))
 
 
-def service_on(masters: Any, slaves: Any, reactor: MemoryReactorClock | None = None) -> BrokerService:
+def service_on(
+    masters: Any,
+    slaves: Any,
+    reactor: MemoryReactorClock | None = None,
+    settings: Settings = Settings(),  # noqa: B008  # frozen
+    access: Access | None = None,
+) -> BrokerService:
     """Return a service with one endpoint a role; an address stands for a port on it."""
     places = [Endpoint(Port(one) if isinstance(one, IPv4Address) else one) for one in (masters, slaves)]
     reactor = MemoryReactorClock() if reactor is None else reactor
-    return BrokerService(reactor, MemoryBroker(3), Settings(), places[:1], places[1:])
+    return BrokerService(reactor, memory_surroundings(settings, reactor, access), places[:1], places[1:])
 
 
 def lines(events: list[Any]) -> list[str]:
@@ -112,7 +119,7 @@ def run(reactor: MemoryReactorClock) -> list[str]:
 def test_a_start_says_where_masters_and_slaves_connect() -> None:
     """The log names each port's role and address."""
     service = service_on(IPv4Address("TCP", "10.0.0.5", 9998), IPv4Address("TCP", "0.0.0.0", 9999))
-    assert start(service) == ["masters on 10.0.0.5:9998", "slaves on 0.0.0.0:9999"]
+    assert start(service)[:2] == ["masters on 10.0.0.5:9998", "slaves on 0.0.0.0:9999"]
 
 
 def test_up_is_said_when_the_reactor_runs() -> None:
@@ -174,7 +181,8 @@ def listening(result: Any, reactor: Any = None, statuses: list[int] | None = Non
 def test_privileged_and_ordinary_start_listen_once() -> None:
     """twistd starts a service twice, before and after it gives up root: the port is opened once."""
     endpoint = Endpoint(Port(HERE))
-    service = BrokerService(MemoryReactorClock(), MemoryBroker(3), Settings(), [endpoint], [])
+    reactor = MemoryReactorClock()
+    service = BrokerService(reactor, memory_surroundings(Settings(), reactor), [endpoint], [])
     start(service)
     assert len(endpoint.factories) == 1
 
@@ -183,7 +191,7 @@ def test_every_endpoint_serves_the_same_broker() -> None:
     """A job from the second of two master ports is answered by the slave on the slave port."""
     reactor = MemoryReactorClock()
     endpoints = [Endpoint(Port(HERE)) for _ in range(3)]
-    service = BrokerService(reactor, MemoryBroker(3), Settings(), endpoints[:2], endpoints[2:])
+    service = BrokerService(reactor, memory_surroundings(Settings(), reactor), endpoints[:2], endpoints[2:])
     start(service)
     master, slave = connect(endpoints[1].factories[0]), connect(endpoints[2].factories[0])
     for (near, _), message in (
@@ -301,7 +309,7 @@ def test_a_stop_closes_ports_then_masters_then_slaves() -> None:
 
 
 def test_a_stop_says_who_was_connected_and_when_it_is_done() -> None:
-    """Two lines: the number of peers at the beginning, and the end."""
+    """A line for each step: who is connected, that no job is waited for, and the end."""
     service = service_on(HERE, HERE)
     start(service)
     ends = [*connect(service.masters), *connect(service.masters), *connect(service.slaves)]
@@ -312,9 +320,11 @@ def test_a_stop_says_who_was_connected_and_when_it_is_done() -> None:
             port.stopped.callback(None)
             carry(*ends)
         carry(*ends)
-    first, last = lines(events)
-    assert first == "stopping: 2 masters and 1 slaves are connected"
-    assert last.endswith(" is down")
+    assert lines(events) == [
+        "stopping: no more connections; 2 masters and 1 slaves are connected",
+        "drained: no job was in hand",
+        f"gloom {gloom.__version__} is down",
+    ]
 
 
 def test_a_peer_that_does_not_read_cannot_hold_up_the_stop() -> None:
@@ -333,3 +343,212 @@ def test_a_peer_that_does_not_read_cannot_hold_up_the_stop() -> None:
     reactor.advance(Settings().linger_seconds)
     assert done.called
     assert not near.connected
+
+
+# Draining
+
+
+class Farm:
+    """
+    A service with a master and a slave, both of which accept ``quiet``, in memory.
+
+    Attributes:
+        done: What the service's stop returned.
+        log: What was logged from the stop on.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        self.reactor = MemoryReactorClock()
+        self.service = service_on(HERE, HERE, self.reactor, Settings(**settings))
+        start(self.service)
+        self.master, self.slave = connect(self.service.masters), connect(self.service.slaves)
+        self.log: list[str] = []
+        for ends in (self.master, self.slave):
+            self.say(ends, b'{"action":"hello","version":1,"accept":["quiet"]}')
+        self.say(self.slave, b'{"action":"join","type":"t"}')
+        self.heard(self.master), self.heard(self.slave)
+
+    def submit(self, id: int) -> None:
+        self.say(self.master, b'{"action":"submit","id":%d,"type":"t","body":0}' % id)
+
+    def respond(self) -> None:
+        self.say(self.slave, b'{"action":"respond","body":7}')
+
+    def say(self, ends: Any, message: bytes) -> None:
+        ends[0].write(to_frame(message))
+        self.turn()
+
+    def turn(self, seconds: float = 0.0) -> None:
+        """Let time pass, and everything arrive that is on its way."""
+        with logged("gloom.service") as events:
+            for step in (seconds, 0.0, 0.0):
+                carry(*self.master, *self.slave)
+                self.reactor.advance(step)
+            carry(*self.master, *self.slave)
+        self.log += lines(events)
+
+    def heard(self, ends: Any) -> list[Any]:
+        """Return what this end was told since the last call."""
+        data, ends[0].protocol.received = ends[0].protocol.received, b""
+        messages = []
+        while data:
+            end = 4 + int.from_bytes(data[:4], "big")
+            messages.append(json.loads(data[4:end]))
+            data = data[end:]
+        return messages
+
+    def stop(self) -> None:
+        with logged("gloom.service") as events:
+            ports: list[Any] = [listener.port for listener in self.service.listeners]
+            self.done = self.service.stopService()
+            for port in ports:
+                port.stopped.callback(None)
+        self.log += lines(events)
+        self.turn()
+
+
+QUIET = {"action": "quiet"}
+STOPPING = "stopping: no more connections; 1 masters and 1 slaves are connected"
+DOWN = f"gloom {gloom.__version__} is down"
+
+
+def test_a_job_in_hand_is_finished_before_the_broker_goes() -> None:
+    """Its answer reaches the master, whenever it comes in the allowed time; only then connections close."""
+    farm = Farm(drain_seconds=30.0)
+    farm.submit(1)
+    farm.heard(farm.master)
+    farm.stop()
+    farm.turn(29.0)
+    assert not farm.done.called
+    farm.respond()
+    assert farm.heard(farm.master) == [QUIET, {"id": 1, "body": 7}]
+    assert farm.done.called
+    assert farm.log == [
+        STOPPING,
+        "draining: 1 jobs in hand may take 30 s more",
+        "drained: every job has its outcome",
+        DOWN,
+    ]
+    assert farm.reactor.getDelayedCalls() == []
+
+
+def test_waiting_and_new_jobs_are_told_that_the_broker_goes() -> None:
+    """A job that no slave has taken gets the outcome ``draining`` at once; a new one is refused with it."""
+    farm = Farm()
+    farm.submit(1)
+    farm.submit(2)
+    farm.heard(farm.master)
+    farm.stop()
+    quiet, outcome = farm.heard(farm.master)
+    assert (quiet, outcome["id"], outcome["error"]) == (QUIET, 2, "draining")
+    farm.submit(3)
+    (refusal,) = farm.heard(farm.master)
+    assert refusal["error"] == "draining"
+    assert "id" not in refusal
+    farm.respond()
+    assert farm.done.called
+
+
+def test_a_slave_is_told_quiet_and_given_nothing_more() -> None:
+    """Between the stop and the end a slave hears ``quiet``, the reply to its answer, and no job."""
+    farm = Farm()
+    farm.submit(1)
+    farm.submit(2)
+    farm.heard(farm.slave)
+    farm.stop()
+    farm.respond()
+    assert farm.heard(farm.slave) == [QUIET, {"ok": True}]
+
+
+def test_a_job_that_takes_too_long_ends_as_draining() -> None:
+    """After drain_seconds what is still in hand gets the outcome ``draining``, and the broker goes."""
+    farm = Farm(drain_seconds=2.5)
+    farm.submit(1)
+    farm.heard(farm.master)
+    farm.stop()
+    farm.turn(2.4)
+    assert farm.heard(farm.master) == [QUIET]
+    farm.turn(0.2)
+    (outcome,) = farm.heard(farm.master)
+    assert (outcome["id"], outcome["error"]) == (1, "draining")
+    assert farm.done.called
+    assert farm.log == [
+        STOPPING,
+        "draining: 1 jobs in hand may take 2.5 s more",
+        "ending 1 jobs that are still in hand",
+        DOWN,
+    ]
+
+
+def test_a_slave_that_goes_while_draining_leaves_its_job_draining() -> None:
+    """A job in hand whose slave disappears is not tried again, and is not waited for."""
+    farm = Farm()
+    farm.submit(1)
+    farm.heard(farm.master)
+    farm.stop()
+    farm.slave[0].abortConnection()
+    farm.turn()
+    outcome = farm.heard(farm.master)[-1]
+    assert (outcome["id"], outcome["error"]) == (1, "draining")
+    assert farm.done.called
+
+
+def test_without_time_to_drain_jobs_in_hand_end_at_once() -> None:
+    """drain_seconds of 0 waits for nothing."""
+    farm = Farm(drain_seconds=0.0)
+    farm.submit(1)
+    farm.stop()
+    assert farm.heard(farm.master)[-1]["error"] == "draining"
+    assert farm.done.called
+
+
+def test_a_hurry_ends_the_drain_and_drops_all_connections() -> None:
+    """Who cannot wait: no time passes, the connections are gone, and the stop is done."""
+    farm = Farm()
+    farm.submit(1)
+    farm.stop()
+    assert not farm.done.called
+    with logged("gloom.service") as events:
+        farm.service.hurry()
+    farm.turn()
+    assert lines(events)[0] == "ending 1 jobs that are still in hand"
+    assert farm.done.called
+    assert not farm.master[0].connected
+    assert not farm.slave[0].connected
+
+
+def test_a_hurry_while_ports_still_close_is_not_forgotten() -> None:
+    """A second signal right behind the first ends the drain that has not begun yet."""
+    farm = Farm()
+    farm.submit(1)
+    ports: list[Any] = [listener.port for listener in farm.service.listeners]
+    done = farm.service.stopService()
+    farm.service.hurry()
+    for port in ports:
+        port.stopped.callback(None)
+    farm.turn()
+    assert done.called
+
+
+# Being open to other hosts
+
+EVERYWHERE = IPv4Address("TCP", "0.0.0.0", 9998)
+READABLE = "open to other hosts, and anyone on the network can read the jobs (--tls-cert)"
+FOR_ANYONE = "open to other hosts, and anyone who can connect may submit and take jobs (--access)"
+
+
+@pytest.mark.parametrize("has_tls", [False, True], ids=["plain", "TLS"])
+@pytest.mark.parametrize("has_access", [False, True], ids=["anyone", "access"])
+@pytest.mark.parametrize("address", [HERE, EVERYWHERE], ids=["loopback", "open"])
+def test_a_port_open_to_others_is_warned_of(address: IPv4Address, has_access: bool, has_tls: bool) -> None:
+    """One warning for each protection that is missing, with its option; none on loopback, none with both."""
+    reactor = MemoryReactorClock()
+    around = memory_surroundings(Settings(), reactor, Access([]) if has_access else None)
+    masters, slaves = Endpoint(Port(address)), Endpoint(Port(HERE))
+    service = BrokerService(reactor, around, [masters], [slaves], encrypted=[masters] if has_tls else [])
+    with logged("gloom.service") as events:
+        service.privilegedStartService()
+        service.startService()
+    warnings = [event for event in events if event["log_level"] is LogLevel.warn]
+    missing = [] if address is HERE else [READABLE] * (not has_tls) + [FOR_ANYONE] * (not has_access)
+    assert lines(warnings) == missing

@@ -317,7 +317,7 @@ def test_the_service_ties_both_ports_to_one_broker() -> None:
     top = makeService(parsed()[0])
     assert isinstance(top, MultiService)
     (broker,) = [service for service in top if isinstance(service, BrokerService)]
-    assert broker.masters.broker is broker.slaves.broker
+    assert broker.masters.around is broker.slaves.around
     assert isinstance(broker.masters.buildProtocol(None), MasterProtocol)
     assert isinstance(broker.slaves.buildProtocol(None), SlaveProtocol)
 
