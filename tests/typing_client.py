@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import UNIXClientEndpoint
 from twisted.internet.task import Clock
 
-from gloom.client.deferred import Answer, Answers, Master, Slave
+from gloom.client.deferred import Answer, Answers, ClientTLS, Master, Slave
 from gloom.errors import JobFailed
 
 master = Master("127.0.0.1:9998", reactor=Clock())
@@ -39,6 +39,7 @@ def double_deferred(n: int) -> Deferred[int]:
 for function in (double, double_later, double_deferred):
     assert_type(Slave("127.0.0.1:9999", "double", function, reactor=Clock(), finish_seconds=5), Slave)
 Slave("127.0.0.1:9999", None, print, reactor=Clock())
+Slave("127.0.0.1:9999", ["double", "twice"], double, reactor=Clock(), slots=5, token="t", tls=ClientTLS())
 Slave("127.0.0.1:9999", "double", "double", reactor=Clock())  # type: ignore[arg-type]
 Slave("127.0.0.1:9999", double, reactor=Clock())  # type: ignore[call-arg, arg-type]
 
@@ -48,6 +49,10 @@ def with_callbacks() -> None:
     assert_type(answer, Deferred[Any])
     answer.addCallback(print)
     answer.addErrback(lambda failure: failure.trap(JobFailed))
+    master.submit("double", 21, timeout=5, expires=None, delay=0.5, retries=0, require_slave=True, on_progress=print)
+    master.submit("double", 21, timeout="5")  # type: ignore[arg-type]
+    master.submit("double", 21, patience=5)  # type: ignore[call-arg]
+    assert_type(master.submit_many("double", [1, 2], timeout=5), list[Deferred[Any]])
     master.submit("double")  # type: ignore[call-arg]
     master.submit("double", 21, 5)  # type: ignore[call-arg]
     master.submit(b"double", 21)  # type: ignore[arg-type]
