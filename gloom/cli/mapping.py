@@ -164,6 +164,7 @@ class Mapping:
             body = read_body(line, as_text=self._options.text)
         except BodyError as error:
             return fail(error)
+        self._patience.begin()
         return self._master.submit(self._options.type, body, priority=self._options.priority)
 
     # Answers to lines

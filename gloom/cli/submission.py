@@ -76,6 +76,7 @@ async def submit(reactor: Any, address: str, job: Submission) -> int:
 async def _answer(reactor: Any, address: str, job: Submission, id: str) -> Any:
     async with connected_master(reactor, address) as master:
         patience = Patience(reactor, job.type)
+        patience.begin()
         try:
             return await master.submit(job.type, job.body, id=id, priority=job.priority)
         finally:

@@ -53,10 +53,10 @@ def test_the_demo_draws_on_a_terminal() -> None:
 
 @pytest.mark.parametrize(
     ("moment", "number", "status"),
-    [("broker ", signal.SIGTERM, 143), ("jobs ", signal.SIGINT, 130), (" of ", signal.SIGHUP, 129)],
+    [("broker ", signal.SIGTERM, 143), ("jobs ", signal.SIGHUP, 129)],
 )
 def test_a_signal_ends_the_demo_and_every_process_of_it(moment: str, number: signal.Signals, status: int) -> None:
-    """Whenever it comes: while workers start, and while jobs run."""
+    """Whenever it comes, and also where the terminal is closed."""
     with running_gloom("demo") as process:
         for line in pipe_of(process.stderr):
             if moment in line:
