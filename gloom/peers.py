@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IAddress, IDelayedCall, IHandshakeListener, IReactorTime
+from twisted.internet.interfaces import IAddress, IDelayedCall, IHandshakeListener, IReactorTime, ISSLTransport
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -189,9 +189,13 @@ class PeerProtocol(FrameProtocol):
             self.close()
         elif self._access is not None:
             self._deadline = self._clock.callLater(self._settings.stall_seconds, self._stranger_is_late)
+        elif ISSLTransport.providedBy(self.transport):
+            # A handshake that never ends is no better than a frame that does not.
+            self.factory.around.stalls.begin(self, again=False)
 
     def handshakeCompleted(self) -> None:
         """See `IHandshakeListener`: now the peer's certificate is known."""
+        self.factory.around.stalls.end(self)
         if self._access is not None:
             self._identity = self._access.with_certificate(certificate_names(self.transport))
             if self._identity is not None and self._identity.has_role(self.role):

@@ -159,7 +159,7 @@ class Options(usage.Options):
             raise usage.UsageError(f"--{error}") from None
 
     def _access(self) -> Access | None:
-        file = _path(self["access"])
+        self["access-file"] = file = _path(self["access"])
         if file is None:
             return None
         try:
@@ -193,8 +193,6 @@ class Options(usage.Options):
     def _encrypted(self, kind: str, endpoint: IStreamServerEndpoint) -> IStreamServerEndpoint:
         """Return *endpoint* with the TLS of --tls-cert, if there is that, and note whether it has TLS now."""
         if self["tls"] is not None:
-            if kind in TLS_KINDS:
-                raise ValueError("it has TLS of its own, which does not go with --tls-cert")
             endpoint = wrapServerTLS(self["tls"], endpoint)
         if self["tls"] is not None or kind in TLS_KINDS:
             self["encrypted"].append(endpoint)
@@ -206,6 +204,8 @@ class Options(usage.Options):
             interface = quoteStringArgument(self["interface"] or LOOPBACK)
             kind, rest = "tcp", value
             value = f"tcp:{int(value)}:interface={interface}:backlog={BACKLOG}"
+        if kind in TLS_KINDS and self["tls"] is not None:
+            raise ValueError("it has TLS of its own, which does not go with --tls-cert")
         port = rest.partition(":")[0].removeprefix("port=")
         # Twisted finds these two only when it listens, or never.
         if kind in ("tcp", "tcp6", "ssl") and port.isdecimal() and int(port) > 65535:
@@ -240,7 +240,7 @@ def makeService(options: Options) -> IService:
         options["slave-port-endpoints"],
         encrypted=options["encrypted"],
     )
-    reload = Reload(around, _path(options["access"]), options["tls"])
+    reload = Reload(around, options["access-file"], options["tls"])
     top = MultiService()
     for service in (
         DescriptorService(options["settings"].max_connections),

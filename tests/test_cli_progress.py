@@ -99,11 +99,15 @@ def test_without_a_terminal_progress_is_a_line_a_second(capsys: pytest.CaptureFi
     assert not clock.getDelayedCalls()
 
 
-def test_patience_ends_after_two_seconds_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who waits is told, once, for what."""
+def test_patience_ends_two_seconds_after_the_first_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits on a terminal is told, once, for what; as long as nothing is submitted, nothing is late."""
     terminal = terminal_for(monkeypatch)
     clock = Clock()
     patience = Patience(clock, "resize")
+    clock.advance(10)
+    assert terminal.getvalue() == ""
+    patience.begin()
+    patience.begin()
     clock.advance(10)
     patience.end()
     assert terminal.getvalue() == "gloom: waiting for an answer; does a slave serve 'resize'? (Ctrl-C gives up)\n"
@@ -114,7 +118,9 @@ def test_patience_is_not_needed_when_an_answer_comes(monkeypatch: pytest.MonkeyP
     terminal = terminal_for(monkeypatch)
     clock = Clock()
     patience = Patience(clock, "resize")
+    patience.begin()
     patience.end()
+    patience.begin()
     clock.advance(10)
     assert terminal.getvalue() == ""
     assert not clock.getDelayedCalls()
@@ -123,7 +129,7 @@ def test_patience_is_not_needed_when_an_answer_comes(monkeypatch: pytest.MonkeyP
 def test_a_program_is_not_told_to_be_patient(capsys: pytest.CaptureFixture[str]) -> None:
     """Nothing is said where there is no terminal."""
     clock = Clock()
-    Patience(clock, "resize").end()
+    Patience(clock, "resize").begin()
     assert not clock.getDelayedCalls()
     assert capsys.readouterr().err == ""
 

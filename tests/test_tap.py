@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from in_memory import carry, connect
+from integration.certificates import Authority
 from logged import logged
 from twisted.application.service import IServiceMaker, MultiService
 from twisted.internet.testing import MemoryReactorClock
@@ -16,12 +17,14 @@ from twisted.logger import LogLevel, formatEvent
 from twisted.plugin import getPlugins
 
 import gloom
+from gloom.access import hash_token
 from gloom.errors import StartupError
 from gloom.framing import to_frame
+from gloom.peers import Surroundings
 from gloom.protocols import MasterProtocol, SlaveProtocol
-from gloom.service import BrokerService
+from gloom.service import BrokerService, memory_surroundings
 from gloom.settings import GIB, MIB, Settings
-from gloom.tap import BACKLOG, Options, makeService
+from gloom.tap import BACKLOG, LIMITS, Options, Reload, makeService
 
 
 @pytest.fixture(autouse=True)
@@ -345,3 +348,163 @@ def test_any_other_exception_keeps_its_traceback(uncaught: list[type[BaseExcepti
     """A bug that ends the process is shown in full."""
     sys.excepthook(ValueError, ValueError("a bug"), None)
     assert uncaught == [ValueError]
+
+
+# Access and TLS
+
+ACCESS = f"""
+[[identity]]
+name = "shop"
+token_sha256 = "{hash_token("shop's")}"
+roles = ["master"]
+types = ["*"]
+"""
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path)
+
+
+@pytest.fixture
+def access_file(tmp_path: Path) -> Path:
+    file = tmp_path / "access.toml"
+    file.write_text(ACCESS)
+    return file
+
+
+def reload_of(*arguments: str) -> tuple[Reload, Surroundings]:
+    """Return what SIGHUP calls, and where new connections find the access rules."""
+    options, _ = parsed(*arguments)
+    around = memory_surroundings(options["settings"], options["reactor"], options["allowed"])
+    return Reload(around, options["access-file"], options["tls"]), around
+
+
+def reloaded(reload: Reload) -> list[str]:
+    """Return what one SIGHUP logs."""
+    with logged("gloom.tap") as events:
+        reload()
+    return [f"{event['log_level'].name} {formatEvent(event)}" for event in events]
+
+
+@pytest.mark.parametrize(("option", "field", "kind"), [(option, field, kind) for option, field, kind, _ in LIMITS])
+def test_every_limit_is_taken_and_checked(option: str, field: str, kind: type) -> None:
+    """Each limit reaches the settings, is refused below its range, and is a number."""
+    default = getattr(Settings, field)
+    other = default / 2 if kind is float else default + 1
+    assert getattr(settings(f"--{option}={other}"), field) == other
+    assert refusal(f"--{option}=-1").startswith(f"--{option} must be ")
+    assert refusal(f"--{option}=many").endswith("number, got 'many'")
+
+
+def test_access_rules_hold_for_connections(access_file: Path) -> None:
+    """With --access a stranger's first request is refused, and its connection closed."""
+    broker, _ = started(f"--access={access_file}")
+    ends = connect(broker.masters)
+    ends[0].write(to_frame(b'{"action":"submit","id":1,"type":"t","body":2}'))
+    carry(*ends)
+    assert b'"error":"unauthorized"' in ends[0].protocol.received  # type: ignore[union-attr]
+    assert not ends[0].connected
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (None, "--access: cannot read {file}: No such file or directory"),
+        ("identity", "--access: {file} is not TOML: "),
+        ("", "--access: {file} must hold [[identity]] entries, one or more, and nothing else"),
+        (ACCESS.replace("master", "king"), '--access: {file}: identity 1: roles must be a list of "master", "slave"'),
+    ],
+    ids=["absent", "no TOML", "empty", "role"],
+)
+def test_a_wrong_access_file_is_one_line(text: str | None, problem: str, tmp_path: Path) -> None:
+    """The line names the file, and what in it is wrong."""
+    file = tmp_path / "access.toml"
+    if text is not None:
+        file.write_text(text)
+    assert refusal(f"--access={file}").startswith(problem.format(file=file))
+
+
+def test_an_option_for_a_file_that_is_empty_is_refused() -> None:
+    """An empty name, as from a variable that is not set, does not mean: without access rules, without TLS."""
+    assert refusal("--access=").startswith("--access: cannot read ")
+    assert refusal("--tls-cert=").startswith("--tls-cert: cannot read ")
+    assert refusal("--tls-client-ca=") == "--tls-key and --tls-client-ca go with --tls-cert"
+
+
+def test_wrong_tls_files_are_one_line(authority: Authority, tmp_path: Path) -> None:
+    """The line names the option and the file."""
+    certificate, key = authority.issue("broker.test", "server")
+    absent = tmp_path / "absent.pem"
+    assert refusal(f"--tls-cert={absent}") == f"--tls-cert: cannot read {absent}: No such file or directory"
+    assert refusal(f"--tls-cert={certificate}", f"--tls-key={absent}").startswith("--tls-key: cannot read ")
+    assert refusal(f"--tls-key={key}") == "--tls-key and --tls-client-ca go with --tls-cert"
+
+
+@pytest.mark.parametrize("kind", ["ssl", "tls"])
+def test_tls_is_not_put_into_tls(kind: str, authority: Authority, tmp_path: Path) -> None:
+    """--tls-cert is refused beside an endpoint description that brings TLS itself."""
+    certificate, key = authority.issue("broker.test", "server")
+    value = f"ssl:1:privateKey={key}:certKey={certificate}" if kind == "ssl" else f"tls:{tmp_path}:1"
+    text = refusal(f"--tls-cert={certificate}", f"--tls-key={key}", f"--master-port={value}")
+    assert text.endswith(": it has TLS of its own, which does not go with --tls-cert")
+
+
+def test_all_ports_have_the_tls_of_the_options(authority: Authority) -> None:
+    """Port numbers and endpoint descriptions of both roles; without --tls-cert only those that bring it."""
+    certificate, key = authority.issue("broker.test", "server")
+    files = f"--tls-cert={certificate}", f"--tls-key={key}"
+    ports = "--master-port=7001", "--master-port=unix:/run/m.sock", "--slave-port=tcp6:7002"
+    assert len(parsed(*files, *ports)[0]["encrypted"]) == 3
+    assert parsed(*ports)[0]["encrypted"] == []
+    own = f"--master-port=ssl:1:privateKey={key}:certKey={certificate}"
+    options, _ = parsed(own)
+    assert options["encrypted"] == options["master-port-endpoints"]
+
+
+def test_a_reload_takes_new_access_rules(access_file: Path) -> None:
+    """After SIGHUP the tokens of the changed file are known, and those that it lacks are not."""
+    reload, around = reload_of(f"--access={access_file}")
+    access_file.write_text(ACCESS.replace(hash_token("shop's"), hash_token("new")))
+    assert reloaded(reload) == ["info SIGHUP: access rules and certificates are read again, for new connections"]
+    assert around.access is not None
+    assert around.access.with_token("new") is not None
+    assert around.access.with_token("shop's") is None
+
+
+def test_a_reload_of_a_wrong_file_changes_nothing(access_file: Path) -> None:
+    """The old rules stay, and one error line says what is wrong."""
+    reload, around = reload_of(f"--access={access_file}")
+    before = around.access
+    access_file.write_text("")
+    (line,) = reloaded(reload)
+    assert line.startswith(f"error SIGHUP: nothing is changed: access: {access_file} must hold ")
+    assert around.access is before
+
+
+def test_a_reload_takes_both_files_or_none(access_file: Path, authority: Authority) -> None:
+    """A wrong certificate keeps the old access rules too, as the line says."""
+    certificate, key = authority.issue("broker.test", "server")
+    reload, around = reload_of(f"--access={access_file}", f"--tls-cert={certificate}", f"--tls-key={key}")
+    before = around.access
+    certificate.unlink()
+    (line,) = reloaded(reload)
+    assert line.startswith("error SIGHUP: nothing is changed: tls-cert: cannot read ")
+    assert around.access is before
+    authority.issue("broker.test", "server")
+    assert reloaded(reload)[0].startswith("info ")
+    assert around.access is not before
+
+
+def test_a_reload_without_files_says_so() -> None:
+    """SIGHUP is harmless where there is nothing to read again."""
+    reload, _ = reload_of()
+    assert reloaded(reload) == ["info SIGHUP: there is nothing to read again without --access and --tls-cert"]
+
+
+def test_a_file_is_found_again_after_a_change_of_directory(access_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative name means the folder that gloom was started in, also when twistd changes it (--rundir)."""
+    monkeypatch.chdir(access_file.parent)
+    reload, _ = reload_of(f"--access={access_file.name}")
+    monkeypatch.chdir("/")
+    assert reloaded(reload)[0].startswith("info ")

@@ -314,12 +314,13 @@ async def test_functions_may_use_asyncio_and_twisted(reactor: Any, name: str, bo
         assert await child.ended == "the worker process ended with exit status 0"
 
 
-async def test_a_program_answers_in_a_child(reactor: Any) -> None:
-    """The kinds of work that are programs run in children too."""
-    async with ready_child(reactor, "text", "tr", "a", "b") as child:
-        assert await answer(child, "banana") == "bbnbnb"
-    async with ready_child(reactor, "json", "cat") as child:
-        assert await answer(child, ["banana"]) == ["banana"]
+@pytest.mark.parametrize(("work", "body", "result"), [("text", "banana", "bbnbnb"), ("json", ["banana"], ["bbnbnb"])])
+async def test_a_program_answers_in_a_child(reactor: Any, work: str, body: Any, result: Any) -> None:
+    """The kinds of work that are programs run in children too, and end like them."""
+    async with ready_child(reactor, work, "tr", "a", "b") as child:
+        assert await answer(child, body) == result
+        child.end()
+        assert await child.ended == "the worker process ended with exit status 0"
 
 
 async def test_standard_input_is_empty(reactor: Any) -> None:

@@ -1,8 +1,13 @@
 """
 The command ``gloom``: one file a verb, and what verbs share.
 
-    main        the command, and its verbs loaded when they are called
-    connect     ``--master`` and ``--slave``
-    run         a verb's coroutine in the reactor: signals, errors, exit status
-    output      what people read on standard error, and programs on standard output
+    main                         the command, and its verbs loaded when they are called
+    submit, map, work, demo      a verb's options and help text
+    submission, mapping,
+    demonstration, farm          what submit, map and demo do
+    connect, options             options that verbs share; a connected master
+    run                          a verb's coroutine in the reactor: signals, errors, exit status
+    streams                      standard input and output without blocking
+    values                       text to bodies, answers to text
+    output, loglines, progress   what is said on standard error
 """

@@ -42,6 +42,9 @@ def command(master: Place, **options: Any) -> None:
         {"line":1,"answer":42}
         {"line":3,"error":"job_failed","reason":"not a number","kind":"ValueError"}
 
+    An error is job_failed, size_error (the broker takes no line of that size)
+    or body_error (the line is not UTF-8, or Python cannot read the answer).
+
     With --raw a failure goes to standard error. A job that fails does not
     stop the others; the exit status is then 1. A broker that is lost on the
     way is waited for, and what it had not answered is submitted again; one

@@ -173,6 +173,7 @@ class Mapping:
         except BodyError as error:
             return fail(error)
         options = self._options
+        self._patience.begin()
         return self._master.submit_patiently(
             options.type,
             body,

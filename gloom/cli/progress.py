@@ -147,7 +147,7 @@ class ProgressLines:
 
 class Patience:
     """
-    Says on a terminal, once, that an answer takes long; `end` it when one has come.
+    Says on a terminal, once, that the first answer takes long.
 
     Args:
         clock: For the time that it waits.
@@ -155,13 +155,21 @@ class Patience:
     """
 
     def __init__(self, clock: IReactorTime, type: str) -> None:
+        self._clock = clock
+        self._type = type
         self._call: Any = None
-        if on_terminal(sys.stderr):
-            text = f"waiting for an answer; does a slave serve {type!r}? (Ctrl-C gives up)"
-            self._call = clock.callLater(_PATIENCE_SECONDS, say, text)
+        self._needed = on_terminal(sys.stderr)
+
+    def begin(self) -> None:
+        """Begin to wait, unless that has begun: a job was submitted."""
+        if self._needed:
+            self._needed = False
+            text = f"waiting for an answer; does a slave serve {self._type!r}? (Ctrl-C gives up)"
+            self._call = self._clock.callLater(_PATIENCE_SECONDS, say, text)
 
     def end(self) -> None:
-        """Say nothing any more."""
+        """Say nothing any more: an answer has come, or none is waited for."""
+        self._needed = False
         if self._call is not None and self._call.active():
             self._call.cancel()
         self._call = None

@@ -93,6 +93,7 @@ async def _answer(reactor: Any, place: Place, job: Submission, id: str) -> Any:
             patience.end()
             _show_progress(job, id, value)
 
+        patience.begin()
         try:
             # A signal cancels it, here and at the broker.
             return await master.submit(

@@ -22,6 +22,7 @@ from gloom.client.link import BrokerLink, retry_delay_seconds
 from gloom.client.session import Event, Outcome, Progressed, Quiet, Reply
 from gloom.client.terms import Terms, WatchedTerms, batches, submission
 from gloom.client.tls import ClientTLS
+from gloom.client.unanswered import Unanswered, refusal_in
 from gloom.errors import (
     BodyError,
     Busy,
@@ -34,36 +35,6 @@ from gloom.errors import (
     TransportError,
 )
 from gloom.messages import Cancel, ExtendedSubmit, SubmitMany, decode_body, encode_request
-
-
-class _Unanswered:
-    """
-    A job of a master that has no outcome yet.
-
-    Attributes:
-        request: What is sent, and sent again.
-        deferred: Fires with the answer.
-        on_progress: Is told how it gets on, or None.
-        on_receipt: Is told how it went, or None.
-        sent: Whether a broker may have it.
-        accepted: Whether a broker has said ok to it.
-    """
-
-    __slots__ = ("accepted", "deferred", "on_progress", "on_receipt", "request", "sent")
-
-    def __init__(
-        self,
-        request: ExtendedSubmit,
-        deferred: Deferred[Any],
-        on_progress: Callable[[Any], object] | None,
-        on_receipt: Callable[[Mapping[str, Any]], object] | None,
-    ) -> None:
-        self.request = request
-        self.deferred = deferred
-        self.on_progress = on_progress
-        self.on_receipt = on_receipt
-        self.sent = False
-        self.accepted = False
 
 
 class Master(BrokerLink):
@@ -107,12 +78,12 @@ class Master(BrokerLink):
         if receipts:
             self._hello.accept.append("receipt")
         self._receipts = receipts
-        self._jobs: dict[str | int, _Unanswered] = {}
+        self._jobs: dict[str | int, Unanswered] = {}
         # Cancelled on this connection, with whether the broker has said ok to that: what else comes
         # for these ids is theirs, so the next job with one of them is not sent yet.
         self._cancelled: dict[str | int, bool] = {}
         # The jobs of each submit_many without a reply, oldest first.
-        self._batches: deque[list[_Unanswered]] = deque()
+        self._batches: deque[list[Unanswered]] = deque()
         # Waits of those that the broker was too busy for.
         self._pauses: dict[Deferred[None], IDelayedCall] = {}
         # Unique over all masters: a random part a master, and a number a job.
@@ -193,7 +164,7 @@ class Master(BrokerLink):
             One Deferred a body, in their order, each as that of `submit`.
         """
         watched = {"on_progress": terms.pop("on_progress", None), "on_receipt": terms.pop("on_receipt", None)}
-        deferreds, jobs = list[Deferred[Any]](), list[_Unanswered]()
+        deferreds, jobs = list[Deferred[Any]](), list[Unanswered]()
         for body in bodies:
             try:
                 job = self._new_job(type, body, None, **watched, terms=cast(Terms, terms))
@@ -258,7 +229,7 @@ class Master(BrokerLink):
         on_progress: Callable[[Any], object] | None,
         on_receipt: Callable[[Mapping[str, Any]], object] | None,
         terms: Terms,
-    ) -> _Unanswered:
+    ) -> Unanswered:
         if self._stopped:
             raise TransportError("this master was stopped")
         if on_receipt is not None and not self._receipts:
@@ -268,11 +239,11 @@ class Master(BrokerLink):
         elif id in self._jobs:
             raise RequestRefused(IdExists.code, str(id), id)
         request = submission(id, type, body, **terms)
-        job = _Unanswered(request, Deferred(lambda _: self._cancel(job)), on_progress, on_receipt)
+        job = Unanswered(request, Deferred(lambda _: self._cancel(job)), on_progress, on_receipt)
         self._jobs[id] = job
         return job
 
-    def _send(self, connection: BrokerConnection, job: _Unanswered) -> None:
+    def _send(self, connection: BrokerConnection, job: Unanswered) -> None:
         request = job.request
         # Sent before: the broker may have it still, and then this is its master again.
         request.attach = job.sent
@@ -288,8 +259,8 @@ class Master(BrokerLink):
             # Sent, it would end the connection, and with it everyone else's jobs on it.
             self._refuse(job, RequestRefused(SizeError.code, too_large, request.id))
 
-    def _send_many(self, connection: BrokerConnection, jobs: Iterable[_Unanswered]) -> None:
-        encoded = list[tuple[_Unanswered, Raw]]()
+    def _send_many(self, connection: BrokerConnection, jobs: Iterable[Unanswered]) -> None:
+        encoded = list[tuple[Unanswered, Raw]]()
         for job in jobs:
             try:
                 encoded.append((job, Raw(encode_request(job.request))))
@@ -298,7 +269,7 @@ class Master(BrokerLink):
         for part in batches([len(memoryview(payload)) for _, payload in encoded], connection.max_frame_bytes):
             self._send_batch(connection, encoded[part])
 
-    def _send_batch(self, connection: BrokerConnection, batch: list[tuple[_Unanswered, Raw]]) -> None:
+    def _send_batch(self, connection: BrokerConnection, batch: list[tuple[Unanswered, Raw]]) -> None:
         if len(batch) == 1:
             self._send(connection, batch[0][0])
             return
@@ -366,7 +337,7 @@ class Master(BrokerLink):
             del self._jobs[outcome.id]
             if job.on_receipt is not None and outcome.receipt is not None:
                 self._tell(job, job.on_receipt, outcome.receipt)
-            _settle(job.deferred, outcome)
+            job.settle(outcome)
 
     def _replied(self, reply: Reply) -> None:
         request = reply.request
@@ -385,9 +356,9 @@ class Master(BrokerLink):
     def _batch_replied(self, reply: Reply) -> None:
         for index, job in enumerate(self._batches.popleft()):
             if self._jobs.get(job.request.id) is job:  # else it was cancelled
-                self._decided(job, _refusal_in(reply, index, job.request.id))
+                self._decided(job, refusal_in(reply, index, job.request.id))
 
-    def _decided(self, job: _Unanswered, error: RequestRefused | None) -> None:
+    def _decided(self, job: Unanswered, error: RequestRefused | None) -> None:
         if error is None:
             job.accepted = True
         elif error.error == Draining.code:
@@ -395,7 +366,7 @@ class Master(BrokerLink):
         else:
             self._refuse(job, error)
 
-    def _keep(self, job: _Unanswered) -> None:
+    def _keep(self, job: Unanswered) -> None:
         """The broker shuts down, and has it no more: it goes out with the next connection."""
         job.sent = job.accepted = False
 
@@ -415,7 +386,7 @@ class Master(BrokerLink):
             return
         self._tell(job, job.on_progress, value)
 
-    def _tell(self, job: _Unanswered, told: Callable[[Any], object], value: Any) -> None:
+    def _tell(self, job: Unanswered, told: Callable[[Any], object], value: Any) -> None:
         try:
             told(value)
         except Exception:
@@ -431,38 +402,16 @@ class Master(BrokerLink):
         if job is not None and self.connection is not None:
             self._send(self.connection, job)
 
-    def _refuse(self, job: _Unanswered, error: GloomError) -> None:
+    def _refuse(self, job: Unanswered, error: GloomError) -> None:
         # Given up meanwhile, by what another one's failure has set off: then its Deferred has fired.
         if self._jobs.get(job.request.id) is job:
             del self._jobs[job.request.id]
             job.deferred.errback(error)
 
-    def _cancel(self, job: _Unanswered) -> None:
+    def _cancel(self, job: Unanswered) -> None:
         id = job.request.id
         del self._jobs[id]
         connection = self.connection
         if job.sent and connection is not None and not connection.closed:
             connection.ask(Cancel(id))
             self._cancelled[id] = False
-
-
-def _refusal_in(reply: Reply, index: int, id: str | int) -> RequestRefused | None:
-    """Return why one job of a ``submit_many`` was refused, or None."""
-    if reply.error is not None:
-        return RequestRefused(reply.error.error, reply.error.reason, id)
-    said = reply.message.jobs[index] if index < len(reply.message.jobs) else {}
-    if said.get("ok") is True:
-        return None
-    return RequestRefused(str(said.get("error")), str(said.get("reason", "")), id)
-
-
-def _settle(deferred: Deferred[Any], outcome: Outcome) -> None:
-    if outcome.error is not None:
-        deferred.errback(outcome.error)
-        return
-    try:
-        answer = decode_body(outcome.body)
-    except BodyError:
-        deferred.errback()
-    else:
-        deferred.callback(answer)

@@ -7,8 +7,9 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -53,7 +54,7 @@ class Farm:
         return run_gloom(verb, "--master", self.address, *arguments, input=input, **options)
 
     @contextmanager
-    def running(self, verb: str, *arguments: str, **streams: Any) -> Iterator[subprocess.Popen[str]]:
+    def running(self, verb: str, *arguments: str, **streams: Any) -> Iterator[Command]:
         """Run `gloom` with this broker beside the test; its streams are pipes unless given."""
         with running_gloom(verb, "--master", self.address, *arguments, **streams) as process:
             yield process
@@ -70,25 +71,37 @@ def run_gloom(*arguments: str, input: str | bytes = b"", **options: Any) -> Ende
     return Ended(ended.args, ended.returncode, (ended.stdout or b"").decode(), ended.stderr.decode())
 
 
+class Command(subprocess.Popen[str]):
+    """A running `gloom`, in a process group of its own, and all that it has started: they inherit a mark."""
+
+    def __init__(self, *arguments: str, **streams: Any) -> None:
+        self._mark = f"GLOOM_TEST={uuid.uuid4().hex}"
+        name, _, value = self._mark.partition("=")
+        given = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE) | streams
+        environment = os.environ | {name: value}
+        super().__init__([GLOOM, *arguments], text=True, start_new_session=True, env=environment, **given)
+
+    def left_running(self) -> list[int]:
+        """Return the ids of its processes that are there, whatever group or session they are in."""
+        return [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/environ") if self._is_marked(path)]
+
+    def _is_marked(self, environment: Path) -> bool:
+        try:
+            return self._mark.encode() in environment.read_bytes().split(b"\0")
+        except OSError:
+            return False  # it has just ended, or is another user's
+
+
 @contextmanager
-def running_gloom(*arguments: str, **streams: Any) -> Iterator[subprocess.Popen[str]]:
-    """Run `gloom` beside the test, in a process group of its own, and let nothing of it outlive the test."""
-    given = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE) | streams
-    with subprocess.Popen([GLOOM, *arguments], text=True, start_new_session=True, **given) as process:
+def running_gloom(*arguments: str, **streams: Any) -> Iterator[Command]:
+    """Run `gloom` beside the test, and let nothing of it outlive the test."""
+    with Command(*arguments, **streams) as process:
         try:
             yield process
         finally:
-            if group_lives(process.pid):
-                os.killpg(process.pid, signal.SIGKILL)
-
-
-def group_lives(group: int) -> bool:
-    """Return whether any process of a process group is there."""
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True
+            for pid in process.left_running():
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
 
 def pipe_of(stream: IO[str] | None) -> IO[str]:

@@ -75,7 +75,7 @@ class Daemon:
         )
 
     def stop(self) -> int:
-        """Ask it to end, as init does, and return its exit status: -15 for a death by SIGTERM."""
+        """Ask it to end, as init does, and return its exit status."""
         self.process.send_signal(signal.SIGTERM)
         return self._ended()
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from gloom.cli.demonstration import source_files
-from integration.commands import SECONDS, group_lives, pipe_of, running_gloom
+from integration.commands import SECONDS, pipe_of, running_gloom
 from integration.terminals import read_to_end
 
 LIBRARY = Path(sysconfig.get_path("stdlib"))
@@ -26,7 +26,7 @@ def test_the_demo_counts_the_standard_library_and_leaves_nothing_running() -> No
     with running_gloom("demo", "--json") as process:
         stdout, stderr = process.communicate(timeout=60)
         assert process.returncode == 0, stderr
-        assert not group_lives(process.pid)
+        assert process.left_running() == []
     totals = json.loads(stdout)
     assert totals["files"] == files > 100
     assert totals["words"] > totals["lines"] > totals["definitions"] > files
@@ -53,10 +53,10 @@ def test_the_demo_draws_on_a_terminal() -> None:
 
 @pytest.mark.parametrize(
     ("moment", "number", "status"),
-    [("broker ", signal.SIGTERM, 143), ("jobs ", signal.SIGINT, 130), (" of ", signal.SIGHUP, 129)],
+    [("broker ", signal.SIGTERM, 143), ("jobs ", signal.SIGHUP, 129)],
 )
 def test_a_signal_ends_the_demo_and_every_process_of_it(moment: str, number: signal.Signals, status: int) -> None:
-    """Whenever it comes: while workers start, and while jobs run."""
+    """Whenever it comes, and also where the terminal is closed."""
     with running_gloom("demo") as process:
         for line in pipe_of(process.stderr):
             if moment in line:
@@ -64,7 +64,7 @@ def test_a_signal_ends_the_demo_and_every_process_of_it(moment: str, number: sig
         process.send_signal(number)
         rest = pipe_of(process.stderr).read()
         assert process.wait(SECONDS) == status
-        assert not group_lives(process.pid)
+        assert process.left_running() == []
     assert "Traceback" not in rest
 
 
@@ -77,7 +77,7 @@ def test_ctrl_c_at_the_terminal_ends_the_demo() -> None:
         os.killpg(process.pid, signal.SIGINT)
         rest = pipe_of(process.stderr).read()
         assert process.wait(SECONDS) == 130
-        assert not group_lives(process.pid)
+        assert process.left_running() == []
     assert "Traceback" not in rest
     assert "ended by itself" not in rest
 
@@ -93,6 +93,6 @@ def test_the_demo_says_when_a_process_of_it_dies(name: str) -> None:
                 break
         rest = pipe_of(process.stderr).read()
         assert process.wait(SECONDS) == 1
-        assert not group_lives(process.pid)
+        assert process.left_running() == []
     assert f"gloom: the {name} ended by itself" in rest
     assert "Traceback" not in rest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -54,13 +55,14 @@ def test_the_unit_s_command_talks_to_systemd(manager: socket.socket, tmp_path: P
         assert [manager.recv(100) for _ in range(3)] == [b"WATCHDOG=1"] * 3
         process.send_signal(signal.SIGTERM)
         output, _ = process.communicate(timeout=STOPPING_SECONDS)
-        assert process.returncode == -signal.SIGTERM
+        assert process.returncode == 0
     heard = manager.recv(100)
     while heard == b"WATCHDOG=1":
         heard = manager.recv(100)
     assert heard == b"STOPPING=1"
     assert f"<6>masters on {tmp_path}/m" in output.splitlines()
-    assert all(line.startswith("<6>") for line in output.splitlines())
+    # A warning where this host gives few descriptors.
+    assert all(re.match("<[46]>", line) for line in output.splitlines())
 
 
 def test_a_unit_that_cannot_listen_never_says_ready(manager: socket.socket, tmp_path: Path) -> None:
@@ -109,7 +111,7 @@ def test_the_drop_in_s_command_serves_on_inherited_sockets(tmp_path: Path) -> No
             do_jobs(second, slave)
         process.send_signal(signal.SIGTERM)
         output, _ = process.communicate(timeout=STOPPING_SECONDS)
-        assert process.returncode == -signal.SIGTERM
+        assert process.returncode == 0
     assert f"masters on {addresses[0]} (this host only" in output
     assert f"slaves on {addresses[1]} (this host only" in output
 

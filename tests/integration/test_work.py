@@ -286,7 +286,8 @@ def test_a_module_that_breaks_later_is_imported_again_and_again(
 
 def test_ctrl_c_finishes_the_job_in_hand(work: StartWork, master: Master, fifos: Fifos) -> None:
     """Ctrl-C at the terminal, which sends SIGINT to all: no job is broken off, its answer arrives, the status is 0."""
-    worker = work("worker_functions:arrive_and_wait", "-c", "2")
+    # One slot: an idle second one might rightly take the job below, which may cross its leave.
+    worker = work("worker_functions:arrive_and_wait", "-c", "1")
     master.submit(type="arrive_and_wait", body=fifos.body)
     (pid,) = fifos.wait_for(1)
     worker.ctrl_c()

@@ -30,7 +30,7 @@ from .raw import RawMaster, RawSlave
 from .recount import check_empty, check_quickly, recount
 
 #: After so many steps everything is counted anew.
-RECOUNT_STEPS = 16
+RECOUNT_STEPS = 1
 _EPOCH_STEPS = 20_000
 _CALM_TURNS = 40_000
 
@@ -78,9 +78,12 @@ class _Errors:
 
     def check(self) -> None:
         if self.events:
-            event, self.events = self.events[0], []
-            failure = event.get("log_failure")
-            raise AssertionError(failure.getTraceback() if failure else formatEvent(event))
+            raise AssertionError("an error was logged")
+
+
+def _text_of(event: LogEvent) -> str:
+    failure = event.get("log_failure")
+    return str(failure.getTraceback() if failure else formatEvent(event))
 
 
 class World:
@@ -126,8 +129,9 @@ class World:
             self._end()
         except Exception as error:
             text = f"seed {self.seed}, step {self.figures.steps}: {type(error).__name__}: {error}"
+            logged = map(_text_of, self._errors.events)
             before = (" ".join(map(str, event)) for event in self.trace)
-            raise SimulationFailed("\n".join([text, "before that:", *before])) from error
+            raise SimulationFailed("\n".join([text, *logged, "before that:", *before])) from error
         finally:
             globalLogPublisher.removeObserver(self._errors)
             global_random.setstate(state)
@@ -239,17 +243,19 @@ class World:
             self._recount()
 
     def _recount(self) -> None:
-        self._turn()
-        self._errors.check()
-        recount(self.mirror, self.around, self.time.now, self.factories)
+        now, due = self.time.now, self.time.next()
+        recount(self.mirror, self.around, now, due is not None and due <= now, self.factories)
 
     def _step(self) -> None:
         self.figures.steps += 1
         while not self._try_something():
             pass
-        # A reactor reads from several connections before it makes its calls.
-        if self.random.random() < 0.7:
+        # A reactor reads from and writes to several connections before it makes its calls.
+        chance = self.random.random()
+        if chance < 0.5:
             self._turn()
+        elif chance < 0.7:
+            self.network.turn()
 
     def _try_something(self) -> bool:
         """Return whether something happened: a peer may have nothing to do, the net nothing to deliver."""

@@ -1,0 +1,218 @@
+"""
+Blocking slaves; `gloom.client.blocking` is where to import them from, and says how calls end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from gloom.client.jobs import Job, body_of, failure_of
+from gloom.client.wire import Address, Connection, deadline_after
+from gloom.errors import BodyError, RequestRefused, SizeError, TransportError
+from gloom.messages import ExtendedJoin, Fail, Join, Leave, Progress, Respond, encode_body
+from gloom.settings import SLAVE_PORT
+
+if TYPE_CHECKING:
+    from gloom.client.tls import ClientTLS
+
+_LOOPBACK = "127.0.0.1"
+
+
+class Slave(Connection):
+    """
+    Takes jobs, one at a time, and answers them.
+
+    Iterating yields each job as it comes, until `leave`.
+
+    Args:
+        addr: The broker's slave port, as for `Connection`.
+        timeout: As for `Connection`.
+        token: As for `Connection`.
+        tls: As for `Connection`.
+    """
+
+    def __init__(
+        self,
+        addr: Address = (_LOOPBACK, SLAVE_PORT),
+        timeout: float | None = None,
+        *,
+        token: str | None = None,
+        tls: ClientTLS | None = None,
+    ) -> None:
+        super().__init__(addr, timeout, token=token, tls=tls)
+        self._left = False
+
+    def join(self, type: str | Sequence[str] | None, timeout: float | None = None) -> bool:
+        """
+        Take jobs of *type*, or of a list of types, from the next job on; None takes only untyped jobs.
+
+        Returns:
+            True: the broker has agreed.
+
+        Raises:
+            RequestRefused: The broker has not; ``error`` says why.
+            TimedOut: No reply in time; the broker may have heard it.
+            TransportError: The connection has ended.
+        """
+        request = Join(type) if type is None or isinstance(type, str) else ExtendedJoin(types=list(type))
+        self._wire.ask(request, deadline_after(timeout))
+        self._left = False
+        return True
+
+    def job(self, timeout: float | None = None) -> Job:
+        """
+        Wait for a job.
+
+        Raises:
+            BodyError: It is more than Python reads; it is in hand, and `fail` says so.
+            TimedOut: None came in time.
+            TransportError: The connection has ended.
+        """
+        deadline = deadline_after(timeout)
+        while not self._wire.jobs:
+            self._wire.pump(deadline)
+        job = self._wire.jobs.popleft()
+        return Job(action="job", id=job.id, type=job.type, body=body_of(job))
+
+    def __iter__(self) -> Iterator[Job]:
+        # A job that came before the broker heard the leave is still to be done.
+        while self._wire.jobs or not self._left:
+            yield self.job()
+
+    def respond(self, body: Any = None, timeout: float | None = None) -> bool:
+        """
+        Answer the job in hand.
+
+        Args:
+            body: Any value that JSON has.
+
+        Returns:
+            True: the broker has the answer.
+
+        Raises:
+            BodyError: *body* is not JSON; the job is still in hand.
+            RequestRefused: No job is in hand, or the answer is too large;
+                ``error`` says which.
+            TimedOut: No reply in time; the broker may have the answer.
+            TransportError: The connection has ended.
+        """
+        self._wire.ask(Respond(encode_body(body)), deadline_after(timeout))
+        return True
+
+    def fail(
+        self,
+        reason: str,
+        kind: str | None = None,
+        traceback: str | None = None,
+        retry: bool = False,
+        timeout: float | None = None,
+    ) -> bool:
+        """
+        Say that the job in hand failed; its master gets `JobFailed`.
+
+        Args:
+            reason: What went wrong, for a person.
+            kind: The exception's name, 1 to 255 characters.
+            traceback: The exception's traceback.
+            retry: Spend this attempt, and let a slave try the job once more.
+
+        Returns:
+            True: the broker knows.
+
+        Raises:
+            RequestRefused: No job is in hand, or the texts are too large;
+                ``error`` says which.
+            TimedOut: No reply in time; the broker may have heard it.
+            TransportError: The connection has ended.
+        """
+        self._wire.ask(Fail(reason, kind, traceback, retry), deadline_after(timeout))
+        return True
+
+    def progress(self, value: Any, timeout: float | None = None) -> None:
+        """
+        Tell the master how the job in hand gets on; nothing is waited for.
+
+        Args:
+            value: Any value that JSON has.
+
+        Raises:
+            BodyError: *value* is not JSON.
+            RequestRefused: It is larger than the broker takes.
+            TimedOut: It could not be sent in time; the next call sends it first.
+            TransportError: The connection has ended.
+        """
+        self._wire.send(Progress(encode_body(value)), deadline_after(timeout))
+
+    def leave(self, timeout: float | None = None) -> bool:
+        """
+        Take no more jobs; the one in hand, or on its way, is still to be answered.
+
+        Returns:
+            True: the broker sends no more.
+
+        Raises:
+            TimedOut: No reply in time; the broker may have heard it.
+            TransportError: The connection has ended.
+        """
+        self._wire.ask(Leave(), deadline_after(timeout))
+        self._left = True
+        return True
+
+    def serve(self, function: Callable[[Any], Any]) -> None:
+        """
+        Answer jobs with what *function* returns, until the broker ends the connection.
+
+        What it raises reaches the master as `JobFailed`; `TryAgain` spends an
+        attempt instead. An answer that is not JSON is a failure of kind
+        ``BodyError``, one that is too large of kind ``SizeError``.
+
+        A KeyboardInterrupt ends it too: it leaves, gives back the job that
+        *function* was at, finishes one that was on its way, and returns.
+
+        Args:
+            function: Called with the body of each job.
+
+        Raises:
+            RequestRefused: The broker refused an answer.
+            ProtocolError: What came is not the protocol.
+        """
+        with suppress(TransportError):
+            try:
+                while not self._left:
+                    self._serve_one(function)
+            except KeyboardInterrupt:
+                self.leave()
+            while self._wire.jobs:
+                self._serve_one(function)
+
+    def _serve_one(self, function: Callable[[Any], Any]) -> None:
+        try:
+            body = self.job().body
+        except BodyError as error:
+            self._fail_with(error)
+            return
+        try:
+            answer = function(body)
+        except Exception as error:
+            self._fail_with(error)
+        except KeyboardInterrupt:
+            self.leave()
+            self.fail("the slave was interrupted", "KeyboardInterrupt", retry=True)
+            raise
+        else:
+            self._answer(answer)
+
+    def _answer(self, answer: Any) -> None:
+        try:
+            self.respond(answer)
+        except BodyError as error:
+            self.fail(f"the answer is {error}", BodyError.__name__)
+        except RequestRefused as error:
+            if error.error != SizeError.code:
+                raise
+            self.fail(f"the answer is too large: {error.reason}", SizeError.__name__)
+
+    def _fail_with(self, error: Exception) -> None:
+        self._wire.ask(failure_of(error, self._wire.max_frame_bytes), None)

@@ -1,0 +1,29 @@
+"""What a function in a worker's child may say of its job, and when."""
+
+from __future__ import annotations
+
+import pytest
+
+from gloom.errors import BodyError
+from gloom.worker import progress
+from gloom.worker.pipe import ANSWER, PROGRESS
+from gloom.worker.telling import Outlet
+
+
+def test_progress_outside_a_worker_does_nothing() -> None:
+    """So that a function can be called anywhere."""
+    progress({"done": 1})
+
+
+def test_progress_goes_out_between_the_begin_and_the_end_of_a_job() -> None:
+    """Before and after, nothing does; and never more than the broker takes."""
+    written: list[bytes] = []
+    outlet = Outlet(written.append)
+    outlet.say(memoryview(b"0"))
+    outlet.begin(5)
+    outlet.say(memoryview(b"1234"))
+    with pytest.raises(BodyError, match="the progress has 5 bytes, the broker takes 4"):
+        outlet.say(memoryview(b"12345"))
+    outlet.end(ANSWER + b"2")
+    outlet.say(memoryview(b"3"))
+    assert written == [PROGRESS + b"1234", ANSWER + b"2"]
