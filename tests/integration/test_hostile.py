@@ -1,0 +1,89 @@
+"""
+Good peers are served while hostile ones do their worst: short versions of `reliability.hostile`.
+
+The figures are in the output of ``pytest -s tests/integration/test_hostile.py``.
+"""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+from reliability import attacks, hostile
+from twisted.internet import reactor
+
+from integration.daemon import Daemon
+
+pytestmark = pytest.mark.deferred_timeout(60)
+
+Start = Callable[..., Daemon]
+CONNECTIONS = 10_000
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        attacks.slow_loris,
+        attacks.oversize,
+        attacks.deep_json,
+        attacks.invalid_utf8,
+        attacks.tls_on_a_plain_port,
+        partial(attacks.collisions, times=100),
+        partial(attacks.many_types, types=5_000),
+    ],
+    ids=hostile.name_of,
+)
+async def test_good_peers_are_served_beside(daemon: Start, attack: hostile.Attack) -> None:
+    """The attack gets what it deserves, and each job of the good master has its answer."""
+    broker = daemon(*hostile.OPTIONS)
+    assert await hostile.beside_good_peers(reactor, broker, attack, quiet_seconds=0.3) == []
+
+
+async def test_a_master_that_never_reads_takes_little_from_others(daemon: Start) -> None:
+    """It is dropped at the bound, memory stays bounded, and good peers keep 0.8 of their throughput."""
+    assert await hostile.beside_a_slow_reader(reactor, daemon(*hostile.OPTIONS), seconds=3) == []
+
+
+async def test_connections_beyond_the_limit_are_refused_and_harm_nobody(daemon: Start) -> None:
+    """With --max-connections reached, one more is told busy and closed; those that are there go on."""
+    assert await hostile.too_many(reactor, daemon(*hostile.OPTIONS, "--max-connections=20"), 20) == []
+
+
+async def test_plain_bytes_on_a_tls_port_are_closed_unheard(tmp_path: Path) -> None:
+    """No answer in the clear, no handshake that lasts for ever, and the good TLS peers work on."""
+    assert await hostile.plain_beside_tls(tmp_path) == []
+
+
+async def test_ten_thousand_connections(daemon: Start) -> None:
+    """A daemon that a shell starts with 1,024 descriptors makes room for 10,000 connections by itself."""
+    if resource.getrlimit(resource.RLIMIT_NOFILE)[1] < CONNECTIONS + 200:
+        pytest.skip(f"the hard limit of descriptors is less than {CONNECTIONS + 200}: ulimit -Hn")
+    with few_descriptors():
+        broker = daemon(*hostile.OPTIONS)
+    attack = partial(attacks.many_connections, connections=CONNECTIONS)
+    assert await hostile.beside_good_peers(reactor, broker, attack, quiet_seconds=0.3) == []
+
+
+@contextmanager
+def few_descriptors() -> Iterator[None]:
+    """Let what is started meanwhile have a shell's usual soft limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 1024), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_an_attack_that_works_is_reported(daemon: Start) -> None:
+    """The tests above would show it: a broker with another --stall-seconds fails the slow loris."""
+
+    def loris(target: attacks.Target) -> str:
+        return attacks.slow_loris(attacks.Target(target.master_port, target.slave_port, target.pid, 0.02), 2)
+
+    (failure,) = await hostile.beside_good_peers(reactor, daemon(), loris, quiet_seconds=0.1)
+    assert "2 of 2 slow connections are still open" in failure
