@@ -282,7 +282,7 @@ class MemoryBroker:
 
     def _serve(self, slave: Slave, now: float) -> None:
         """Hand *slave* the first jobs that it could take, and let it wait for more."""
-        while slave.lines and len(slave.hand) < slave.slots:
+        while len(slave.hand) < slave.slots:
             job = self._take_for(slave)
             if job is None:
                 for line in slave.lines:

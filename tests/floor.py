@@ -76,6 +76,7 @@ class Floor:
         for peer in self._peers:
             peer.lost()
         assert self.is_empty()
+        assert len(self.broker._deadlines) == 0
 
 
 class AMaster:

@@ -70,6 +70,7 @@ WRONG_ENTRIES = [
     (entry(roles="[]"), "roles must be a list"),
     (entry(roles='"master"'), "roles must be a list"),
     (entry(roles='["master", "admin"]'), "roles must be a list"),
+    (entry(roles="{master = 1}"), "roles must be a list"),
     (entry(roles='[["master"]]'), "roles must be a list"),
     (entry(types=None), 'types must be a list of patterns such as "render-*"; "*" is every type'),
     (entry(types="[]"), "types must be a list of patterns"),
@@ -153,7 +154,7 @@ def test_a_certificate_is_known_by_any_of_its_names() -> None:
     """One name of the certificate is enough; names are compared whole, and an identity with a token has none."""
     known, other = (Identity(name, frozenset(), (), certificate=f"{name}.example.org") for name in ("a", "b"))
     access = Access([Identity("t", frozenset(), (), "0" * 64), known, other])
-    assert access.with_certificate(["x", "b.example.org"]) is other
+    assert access.with_certificate(iter(["x", "b.example.org"])) is other
     for names in ([], ["example.org"], ["A.example.org"], ["*.example.org"], ["None"]):
         assert access.with_certificate(names) is None
 

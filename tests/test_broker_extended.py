@@ -109,6 +109,18 @@ def test_an_attempt_in_time_leaves_no_timer(floor: Floor) -> None:
         floor.everybody_goes()
 
 
+def test_a_timer_does_not_survive_its_attempt(floor: Floor) -> None:
+    """A job that waits again after an attempt is not ended by that attempt's timeout."""
+    lost, master = floor.joined(), floor.master()
+    master.submit("j", timeout_seconds=10.0)
+    floor.wait(5)
+    lost.lost()
+    floor.wait(100)
+    assert master.take() == [OK]
+    floor.joined().respond()
+    assert master.take() == [("answered", "j", b"1")]
+
+
 def test_a_timer_does_not_survive_its_job(floor: Floor) -> None:
     """A job that was answered, and an id that is used again, know nothing of the first one's timeout."""
     master, slave = floor.master(), floor.joined()
@@ -497,6 +509,7 @@ def test_a_queued_job_that_a_slave_may_not_take_does_not_block_it(floor: Floor) 
     slave.take()
     slave.respond(id="c")
     assert slave.take() == [OK, assigned("d")]
+    assert [job.id for job in floor.broker._jobs.values() if job.queued] == ["a", "b", "e"]
     slave.respond(id="a")
     assert slave.take() == [OK, assigned("a")]
     slave.respond(id="d")
@@ -528,6 +541,7 @@ def test_progress_of_what_is_not_in_hand_is_ignored(floor: Floor) -> None:
     slave.progress()
     master.queue("j", "k", "l")
     other.progress(id="j")
+    assert other.record.hand.keys() == {"k"}
     slave.progress(id=5)
     slave.progress()  # which of the two?
     master.cancel("j")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -108,6 +110,18 @@ def test_dropping_costs_little() -> None:
         compactions += deadlines._heap is not heap
         heap = deadlines._heap
     assert 0 < compactions <= 15
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.lists(st.integers(0, 10**6), min_size=150, max_size=400), st.randoms(use_true_random=False))
+def test_compaction_keeps_the_order(moments: list[int], random: Any) -> None:
+    """Many that are dropped, which compacts the heap, change nothing in the order of what is left."""
+    deadlines, all_of_them, _ = deadlines_of(*map(float, moments))
+    dropped = set(random.sample(range(len(moments)), k=len(moments) * 4 // 5))
+    for item in dropped:
+        deadlines.drop(all_of_them[item])
+    left = [item for item in range(len(moments)) if item not in dropped]
+    assert list(deadlines.due(1e9)) == sorted(left, key=lambda item: (moments[item], item))
 
 
 STEPS = st.lists(st.tuples(st.sampled_from(["set", "set", "drop", "due", "next"]), st.integers(0, 40)), max_size=80)

@@ -79,9 +79,12 @@ def test_a_port_without_connections_is_closed_at_once() -> None:
     gloom = MemoryGloom()
     factory: PeerFactory[SlaveProtocol] = gloom.slaves
     gloom.result(factory.close())
-    slave = gloom.slave()
+    slave, slow = slave_of(gloom), slave_of(gloom)
+    slow.transport.stalled = True
     closed = factory.close()
-    assert not closed.called
     gloom.advance()
-    assert slave.lost
+    assert slave.lost and not slow.lost
+    assert not closed.called
+    gloom.advance(1)
+    assert slow.lost
     gloom.result(closed)

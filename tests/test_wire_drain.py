@@ -195,6 +195,18 @@ def test_after_its_time_the_broker_waits_no_longer(gloom: MemoryGloom) -> None:
     assert gloom.clock.getDelayedCalls() == []
 
 
+def test_a_broker_that_has_stopped_leaves_no_timer(gloom: MemoryGloom) -> None:
+    """Neither what was timed for a job nor half a frame of a peer keeps the process from ending."""
+    master, half = extended(gloom.master()), gloom.master()
+    master.ask(submit("a", timeout=3600))
+    busy_slave_of(gloom, "a")
+    half.send_bytes(b"\x00")
+    stop(gloom)
+    gloom.advance(30)
+    assert master.lost and half.lost
+    assert gloom.clock.getDelayedCalls() == []
+
+
 def test_an_orphan_is_waited_for(gloom: MemoryGloom) -> None:
     """A slave that works for nobody is given its time as well."""
     master = gloom.master()

@@ -154,6 +154,21 @@ def test_a_slave_that_goes_idle_takes_nothing_along() -> None:
     assert served(slave_of(gloom)) == [1]
 
 
+def test_a_slave_that_is_told_to_go_has_gone() -> None:
+    """A slave that made a mistake that closes loses its job at once, though it has not read so yet."""
+    gloom = MemoryGloom()
+    master = gloom.master()
+    master.ask(submit(1))
+    told, waiting = busy_slave_of(gloom, 1), slave_of(gloom)
+    told.transport.stalled = True
+    told.send(b"nonsense")
+    assert not told.lost
+    assert waiting.take() == [job(1)]
+    master.ask(submit(2))
+    gloom.advance(1)
+    assert told.lost and told.take() == []
+
+
 def test_half_an_answer_is_no_answer() -> None:
     """A slave that disappears in the middle of its answer has not answered."""
     gloom = MemoryGloom()

@@ -172,6 +172,18 @@ def test_the_timer_of_one_attempt_does_not_end_the_next() -> None:
     assert [message["error"] for message in master.take()] == ["timeout"]
 
 
+def test_the_timer_of_one_attempt_does_not_end_the_waiting() -> None:
+    """A job that waits again after an attempt waits on when that attempt's time would have been over."""
+    gloom = MemoryGloom()
+    master = master_of(gloom)
+    master.ask(submit("a", timeout=5))
+    busy_slave_of(gloom, "a").drop()
+    gloom.advance(100)
+    assert master.take() == []
+    assert served(slave_of(gloom)) == ["a"]
+    assert master.take() == [answer("a")]
+
+
 def test_the_timeout_of_an_answered_job_does_not_end_the_next_of_its_id() -> None:
     """An id that is used again after an answer has its own time."""
     gloom = MemoryGloom()
@@ -530,15 +542,19 @@ def test_progress_of_an_ended_attempt_is_not_told() -> None:
 
 
 @pytest.mark.parametrize("message", [{}, {"id": "b"}, {"id": 7}], ids=str)
-def test_progress_of_what_is_not_in_hand_is_ignored(message: dict[str, Any]) -> None:
+@pytest.mark.parametrize("works", [False, True])
+def test_progress_of_what_is_not_in_hand_is_ignored(message: dict[str, Any], works: bool) -> None:
     """A slave with no job, or that names another's, is not answered, and nobody is told."""
     gloom = MemoryGloom()
     master = master_of(gloom, "progress")
-    idle = slave_of(gloom, name="idle")
+    slave = slave_of(gloom, name="s")
+    if works:
+        master.ask(submit("a"))
     master.ask(submit("b", "u"))
     slave_of(gloom, "u")
-    assert idle.ask({"action": "progress", "body": 1} | message) == []
-    assert master.take() == []
+    slave.take()
+    assert slave.ask({"action": "progress", "body": 1} | message) == []
+    assert master.take() == ([{"id": "a", "progress": 1}] if works and not message else [])
 
 
 # receipts and attempts
