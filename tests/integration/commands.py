@@ -77,8 +77,8 @@ class Command(subprocess.Popen[str]):
     def __init__(self, *arguments: str, **streams: Any) -> None:
         self._mark = f"GLOOM_TEST={uuid.uuid4().hex}"
         name, _, value = self._mark.partition("=")
-        given = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE) | streams
-        environment = os.environ | {name: value}
+        given: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE) | streams
+        environment = os.environ | given.pop("env", {}) | {name: value}
         super().__init__([GLOOM, *arguments], text=True, start_new_session=True, env=environment, **given)
 
     def left_running(self) -> list[int]:

@@ -29,7 +29,7 @@ from reliability.figures import quantile, show, verdict
 from reliability.jobs import HELD
 from reliability.load import Load
 from reliability.network import NotPermitted, OtherHost
-from reliability.nursery import Nursery
+from reliability.nursery import Nursery, environment
 
 KILL_EVERY_SECONDS = 0.1
 # For the clocks of two processes and a loaded machine, beyond the heartbeat that was agreed.
@@ -131,7 +131,7 @@ def _late(what: str, seconds: float, limit: float) -> list[str]:
 @contextmanager
 def _holder(address: str, heartbeat_seconds: float, prefix: Sequence[str] = ()) -> Iterator[subprocess.Popen[str]]:
     command = [*prefix, sys.executable, "-m", "reliability.holder", address, str(heartbeat_seconds)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment()) as process:
         try:
             yield process
         finally:

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import TracebackType
 from typing import NoReturn, Self
 
@@ -26,6 +27,12 @@ from reliability.jobs import TYPE
 JOB_SECONDS = 0.002
 RETRY_SECONDS = 0.05
 _PR_SET_PDEATHSIG = 1
+
+
+def environment() -> dict[str, str]:
+    """Return this process's, in which ``python -m reliability...`` is found from everywhere."""
+    paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
 
 
 class Nursery:
@@ -47,6 +54,7 @@ class Nursery:
             stdout=subprocess.PIPE,
             text=True,
             bufsize=1,
+            env=environment(),
         )
 
     def start(self, count: int = 1, job_seconds: float = JOB_SECONDS) -> None:
