@@ -620,7 +620,7 @@ class Server:
     async def stop(self) -> None:
         for protocol in self.protocols:
             if not protocol.lost:
-                protocol.transport.abortConnection()  # type: ignore[union-attr]
+                protocol.transport.abortConnection()
                 await protocol.gone
         await maybeDeferred(self.port.stopListening)
 
@@ -683,7 +683,7 @@ async def test_connections_are_tuned_for_short_messages_and_lost_hosts() -> None
     client.transport.write(to_frame(b"1"))  # type: ignore[union-attr]
     while not server.protocols or not server.protocols[0].frames:
         await turn()
-    check_tcp_options(server.protocols[0].transport.getHandle())  # type: ignore[union-attr]
+    check_tcp_options(server.protocols[0].transport.getHandle())
     await server.stop()
     await client.gone
 
@@ -736,7 +736,7 @@ async def test_tls_is_a_wire_like_another(tmp_path: Path) -> None:
     client.transport.write(sent)  # type: ignore[union-attr]
     while len(client.data) < len(sent):
         await turn()
-    check_tcp_options(server.protocols[0].transport.transport.getHandle())  # type: ignore[union-attr]
+    check_tcp_options(server.protocols[0].transport.transport.getHandle())
     client.transport.write(to_frame(b"bad") + bytes(1000))  # type: ignore[union-attr]
     await client.gone
     assert client.data == sent + to_frame(b"error")
