@@ -6,11 +6,13 @@ The rooms, in the order in which imports may go down (docs/architecture.md):
     errors, settings    exceptions; limits and times
     messages            the wire's vocabulary: bytes <-> values
     interfaces          what a broker and its peers promise each other
-    jobqueue            strict priority order
+    jobqueue, deadlines strict priority order; what is due next
+    jobs                the broker's records
     broker              every state and every transition
-    framing             bytes <-> frames, for both ends
-    protocols           a frame -> a verb of the broker
-    service, tap        listening, stopping; twistd's door
+    access              who may do what: tokens, certificate names, roles
+    sending, framing    bytes <-> frames, for both ends
+    peers, protocols    a frame -> a verb of the broker
+    service, tap        listening, draining, stopping; twistd's door
 
 and the other wing, which talks to a broker over the wire:
 
