@@ -32,8 +32,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
             ("worker_functions:tell", "--type", "tell"),
             ("--type", "wait", "--type", "wait-too", "--", "sh", "-c", begin),
         ):
-            environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])}
-            worker = workers.enter_context(running_gloom("work", *slave, *work, env=environment))
+            worker = workers.enter_context(running_gloom("work", *slave, *work, cwd=TESTS))
             line = pipe_of(worker.stderr).readline()
             assert " joined " in line, line
         yield one
