@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from deployment import CHECKOUT
 from in_memory import carry, connect
 from integration.certificates import Authority
 from logged import logged
@@ -395,6 +397,13 @@ def test_every_limit_is_taken_and_checked(option: str, field: str, kind: type) -
     assert getattr(settings(f"--{option}={other}"), field) == other
     assert refusal(f"--{option}=-1").startswith(f"--{option} must be ")
     assert refusal(f"--{option}=many").endswith("number, got 'many'")
+
+
+def test_the_page_for_operators_has_every_limit_with_its_default() -> None:
+    """The table in docs/operations.md is the list of limits, in the same order."""
+    text = (CHECKOUT / "docs" / "operations.md").read_text()
+    rows = re.findall(r"^\| `--([a-z-]+)` \| ([0-9.]+) \|", text, re.MULTILINE)
+    assert rows == [(option, str(getattr(Settings, field))) for option, field, _, _ in LIMITS]
 
 
 def test_access_rules_hold_for_connections(access_file: Path) -> None:
