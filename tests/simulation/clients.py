@@ -8,12 +8,21 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
-from gloom.client.deferred import Master, Slave
+from gloom.client.deferred import Master, Slave, current_job
 from gloom.errors import JobFailed, RequestRefused, TransportError, TryAgain
 
 from .raw import TYPES
 
-_FAILURES = ("job_failed", "timeout", "expired", "cancelled", "draining")
+# Not draining: then it goes to the next broker. Not cancelled: the Deferred says that itself.
+_FAILURES = ("job_failed", "timeout", "expired")
+
+_TERMS: dict[str, tuple[Any, ...]] = {
+    "timeout": (0.05, 0.5, 3.0),
+    "expires": (0.0, 0.1, 5.0),
+    "delay": (0.01, 0.5),
+    "retries": (0, 1),
+    "require_slave": (True,),
+}
 
 
 class ClientMaster:
@@ -29,7 +38,13 @@ class ClientMaster:
         self._random: Random = world.random
         self.is_calm = False
         self.waiting: dict[int, Deferred[Any]] = {}
-        self._service = Master(world.master_endpoint, reactor=world.clients_clock, name=f"master{number}")
+        self._has_receipts = number % 2 == 1
+        self._service = Master(
+            world.master_endpoint,
+            reactor=world.clients_clock,
+            name=f"master{number}",
+            receipts=self._has_receipts,
+        )
         self._service.startService()
         self._is_running = True
 
@@ -64,26 +79,51 @@ class ClientMaster:
         assert not self.waiting, "a stopped master left a Deferred"
 
     def _submit(self) -> None:
-        world = self._world
-        world.bodies += 1
-        unique: int = world.bodies
-        answer = self._service.submit(
-            self._random.choice(TYPES), {"u": unique}, priority=int(self._random.random() * 3)
-        )
-        self.waiting[unique] = answer
-        answer.addBoth(self._ended, unique)
+        chance = self._random.random
+        type = self._random.choice(TYPES)
+        if chance() < 0.1:
+            uniques = [self._new_body() for _ in range(1 + int(chance() * 4))]
+            answers = self._service.submit_many(type, [{"u": unique} for unique in uniques], **self._terms())
+            for unique, answer in zip(uniques, answers, strict=True):
+                self._wait_for(unique, answer)
+            return
+        unique = self._new_body()
+        told: list[Any] = []
+        watching: dict[str, Any] = {"on_progress": told.append}
+        if self._has_receipts:
+            watching["on_receipt"] = told.append
+        self._wait_for(unique, self._service.submit(type, {"u": unique}, **self._terms(), **watching), told)
 
-    def _ended(self, result: Any, unique: int) -> None:
+    def _new_body(self) -> int:
+        self._world.bodies += 1
+        return int(self._world.bodies)
+
+    def _terms(self) -> dict[str, Any]:
+        chance, choice = self._random.random, self._random.choice
+        terms: dict[str, Any] = {"priority": int(chance() * 3)}
+        for name, values in _TERMS.items():
+            if chance() < 0.1:
+                terms[name] = choice(values)
+        return terms
+
+    def _wait_for(self, unique: int, answer: Deferred[Any], told: list[Any] | None = None) -> None:
+        self.waiting[unique] = answer
+        answer.addBoth(self._ended, unique, told)
+
+    def _ended(self, result: Any, unique: int, told: list[Any] | None) -> None:
         del self.waiting[unique]
         self._world.client_answers += 1
         if not isinstance(result, Failure):
+            if told is not None:
+                receipts = [one for one in told if "attempts" in one]
+                assert len(receipts) == self._has_receipts, f"receipts: {receipts}"
             assert result["u"] == unique or "rogue" in result, f"{result} is the answer to {unique}"
             return
         error = result.value
         if isinstance(error, JobFailed):
             assert error.error in _FAILURES, error
         elif isinstance(error, RequestRefused):
-            assert error.error in ("busy", "draining"), error
+            assert error.error in ("busy", "no_slaves"), error  # draining waits for the next broker
         else:
             assert isinstance(error, CancelledError | TransportError), error
 
@@ -97,11 +137,12 @@ class ClientSlave:
         self._runs: list[tuple[Deferred[Any], Any]] = []
         self._service = Slave(
             world.slave_endpoint,
-            TYPES[number % len(TYPES)],
+            ["a", "c"] if number == 2 else TYPES[number],
             self._run,
             reactor=world.clients_clock,
             name=f"slave{number}",
             finish_seconds=5,
+            slots=1 + number,
         )
         self._service.startService()
         self._is_running = True
@@ -114,6 +155,7 @@ class ClientSlave:
             raise ValueError("no")
         if chance < 0.5 or self.is_calm:
             return body
+        current_job().progress(body)
         run: Deferred[Any] = Deferred()
         self._runs.append((run, body))
         return run

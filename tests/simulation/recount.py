@@ -32,8 +32,12 @@ def recount(mirror: Mirror, around: Any, now: float, is_due: bool, factories: An
     check_quickly(mirror)
     broker = mirror.broker
     assert broker._jobs.keys() == mirror.jobs.keys(), "jobs"
+    queued = [job for line in broker._lines.values() for _, _, job in line.queue._heap if job.queued]
+    standing = set(queued)
+    assert len(standing) == len(queued), "a job stands in queues twice"
     for job in mirror.jobs.values():
-        _check_place(broker._jobs[job.id], job)
+        real = broker._jobs[job.id]
+        _check_place(real, job, real in standing)
         if not is_due:
             _check_time(job, now)
     _check_peers(mirror)
@@ -43,13 +47,13 @@ def recount(mirror: Mirror, around: Any, now: float, is_due: bool, factories: An
     assert around.connections == sum(len(factory.peers) for factory in factories), "connections"
 
 
-def _check_place(real: Any, job: MirrorJob) -> None:
-    places = [real.queued, real.slave is not None, job.is_delayed]
-    assert sum(places) == 1, f"job {job.id!r} is in {sum(places)} places"
+def _check_place(real: Any, job: MirrorJob, stands: bool) -> None:
+    slave = job.slave
+    assert stands + (slave is not None) + job.is_delayed == 1, f"job {job.id!r} is not in one place"
+    assert real.queued == stands, "whether a job is queued"
+    assert (real.slave.peer if real.slave else None) is slave, "the slave of a job"
     assert [master.peer for master in real.masters] == job.masters, "masters of a job"
-    assert (real.slave.peer if real.slave else None) is job.slave, "the slave of a job"
-    assert job.masters or job.slave, "a job that nobody waits for"
-    assert real.queued == any(entry is real for _, _, entry in real.line.queue._heap if entry.queued)
+    assert job.masters or slave, "a job that nobody waits for"
 
 
 def _check_time(job: MirrorJob, now: float) -> None:
