@@ -485,6 +485,21 @@ def test_a_service_starts_again_from_every_state(farm: Farm, state: str) -> None
     assert [one.connected for one in farm.gloom.master_endpoint.connections].count(True) == 1
 
 
+def test_what_is_asked_between_two_stops_fails(farm: Farm) -> None:
+    """Also when its first stop is not complete yet: nobody waits for a connection that will not come."""
+    master = master_at(farm, farm.gloom.master_endpoint)
+    farm.advance()
+    first = master.stopService()
+    master.startService()
+    asked = [master.submit("t", 1), master.when_connected()]
+    second = master.stopService()
+    for one in asked:
+        with pytest.raises(TransportError, match="stopped"):
+            farm.result(one)
+    for one in (first, second):
+        farm.result(one)
+
+
 def test_a_second_start_is_the_same_start(farm: Farm) -> None:
     """One service has one connection."""
     master = farm.master()

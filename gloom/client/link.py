@@ -156,6 +156,9 @@ class BrokerLink(Service, ABC):
     def disconnected(self) -> None:
         """Learn that the connection has ended."""
 
+    def give_up(self) -> None:
+        """Fail what a user waits for: the service stops."""
+
     @abstractmethod
     async def wind_down(self, connection: BrokerConnection | None) -> None:
         """Finish what must be finished before *connection* is closed on purpose."""
@@ -199,6 +202,7 @@ class BrokerLink(Service, ABC):
         stopped: Deferred[None] = Deferred()
         if self._stopping is not None:
             self._stopping.append(stopped)
+            self._refuse_all()  # asked since it was started again
         else:
             self._stopping = [stopped]
             Deferred.fromCoroutine(self._stop())
@@ -218,8 +222,7 @@ class BrokerLink(Service, ABC):
         connection, self.connection = self.connection, None
         if self._awaited is not None:
             self._awaited.cancel()
-        for waiting in self._take_waiting():
-            waiting.errback(TransportError("the service was stopped"))
+        self._refuse_all()
         await self.wind_down(connection)
         if connection is not None:
             connection.close()
@@ -227,6 +230,11 @@ class BrokerLink(Service, ABC):
             await self._ended
             self._ended = None
         self._stop_is_complete()
+
+    def _refuse_all(self) -> None:
+        for waiting in self._take_waiting():
+            waiting.errback(TransportError("the service was stopped"))
+        self.give_up()
 
     def _stop_is_complete(self) -> None:
         stopping, self._stopping = self._stopping, None

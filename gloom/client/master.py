@@ -307,6 +307,9 @@ class Master(BrokerLink):
         self._batches.clear()
 
     async def wind_down(self, connection: BrokerConnection | None) -> None:
+        """Nothing to do: what is unanswered was given up."""
+
+    def give_up(self) -> None:
         for job in list(self._jobs.values()):
             self._refuse(job, TransportError("this master was stopped before the answer came"))
         for pause, call in list(self._pauses.items()):
