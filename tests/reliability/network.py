@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from itertools import count
 from types import TracebackType
 from typing import Self
+
+_MOST_A_PROCESS = 16
+_NUMBERS = count()
 
 
 class NotPermitted(Exception):
@@ -26,10 +30,10 @@ class OtherHost:
     """
 
     def __init__(self) -> None:
-        number = os.getpid()
-        # 198.18.0.0/15 is for such tests (RFC 2544); one small net a process.
-        net = f"198.18.{number // 64 % 256}.{number % 64 * 4}"
-        self.here, self._there = (net.rpartition(".")[0] + f".{number % 64 * 4 + n}" for n in (1, 2))
+        # A namespace that is deleted keeps its link for a moment: the next one needs names of its own.
+        number = (os.getpid() * _MOST_A_PROCESS + next(_NUMBERS) % _MOST_A_PROCESS) % 16384
+        # 198.18.0.0/15 is for such tests (RFC 2544), and each has four addresses of it.
+        self.here, self._there = (f"198.18.{number // 64}.{number % 64 * 4 + end}" for end in (1, 2))
         self._name = f"gloom{number}"
         self._link, self._far_link = f"gl{number}a", f"gl{number}b"
         self.prefix = ["ip", "netns", "exec", self._name]
