@@ -8,6 +8,7 @@ import pytest
 from twisted.internet import reactor
 from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, UNIXClientEndpoint, serverFromString
 from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.testing import MemoryReactorClock
 
 from gloom.client.address import client_endpoint
 
@@ -15,18 +16,24 @@ from gloom.client.address import client_endpoint
 @pytest.mark.parametrize(
     ("address", "host", "port"),
     [
-        ("127.0.0.1:9998", "127.0.0.1", 9998),
         ("broker.example.org:1", "broker.example.org", 1),
         (" localhost:65535\n", "localhost", 65535),
-        ("[::1]:9998", "::1", 9998),
         ("[fe80::1%eth0]:9998", "fe80::1%eth0", 9998),
     ],
 )
 def test_host_and_port(address: str, host: str, port: int) -> None:
-    """HOST:PORT is a name or an address; that of IPv6 stands in brackets."""
+    """HOST:PORT is a name, or an address with a zone, that is looked up."""
     endpoint = client_endpoint(reactor, address)
     assert isinstance(endpoint, HostnameEndpoint)
     assert (endpoint._hostText, endpoint._port) == (host, port)
+
+
+@pytest.mark.parametrize(("address", "host"), [("127.0.0.1:9998", "127.0.0.1"), ("[::1]:9998", "::1")])
+def test_an_address_is_not_looked_up(address: str, host: str) -> None:
+    """An IP address, that of IPv6 in brackets, is connected to at once, without a resolver's thread."""
+    memory = MemoryReactorClock()
+    client_endpoint(memory, address).connect(Factory.forProtocol(Protocol))
+    assert [client[:2] for client in memory.tcpClients] == [(host, 9998)]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,14 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from twisted.internet.endpoints import HostnameEndpoint, clientFromString, wrapClientTLS
+from twisted.internet.abstract import isIPAddress, isIPv6Address
+from twisted.internet.endpoints import (
+    HostnameEndpoint,
+    TCP4ClientEndpoint,
+    TCP6ClientEndpoint,
+    clientFromString,
+    wrapClientTLS,
+)
 from twisted.internet.interfaces import IStreamClientEndpoint
 
 from gloom.client.openssl import client_options
@@ -36,7 +43,7 @@ def client_endpoint(reactor: Any, address: str, tls: ClientTLS | None = None) ->
         if not 0 < port <= 65535:
             raise ValueError(f"a port is 1 to 65535, got {address!r}")
         host = match["v6"] or match["host"]
-        endpoint: IStreamClientEndpoint = HostnameEndpoint(reactor, host, port)
+        endpoint = _at(reactor, host, port)
     else:
         host = ""
         endpoint = _described(reactor, address)
@@ -46,6 +53,18 @@ def client_endpoint(reactor: Any, address: str, tls: ClientTLS | None = None) ->
         raise ValueError(f"TLS at {address!r} needs server_name: whose certificate it must be")
     wrapped: IStreamClientEndpoint = wrapClientTLS(client_options(tls, host), endpoint)
     return wrapped
+
+
+def _at(reactor: Any, host: str, port: int) -> IStreamClientEndpoint:
+    # A name is looked up in a thread, and so would an address be: it needs neither.
+    if isIPAddress(host):
+        endpoint: IStreamClientEndpoint = TCP4ClientEndpoint(reactor, host, port)
+    elif isIPv6Address(host) and "%" not in host:
+        endpoint = TCP6ClientEndpoint(reactor, host, port)
+    else:
+        # An IPv6 address with a zone has to be looked up: the number of its interface.
+        endpoint = HostnameEndpoint(reactor, host, port)
+    return endpoint
 
 
 def _described(reactor: Any, address: str) -> IStreamClientEndpoint:
