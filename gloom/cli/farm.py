@@ -16,7 +16,7 @@ from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
-from gloom.errors import GloomError
+from gloom.errors import GloomError, TransportError
 
 Result = TypeVar("Result")
 
@@ -28,6 +28,7 @@ _LISTENS = re.compile(r"(masters|slaves) on (\S+:\d+)")
 
 _STARTING_SECONDS = 20.0
 _STOPPING_SECONDS = 5.0
+_NOTICING_SECONDS = 1.0
 _TOLD_LINES = 20
 
 
@@ -128,6 +129,7 @@ class Farm:
         self._workers: list[Child] = []
         self._up: Deferred[None] = Deferred()
         self._running: Deferred[Any] | None = None
+        self._broken: Deferred[None] = Deferred()
         self._problem: str | None = None
 
     async def start_broker(self) -> int:
@@ -162,9 +164,13 @@ class Farm:
         self._running = running
         try:
             return await running
+        except TransportError:
+            # A broker that has died refuses connections before the system says that it has died.
+            await self._broken.addTimeout(_NOTICING_SECONDS, self._reactor, onTimeoutCancel=lambda *_: None)
+            self._raise_problem()
+            raise
         except CancelledError:
-            if self._problem is not None:
-                raise FarmBroken(self._problem) from None
+            self._raise_problem()
             raise
 
     async def stop(self) -> None:
@@ -174,8 +180,14 @@ class Farm:
         finally:
             await self._broker.stop(self._reactor)
 
+    def _raise_problem(self) -> None:
+        if self._problem is not None:
+            raise FarmBroken(self._problem) from None
+
     def _lost(self, child: Child) -> None:
         self._problem = self._problem or child.last_words()
+        if not self._broken.called:
+            self._broken.callback(None)
         if self._running is not None:
             self._running.cancel()
 

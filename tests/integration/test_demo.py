@@ -10,12 +10,20 @@ import signal
 import subprocess
 import sysconfig
 from pathlib import Path
+from typing import Any
 
 import pytest
+from twisted.internet import reactor as untyped
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 
 from gloom.cli.demonstration import source_files
+from gloom.cli.farm import Farm, FarmBroken
+from gloom.errors import TransportError
 from integration.commands import SECONDS, pipe_of, running_gloom
 from integration.terminals import read_to_end
+
+reactor: Any = untyped
 
 LIBRARY = Path(sysconfig.get_path("stdlib"))
 
@@ -96,3 +104,32 @@ def test_the_demo_says_when_a_process_of_it_dies(name: str) -> None:
         assert process.left_running() == []
     assert f"gloom: the {name} ended by itself" in rest
     assert "Traceback" not in rest
+
+
+async def test_a_dead_broker_is_named_though_its_socket_refuses_first() -> None:
+    """The system closes a dead process's port before it tells the parent; the words of the broker count."""
+    farm = Farm(reactor)
+    try:
+        pid = await farm.start_broker()
+
+        async def refused() -> None:
+            os.kill(pid, signal.SIGKILL)
+            raise TransportError("cannot reach the broker: Connection refused")
+
+        with pytest.raises(FarmBroken, match="the broker ended by itself"):
+            await farm.during(refused())
+    finally:
+        await farm.stop()
+
+
+async def test_a_broker_that_refuses_and_lives_is_no_broken_farm() -> None:
+    """Then the error is what it was."""
+
+    async def refused() -> None:
+        raise TransportError("cannot reach the broker: Connection refused")
+
+    clock = Clock()
+    running = Deferred.fromCoroutine(Farm(clock).during(refused()))
+    clock.advance(1.0)
+    with pytest.raises(TransportError, match="Connection refused"):
+        await running
