@@ -10,7 +10,7 @@ ARGS ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint check-package clean
+.PHONY: help demo test lint bench check-package clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 22
@@ -26,6 +26,9 @@ lint: $(VENV)/installed-dev ## check format, style, types and the laws of import
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+bench: $(VENV)/installed-bench ## compare what a job costs with other job servers, in ten minutes (ARGS=--quick: one)
+	@$(BIN)/python -m bench --json build/bench/results.json --plot build/bench/results.png $(ARGS)
 
 check-package: $(VENV)/installed-dev ## build wheel and sdist, install them in fresh environments, run them
 	@$(BIN)/python .ci/check_package.py
@@ -55,4 +58,9 @@ $(VENV)/installed: pyproject.toml $(VENV)/created
 $(VENV)/installed-dev: pyproject.toml $(VENV)/installed
 	@$(PIP) install --upgrade 'pip>=25.1'
 	@$(PIP) install --group dev
+	@touch $@
+
+$(VENV)/installed-bench: pyproject.toml $(VENV)/installed
+	@$(PIP) install --upgrade 'pip>=25.1'
+	@$(PIP) install --group bench
 	@touch $@

@@ -321,7 +321,8 @@ static int compare(const void *a, const void *b) {
 /* Of sorted values: the smallest that at least this part of them does not exceed. */
 static double percentile_us(const uint64_t *sorted_ns, double part) {
     uint64_t rank = (uint64_t)(part * (double)jobs);
-    return (double)sorted_ns[rank < jobs ? rank : jobs - 1] / 1000;
+    rank += (double)rank < part * (double)jobs;
+    return (double)sorted_ns[rank > 0 ? rank - 1 : 0] / 1000;
 }
 
 static void report(double seconds, double load_cpu, double cpu) {

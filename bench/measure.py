@@ -30,7 +30,11 @@ class Shape:
     window: int
 
     def __str__(self) -> str:
-        return f"{self.masters} masters, {self.slaves} slaves, window {self.window}".replace("1 masters", "1 master")
+        masters, slaves = (f"{count} {noun}{'s' * (count > 1)}" for count, noun in self._peers())
+        return f"{masters}, {slaves}, window {self.window}"
+
+    def _peers(self) -> tuple[tuple[int, str], tuple[int, str]]:
+        return (self.masters, "master"), (self.slaves, "slave")
 
 
 SHAPES = {"A": Shape(4, 8, 64), "B": Shape(1, 4, 4), "C": Shape(8, 64, 64), "S": Shape(1, 1, 1)}

@@ -51,7 +51,7 @@ class System:
         if not self.version_command:
             return f"gloom {version('gloom')}" if self.wire == "gloom" else "of this checkout"
         result = subprocess.run(self.version_command, capture_output=True, text=True)
-        lines = (result.stdout + result.stderr).splitlines()
+        lines = (result.stdout + result.stderr).strip().splitlines()
         return lines[0].split(" - ")[0] if lines else "unknown"
 
 
