@@ -1,0 +1,94 @@
+"""
+What is compared, and what a reader must know of each: what it keeps, and how answers are waited for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+_REDIS_KEEPS = (
+    "what is queued and answered, up to Redis's last snapshot: by default a minute ago, with few changes an hour"
+)
+
+
+@dataclass(frozen=True)
+class System:
+    """
+    One system.
+
+    Attributes:
+        title: Its name, for people.
+        packages: What of requirements.txt it is, for versions; none for gloom itself.
+        keeps: What outlives a crash of its server, with the settings measured.
+        jobs: How its workers get jobs and do them.
+        answers: How the client waits for an answer.
+        redis: Whether it needs redis-server.
+        wanted: Whether gloom shall be ten times as fast.
+    """
+
+    title: str
+    packages: tuple[str, ...]
+    keeps: str
+    jobs: str
+    answers: str
+    redis: bool = True
+    wanted: bool = False
+
+
+SYSTEMS = {
+    "gloom": System(
+        "gloom",
+        (),
+        keeps="nothing in the broker; clients submit again what is unanswered",
+        jobs="pushed; `gloom work -c 2`",
+        answers="pushed; `await master.submit(...)`, and `master.map(..., window=64)` as completed",
+        redis=False,
+    ),
+    "celery": System(
+        "Celery",
+        ("celery",),
+        keeps=_REDIS_KEEPS,
+        jobs="blocking read (BRPOP); processes forked ahead, which is its default",
+        answers="pushed (Redis publishes); `job.delay(...).get()`, in order",
+        wanted=True,
+    ),
+    "rq": System(
+        "RQ",
+        ("rq",),
+        keeps=_REDIS_KEEPS,
+        jobs="blocking read; each job in a process forked for it, which is its default",
+        answers="blocking read (XREAD); `job.latest_result(timeout=...)`, in order",
+        wanted=True,
+    ),
+    "rq-simple": System(
+        "RQ, SimpleWorker",
+        ("rq",),
+        keeps=_REDIS_KEEPS,
+        jobs="blocking read; in the worker's own process",
+        answers="as RQ",
+    ),
+    "dramatiq": System(
+        "Dramatiq",
+        ("dramatiq",),
+        keeps=_REDIS_KEEPS,
+        jobs="polls, ever more seldom while there is none; 8 threads a process, which is its default",
+        answers="blocking read; `message.get_result(block=True)`, in order",
+        wanted=True,
+    ),
+    "huey": System(
+        "Huey",
+        ("huey",),
+        keeps=_REDIS_KEEPS,
+        jobs="blocking read; `--worker-type=process`",
+        answers="blocking read, with `notify_result=True` (by default the client polls, first after 50 ms);"
+        " `result(blocking=True)`, in order",
+    ),
+    "dask": System(
+        "dask.distributed",
+        ("distributed",),
+        keeps="nothing in the scheduler",
+        jobs="pushed; 1 thread a process",
+        answers="pushed; `future.result()`, and `as_completed(..., with_results=True)`",
+        redis=False,
+    ),
+}
