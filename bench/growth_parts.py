@@ -123,8 +123,7 @@ def queued(plan: Plan) -> list[Row]:
         times = _compare_loads(plan, *loads)
         with Probe(large) as probe:
             quiet = probe.waits_during(large.settled_bytes)
-            masters[1].close()
-            leaving = probe.waits_during(large.settled_bytes)
+            leaving = probe.waits_during(lambda: (masters[1].close(), large.settled_bytes()))
         after = large.settled_bytes()
     return [
         _times(part, f"CPU with {many:,} jobs of another type queued, against {few:,}", times),
