@@ -75,8 +75,15 @@ static void fail(const char *what) {
     exit(1);
 }
 
+static const char *roles[] = {"slave", "master", "master (answers)"};
+
+static void lost(const struct connection *connection, const char *how) {
+    fprintf(stderr, "load: %s: %s %d lost its connection: %s\n", system_name, roles[connection->role],
+            connection->number, how);
+    exit(1);
+}
+
 void unexpected(const struct connection *connection, const char *what, const char *data, size_t length) {
-    static const char *roles[] = {"slave", "master", "master (answers)"};
     fprintf(stderr, "load: %s: what came to %s %d %s: ", system_name, roles[connection->role], connection->number, what);
     for (size_t i = 0; i < length && i < 200; i++)
         fputc(data[i] >= ' ' && data[i] <= '~' ? data[i] : '.', stderr);
@@ -185,7 +192,7 @@ static void flush(struct connection *connection) {
         if (count < 0 && errno == EAGAIN)
             break;
         if (count < 0)
-            unexpected(connection, strerror(errno), "", 0);
+            lost(connection, strerror(errno));
         out->start += (size_t)count;
     }
     if (connection->waits_to_write != (buffer_length(out) > 0)) {
@@ -229,7 +236,7 @@ static void readable(struct connection *connection) {
     if (count < 0 && errno == EAGAIN)
         return;
     if (count <= 0)
-        unexpected(connection, count ? strerror(errno) : "is the end of the connection", "", 0);
+        lost(connection, count ? strerror(errno) : "closed");
     in->end += (size_t)count;
     now_ns = clock_ns(CLOCK_MONOTONIC);
     while ((length = wire->read(connection, in->data + in->start, buffer_length(in))) > 0)

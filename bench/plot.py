@@ -112,6 +112,7 @@ def _latency(axes: Axes, results: Results, cases: Sequence[Case]) -> None:
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.minorticks_off()
+    axes.set_axisbelow(True)
     axes.grid(axis="y", linewidth=0.4)
     shape = cases[0].shape
     axes.set_title(
