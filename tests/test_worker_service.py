@@ -1,4 +1,4 @@
-"""A worker's slots: who joins, who leaves, and what is said, with children that the test plays."""
+"""A worker's slots: what it joins with, what it leaves, and what is said, with children that the test plays."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def test_each_slot_takes_a_job(shop: Workshop) -> None:
 
 
 def test_what_a_child_says_of_a_failure_reaches_the_master(shop: Workshop) -> None:
-    """Kind, reason and traceback go on as they are, with the name of the slot."""
+    """Kind, reason and traceback go on as they are, with the name of the worker."""
     shop.start(2)
     shop.ready()
     master = shop.master(1)
@@ -173,7 +173,7 @@ def test_what_a_child_says_of_a_failure_reaches_the_master(shop: Workshop) -> No
         "no such shelf\nreally",
         "Traceback ...",
     )
-    assert outcome["attempts"] == [{"slave": "shop/1", "seconds": 0.0, "ended": "failed"}]
+    assert outcome["attempts"] == [{"slave": "shop", "seconds": 0.0, "ended": "failed"}]
     assert shop.lines(LogLevel.warn) == ["job 0 of count failed: LookupError: no such shelf [...]"]
 
 
@@ -181,7 +181,7 @@ def test_what_a_child_says_of_a_failure_reaches_the_master(shop: Workshop) -> No
 
 
 def test_a_job_whose_child_dies_is_never_given_to_the_dead(shop: Workshop) -> None:
-    """The slot leaves before its job fails: the retry goes to a child that lives, at once."""
+    """The slot is taken back before its job fails: the retry goes to a child that lives, at once."""
     shop.start(2)
     shop.ready()
     master = shop.master(1)
@@ -204,7 +204,9 @@ def test_a_child_that_died_at_work_is_replaced_at_once(shop: Workshop) -> None:
     shop.children[0].dies()
     shop.advance()
     assert len(shop.children) == 2
-    assert not shop.gloom.slaves.peers
+    # The worker stays connected, and takes no job meanwhile.
+    assert len(shop.gloom.slaves.peers) == 1
+    assert not shop.children[1].jobs
     shop.ready(1)
     shop.children[1].says(ANSWER, b"1")
     shop.advance()
@@ -235,8 +237,12 @@ def test_a_job_that_comes_for_a_dead_child_is_tried_again(shop: Workshop) -> Non
     master.ask({"action": "submit", "id": 0, "type": "count", "body": 1})
     shop.children[0].dies()
     shop.gloom.slave_endpoint.connections[0].stalled = False
+    shop.lines()
     shop.advance()
-    assert [job.id for job in shop.children[0].jobs] == [0]
+    assert shop.lines() == [
+        "job 0 of count failed and asks for another try: WorkerDied: the worker process that it came for has died"
+    ]
+    assert not master.take()
     shop.advance(0.2)
     shop.ready(1)
     assert [job.id for job in shop.children[1].jobs] == [0]
@@ -353,7 +359,9 @@ def test_the_broker_is_told_of_once_for_all_slots(shop: Workshop) -> None:
     shop.advance(60)
     (again,) = shop.lines()
     assert again.endswith(" again (3 at once)")
-    assert len(shop.gloom.slaves.peers) == 3
+    assert len(shop.gloom.slaves.peers) == 1
+    shop.master(1, 2, 3, 4)
+    assert [len(child.jobs) for child in shop.children] == [1, 1, 1]
 
 
 def test_a_broker_that_is_not_there_is_told_once(shop: Workshop) -> None:

@@ -69,6 +69,16 @@ class Run:
         if not self.connection.closed:
             self.connection.ask(request)
 
+    def tell(self, value: Any) -> None:
+        """As `CurrentJob.progress`."""
+        body = encode_body(value)
+        request = Progress(body, self.job.id)
+        too_large = self.connection.oversize(request, body)
+        if too_large is not None:
+            raise BodyError(f"the progress makes {too_large}")
+        if not self.ended and not self.revoked:
+            self.say(request)
+
 
 class CurrentJob:
     """
@@ -96,14 +106,7 @@ class CurrentJob:
         Raises:
             BodyError: It is not JSON, or larger than the broker takes.
         """
-        run = self._run
-        body = encode_body(value)
-        request = Progress(body, self.id)
-        too_large = run.connection.oversize(request, body)
-        if too_large is not None:
-            raise BodyError(f"the progress makes {too_large}")
-        if not run.ended and not run.revoked:
-            run.say(request)
+        self._run.tell(value)
 
 
 def current_job() -> CurrentJob:

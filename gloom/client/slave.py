@@ -8,27 +8,24 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from msgspec import Raw
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import maybeDeferred
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.python.failure import Failure
 from twisted.python.reflect import safe_str
 
-from gloom.client.connection import BrokerConnection
-from gloom.client.link import BrokerLink, seconds, short_text
-from gloom.client.run import Run, fire, sendable
-from gloom.client.session import Assignment, Event, Quiet, Reply, Revocation
+from gloom.client.run import Run, sendable
+from gloom.client.session import Assignment
+from gloom.client.slavelink import SlaveLink
 from gloom.client.tls import ClientTLS
 from gloom.errors import BodyError, TryAgain
-from gloom.messages import ExtendedJoin, ExtendedRespond, Fail, Leave, decode_body, encode_body, encode_request
+from gloom.messages import ExtendedRespond, Fail, decode_body, encode_body
 
 # Characters; the end of a traceback tells most, and the beginning of a reason.
 _LONGEST_TRACEBACK = 64 * 1024
 _LONGEST_REASON = 64 * 1024
-_MOST_TYPES = 1000
-_MOST_SLOTS = 1000
 
 
-class Slave(BrokerLink):
+class Slave(SlaveLink):
     """
     Takes jobs of one type or several, and answers with what a function returns.
 
@@ -68,8 +65,6 @@ class Slave(BrokerLink):
         ValueError: An argument is out of its range.
     """
 
-    accepts = ("cancel", "quiet")
-
     def __init__(
         self,
         endpoint: IStreamClientEndpoint | str,
@@ -85,17 +80,17 @@ class Slave(BrokerLink):
         tls: ClientTLS | None = None,
     ) -> None:
         super().__init__(
-            endpoint, reactor=reactor, name=name, heartbeat_seconds=heartbeat_seconds, token=token, tls=tls
+            endpoint,
+            type,
+            reactor=reactor,
+            name=name,
+            heartbeat_seconds=heartbeat_seconds,
+            finish_seconds=finish_seconds,
+            slots=slots,
+            token=token,
+            tls=tls,
         )
-        if not 1 <= slots <= _MOST_SLOTS:
-            raise ValueError(f"slots must be 1 to {_MOST_SLOTS}, got {slots}")
-        self._joining = _join(type, slots)
         self._function = function
-        self._finish_seconds = seconds("finish_seconds", finish_seconds)
-        # One a slot; more only where a cancelled one takes its time.
-        self._runs: set[Run] = set()
-        self._left: Deferred[None] | None = None
-        self._finished: Deferred[None] | None = None
 
     # What a subclass may do in another way
 
@@ -123,107 +118,22 @@ class Slave(BrokerLink):
             id=job.id,
         )
 
-    def revoke(self, run: Run) -> None:
-        """End a *run* that the broker has ended: its Deferred or coroutine is cancelled."""
-        self._cancel(run)
+    # Runs
 
-    # The broker's side
+    def begin(self, run: Run) -> None:
+        deferred = run.deferred = run.begin(maybeDeferred, self.run, run.job, run.max_answer_bytes())
+        deferred.addCallback(self._answered, run)
+        deferred.addErrback(self.failed, run)
+        deferred.addBoth(lambda _: self.done(run))
 
-    def connected(self, connection: BrokerConnection) -> None:
-        connection.ask(self._joining)
-
-    def disconnected(self) -> None:
-        # The broker gives the jobs in hand to others: these runs of them are of no use now.
-        self._cancel_runs()
-        fire(self._left)
-
-    async def wind_down(self, connection: BrokerConnection | None) -> None:
-        finishing = Deferred.fromCoroutine(self._finish(connection))
-        await finishing.addTimeout(self._finish_seconds, self._reactor, onTimeoutCancel=lambda *_: None)
-        self._cancel_runs()
-
-    async def _finish(self, connection: BrokerConnection | None) -> None:
-        if connection is not None:
-            # A job may have been on its way when the broker heard the leave: its reply comes after it.
-            self._left = Deferred()
-            connection.ask(Leave())
-            await self._left
-        if self._runs:
-            self._finished = Deferred()
-            await self._finished
-
-    def heard(self, connection: BrokerConnection, event: Event) -> None:
-        if type(event) is Assignment:
-            self._serve(connection, event)
-        elif type(event) is Reply:
-            if event.error is not None:
-                self.log.error("{name}: the broker refused: {error}", name=self.peer_name, error=event.error)
-            if type(event.request) is Leave:
-                fire(self._left)
-        elif type(event) is Revocation:
-            for run in [run for run in self._runs if run.connection is connection and run.job.id == event.id]:
-                run.revoked = True
-                self.revoke(run)
-        elif type(event) is Quiet:
-            self.told_quiet()
-
-    def _serve(self, connection: BrokerConnection, job: Assignment) -> None:
-        run = Run(connection, job)
-        self._runs.add(run)
-        deferred = run.deferred = run.begin(maybeDeferred, self.run, job, run.max_answer_bytes())
-        deferred.addCallback(self._answer, run)
-        deferred.addErrback(self._fail, run)
-        deferred.addBoth(self._done, run)
-
-    def _done(self, _result: None, run: Run) -> None:
-        run.ended = True
-        self._runs.remove(run)
-        if not self._runs:
-            fire(self._finished)
-
-    def _answer(self, answer: Any, run: Run) -> None:
+    def _answered(self, answer: Any, run: Run) -> None:
         try:
             body = answer if isinstance(answer, Raw) else encode_body(answer)
         except BodyError as error:
             run.say(Fail(f"the answer is {error}", kind="BodyError", id=run.job.id))
             return
-        respond = ExtendedRespond(body, run.job.id)
-        too_large = run.connection.oversize(respond, body)
+        too_large = run.connection.oversize(ExtendedRespond(body, run.job.id), body)
         if too_large is None:
-            run.say(respond)
+            self.answer(run, body)
         else:
             run.say(Fail(f"the answer makes {too_large}", kind="SizeError", id=run.job.id))
-
-    def _fail(self, failure: Failure, run: Run) -> None:
-        if run.cancelled:
-            return  # by this slave: the broker gives the job to another
-        if run.revoked:
-            # Nobody hears it; the slot is free again.
-            run.say(Fail("the broker has ended this attempt", kind="Cancelled", id=run.job.id))
-            return
-        said = self.describe(run.job, failure)
-        if len(encode_request(said)) > run.connection.max_frame_bytes:
-            # The least of it that says something: each character may take six bytes.
-            said = Fail(said.reason[:50], kind=(said.kind or "")[:50] or None, retry=said.retry)
-        run.say(said)
-
-    def _cancel_runs(self) -> None:
-        for run in list(self._runs):
-            run.cancelled = True
-            self._cancel(run)
-
-    def _cancel(self, run: Run) -> None:
-        try:
-            run.cancel()
-        except Exception:
-            # Its Deferred's own canceller may raise anything.
-            self.log.failure("{name}: a job's Deferred cannot be cancelled", name=self.peer_name)
-
-
-def _join(type: str | Sequence[str] | None, slots: int) -> ExtendedJoin:
-    if type is None or isinstance(type, str):
-        return ExtendedJoin(None if type is None else short_text("type", type), slots=slots)
-    types = list(dict.fromkeys(short_text("type", one) for one in type))
-    if not 1 <= len(types) <= _MOST_TYPES:
-        raise ValueError(f"type must be one or a list of 1 to {_MOST_TYPES}, got {len(types)}")
-    return ExtendedJoin(types=types, slots=slots)

@@ -1,7 +1,8 @@
 """
 The worker: jobs run in child processes, beside the process that talks to the broker.
 
-    service     slots, each a child and its slave; joining, finishing, ending at once
+    service     slots, each with one child after the other; starting, finishing, ending at once
+    slave       the one connection of all slots: which child does a job, and what the broker is told
     pool        one child process, as its parent sees it
     pipe        what the two say to each other
     child       the child's own loop: a function or a program answers one job after the other

@@ -1,161 +1,23 @@
 """
-The worker: slots that take jobs and have them done in child processes.
-
-A slot is one child and the slave that lives as long as that child: it joins
-when the child is ready, and leaves before it says that the child has died, so
-that a job is never given to a process that is not there.
+The worker: slots, each with one child process after the other, and one slave that gives them jobs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
-from msgspec import structs
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.task import deferLater
-from twisted.logger import FilteringLogObserver, Logger, LogLevel, LogLevelFilterPredicate, globalLogPublisher
-from twisted.python.failure import Failure
+from twisted.logger import Logger
 
-from gloom.client.connection import BrokerConnection
-from gloom.client.link import default_name, retry_delay_seconds
-from gloom.client.run import Run, current_job
-from gloom.client.session import Assignment
-from gloom.client.slave import Slave
+from gloom.client.link import retry_delay_seconds
 from gloom.client.tls import ClientTLS
-from gloom.errors import RequestRefused, TransportError
-from gloom.messages import Fail
-from gloom.worker.pipe import Job, encode_job
 from gloom.worker.pool import Child, ChildError
-
-_ONLY_ERRORS = LogLevelFilterPredicate(defaultLogLevel=LogLevel.error)
-
-
-class Presence:
-    """
-    Says once, for all slots, whether the broker is there.
-
-    Args:
-        types: The job types.
-        address: Where the broker is.
-        concurrency: How many slots there are.
-    """
-
-    log = Logger()
-
-    def __init__(self, types: Sequence[str], address: str, concurrency: int) -> None:
-        self._fields = {"type": ", ".join(types), "address": address, "concurrency": concurrency}
-        self._again = ""
-        self._there: bool | None = None
-
-    def connected(self) -> None:
-        """A slot's slave has reached the broker."""
-        if not self._there:
-            self._there = True
-            self.log.info(
-                "joined {type} at {address}{again} ({concurrency} at once)", again=self._again, **self._fields
-            )
-            self._again = " again"
-
-    def unreachable(self, why: BaseException | None) -> None:
-        """A slot's slave has not reached the broker."""
-        if self._there is None:
-            self._there = False
-            refused = why is not None and isinstance(why.__cause__, RequestRefused)
-            what = "the broker at {address} does not let it in" if refused else "no broker at {address}"
-            self.log.warn(what + ": {why}; trying on", why=why, **self._fields)
-
-    def disconnected(self) -> None:
-        """A slot's slave has lost the broker."""
-        if self._there:
-            self._there = False
-            self.log.warn("the broker at {address} is gone; trying on", **self._fields)
-
-
-class ChildSlave(Slave):
-    """
-    The slave of one child.
-
-    Args:
-        presence: Is told of the broker.
-        endpoint: Where the broker is.
-        types: The job types.
-        child: What does the jobs; it is ready.
-        options: What `Slave` takes by name.
-    """
-
-    # The presence tells of connections for all slots, and the slot of failures.
-    log = Logger(observer=FilteringLogObserver(globalLogPublisher, [_ONLY_ERRORS]))
-    jobs_log = Logger()
-
-    def __init__(
-        self,
-        presence: Presence,
-        endpoint: IStreamClientEndpoint | str,
-        types: Sequence[str],
-        child: Child,
-        **options: Any,
-    ) -> None:
-        super().__init__(endpoint, types[0] if len(types) == 1 else types, child.run, **options)
-        self._child = child
-        self._presence = presence
-
-    def startService(self) -> None:
-        super().startService()
-        self.when_connected(attempts=1).addErrback(self._unreachable)
-
-    def _unreachable(self, failure: Failure) -> None:
-        failure.trap(TransportError)
-        if self.running:
-            self._presence.unreachable(failure.value)
-
-    def connected(self, connection: BrokerConnection) -> None:
-        self._presence.connected()
-        # A run that the last connection took along may not have ended.
-        self._child.when_free().addCallback(lambda _: self._join(connection))
-
-    def _join(self, connection: BrokerConnection) -> None:
-        if self.running and not connection.closed:
-            super().connected(connection)
-
-    def disconnected(self) -> None:
-        if self.running:
-            self._presence.disconnected()
-        super().disconnected()
-
-    def run(self, job: Assignment, max_answer_bytes: int) -> Deferred[Any]:
-        told = current_job().progress
-        return self._child.run(encode_job(Job(job.id, job.type, max_answer_bytes, job.body)), told)
-
-    def revoke(self, run: Run) -> None:
-        # Whatever it is at, nobody waits for it; the slot starts another child.
-        self.jobs_log.info("job {id!r} of {type} is cancelled: its process is killed", id=run.job.id, type=run.job.type)
-        self._child.kill()
-
-    def describe(self, job: Assignment, failure: Failure) -> Fail:
-        error = failure.value
-        told = (
-            structs.replace(error.fail, id=job.id) if isinstance(error, ChildError) else super().describe(job, failure)
-        )
-        self.jobs_log.warn(
-            "job {id!r} of {type} failed{again}: {kind}: {reason}",
-            id=job.id,
-            type=job.type,
-            again=" and asks for another try" if told.retry else "",
-            kind=told.kind,
-            reason=_one_line(told.reason),
-        )
-        self.jobs_log.debug("job {id!r}: {traceback}", id=job.id, traceback=told.traceback or told.reason)
-        return told
-
-
-def _one_line(text: str) -> str:
-    lines = text.splitlines() or [""]
-    return lines[0] if len(lines) == 1 else f"{lines[0]} [...]"
+from gloom.worker.slave import ChildrenSlave
 
 
 class Slot:
@@ -165,7 +27,8 @@ class Slot:
     Args:
         reactor: Clock, and what starts processes.
         start: Starts a child.
-        serve: Makes the slave of a child that is ready.
+        serve: Gives jobs to a child that is ready, until `dismiss`.
+        dismiss: Gives no more jobs to a child: it has ended.
         cannot_start: Is told why a child could not start; returns whether to try on.
 
     Attributes:
@@ -179,14 +42,16 @@ class Slot:
         self,
         reactor: Any,
         start: Callable[[], Child],
-        serve: Callable[[Child], Slave],
+        serve: Callable[[Child], None],
+        dismiss: Callable[[Child], None],
         cannot_start: Callable[[ChildError], bool],
     ) -> None:
         self._reactor = reactor
         self._start = start
         self._serve = serve
+        self._dismiss = dismiss
         self._cannot_start = cannot_start
-        self._slave: Slave | None = None
+        self._serving = False
         self._pause: Deferred[None] | None = None
         self._stopping = False
         self._failures = 0
@@ -195,16 +60,18 @@ class Slot:
         """Start the first child."""
         self._ended = Deferred.fromCoroutine(self._run())
 
-    async def stop(self) -> bool:
-        """Finish the job in hand, and end the child; return whether the job had to be cut off."""
+    def begin_to_stop(self) -> None:
+        """Start no more children; a child that serves goes on with its job."""
         self._stopping = True
         if self._pause is not None:
             self._pause.cancel()
-        serving = self._slave is not None
-        if self._slave is not None:
-            await self._slave.stopService()
+        if not self._serving:
+            self.child.kill()
+
+    async def stop(self) -> bool:
+        """End the child; return whether its job had to be cut off."""
         cut = self.child.busy
-        if serving and not cut:
+        if self._serving and not cut:
             self.child.end()
         else:
             self.child.kill()
@@ -227,18 +94,16 @@ class Slot:
             await self._wait_before_the_next()
 
     async def _serve_until_it_ends(self, child: Child) -> None:
-        slave = self._slave = self._serve(child)
-        slave.startService()
+        self._serving = True
+        self._serve(child)
         how = await child.ended
-        self._slave = None
+        self._serving = False
+        # Before its job fails: the broker must not give it to this slot again.
+        self._dismiss(child)
         # One that dies without having worked would be started again and again.
         self._failures = 0 if child.worked else self._failures + 1
-        if self._stopping:
-            return
-        if not child.busy:
+        if not self._stopping and not child.busy:
             self.log.warn("{how}, without a job; another one starts", how=how)
-        # It leaves before the child, whose job fails next, lets it say so.
-        await slave.stopService()
 
     async def _wait_before_the_next(self) -> None:
         if self._failures and not self._stopping:
@@ -258,8 +123,7 @@ class Worker(Service):
         endpoint: The broker's slave port, as for `Slave`; its text is what the log says.
         reactor: Clock, and what a string connects with.
         concurrency: How many jobs run at once, each in a process of its own.
-        name: How the broker names this worker; ``host:pid`` when absent. With
-            several slots each adds a number to it.
+        name: How the broker names this worker; ``host:pid`` when absent.
         finish_seconds: How long stopping waits for the jobs in hand.
         token: Tells a broker with access rules who this is; None for nobody.
         tls: How TLS is spoken where *endpoint* is a string; None for not at all.
@@ -284,21 +148,19 @@ class Worker(Service):
         tls: ClientTLS | None = None,
     ) -> None:
         self.broken: Deferred[None] = Deferred()
-        self._was_ready = False
-        self._presence = Presence(types, str(endpoint), concurrency)
-        self._new_slave = partial(
-            ChildSlave,
-            self._presence,
+        self._slave = ChildrenSlave(
             endpoint,
             types,
+            concurrency,
             reactor=reactor,
+            name=name,
             finish_seconds=finish_seconds,
             token=token,
             tls=tls,
         )
+        self._was_ready = False
         self._slots = [
-            Slot(reactor, start, partial(self._serve, one), self._cannot_start)
-            for one in _names(name or default_name(), concurrency)
+            Slot(reactor, start, self._serve, self._slave.dismiss, self._cannot_start) for _ in range(concurrency)
         ]
 
     @property
@@ -323,17 +185,24 @@ class Worker(Service):
         return Deferred.fromCoroutine(self._stop())
 
     def kill(self) -> None:
-        """End the children, and all that they have started, at once."""
+        """End the children, and all that they have started, at once, and start no others."""
+        for slot in self._slots:
+            slot.begin_to_stop()
         for slot in self._slots:
             slot.child.kill()
 
     async def _stop(self) -> int:
+        for slot in self._slots:
+            slot.begin_to_stop()
+        await self._slave.stopService()
         stops = [Deferred.fromCoroutine(slot.stop()) for slot in self._slots]
         return sum([await stop for stop in stops])
 
-    def _serve(self, name: str, child: Child) -> Slave:
-        self._was_ready = True
-        return self._new_slave(child, name=name)
+    def _serve(self, child: Child) -> None:
+        self._slave.admit(child)
+        if not self._was_ready:
+            self._was_ready = True
+            self._slave.startService()
 
     def _cannot_start(self, error: ChildError) -> bool:
         if self._was_ready:
@@ -342,9 +211,3 @@ class Worker(Service):
         elif not self.broken.called:
             self.broken.errback(error)
         return self._was_ready
-
-
-def _names(name: str, concurrency: int) -> list[str]:
-    if concurrency == 1:
-        return [name]
-    return [f"{name[:250]}/{number}" for number in range(1, concurrency + 1)]

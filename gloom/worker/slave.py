@@ -1,0 +1,169 @@
+"""
+The slave of a worker: one connection, and a slot for each child that could take a job.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from msgspec import Raw, structs
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.logger import FilteringLogObserver, Logger, LogLevel, LogLevelFilterPredicate, globalLogPublisher
+from twisted.python.failure import Failure
+
+from gloom.client.connection import BrokerConnection
+from gloom.client.run import Run
+from gloom.client.session import Assignment
+from gloom.client.slavelink import SlaveLink
+from gloom.errors import RequestRefused, TransportError
+from gloom.messages import Fail, Leave
+from gloom.worker.pipe import Job, encode_job
+from gloom.worker.pool import Child, ChildError
+
+_ONLY_ERRORS = LogLevelFilterPredicate(defaultLogLevel=LogLevel.error)
+
+
+class NoChild(ChildError):
+    """The broker gave a job to a slot that was just taken back: its child has died."""
+
+    def __init__(self) -> None:
+        super().__init__(Fail("the worker process that it came for has died", kind="WorkerDied", retry=True))
+
+
+class ChildrenSlave(SlaveLink):
+    """
+    Has each job done by a child that is free, the one that was free longest.
+
+    It joins with a slot for each child that is free or at a job of this
+    connection, and joins again whenever that number changes; without a child
+    it leaves, and stays connected.
+
+    Args:
+        endpoint: Where the broker is; its text is what the log says.
+        types: The job types.
+        concurrency: How many children there are to be.
+        options: What `SlaveLink` takes by name.
+    """
+
+    # It says itself, and in a user's words, what there is to say of connections.
+    log = Logger(observer=FilteringLogObserver(globalLogPublisher, [_ONLY_ERRORS]))
+    own_log = Logger()
+
+    def __init__(
+        self, endpoint: IStreamClientEndpoint | str, types: Sequence[str], concurrency: int, **options: Any
+    ) -> None:
+        super().__init__(endpoint, types[0] if len(types) == 1 else types, slots=concurrency, **options)
+        self._fields = {"type": ", ".join(types), "address": str(endpoint), "concurrency": concurrency}
+        self._again = ""
+        self._free: deque[Child] = deque()
+        self._working: dict[Child, Run] = {}
+
+    # Its children
+
+    def admit(self, child: Child) -> None:
+        """Give jobs to *child*: it is ready, and free."""
+        self._free.append(child)
+        self._join_anew()
+
+    def dismiss(self, child: Child) -> None:
+        """Give no more jobs to *child*: it has ended, and the job in its hand fails after this."""
+        if self._working.pop(child, None) is None:
+            with suppress(ValueError):  # it was at a job that it had been told to abandon
+                self._free.remove(child)
+        self._join_anew()
+
+    def _join_anew(self) -> None:
+        if self.connection is not None:
+            self._join(self.connection)
+
+    def _join(self, connection: BrokerConnection) -> None:
+        slots = len(self._free) + len(self._working)
+        connection.ask(structs.replace(self.joining, slots=slots) if slots else Leave())
+
+    # Jobs
+
+    def begin(self, run: Run) -> None:
+        if not self._free:
+            self.failed(Failure(NoChild()), run)
+            self.done(run)
+            return
+        child = self._free.popleft()
+        self._working[child] = run
+        job = run.job
+        frame = encode_job(Job(job.id, job.type, run.max_answer_bytes(), job.body))
+        deferred = run.deferred = child.run(frame, run.tell)
+        deferred.addCallbacks(self._answered, self._not_answered, callbackArgs=(run, child), errbackArgs=(run, child))
+
+    def _answered(self, body: Raw, run: Run, child: Child) -> None:
+        self.answer(run, body)
+        del self._working[child]
+        self._free.append(child)
+        self.done(run)
+
+    def _not_answered(self, failure: Failure, run: Run, child: Child) -> None:
+        self.failed(failure, run)
+        if self._working.pop(child, None) is None:
+            pass  # it has ended
+        elif child.busy:
+            # Abandoned with the connection that the job came from.
+            child.when_free().addCallback(lambda _: self._is_free_again(child))
+        else:
+            self._free.append(child)
+        self.done(run)
+
+    def _is_free_again(self, child: Child) -> None:
+        if not child.ended.called:
+            self.admit(child)
+
+    def revoke(self, run: Run) -> None:
+        # Whatever it is at, nobody waits for it; another child takes its place.
+        self.own_log.info("job {id!r} of {type} is cancelled: its process is killed", id=run.job.id, type=run.job.type)
+        next(child for child, its_run in self._working.items() if its_run is run).kill()
+
+    def describe(self, job: Assignment, failure: Failure) -> Fail:
+        error = failure.value
+        assert isinstance(error, ChildError)  # noqa: S101 (nothing else comes from a child)
+        told = structs.replace(error.fail, id=job.id)
+        self.own_log.warn(
+            "job {id!r} of {type} failed{again}: {kind}: {reason}",
+            id=job.id,
+            type=job.type,
+            again=" and asks for another try" if told.retry else "",
+            kind=told.kind,
+            reason=_one_line(told.reason),
+        )
+        self.own_log.debug("job {id!r}: {traceback}", id=job.id, traceback=told.traceback or told.reason)
+        return told
+
+    # The broker
+
+    def startService(self) -> None:
+        super().startService()
+        self.when_connected(attempts=1).addErrback(self._unreachable)
+
+    def _unreachable(self, failure: Failure) -> None:
+        why: Any = failure.trap(TransportError) and failure.value
+        if self.running:
+            refused = isinstance(why.__cause__, RequestRefused)
+            what = "the broker at {address} does not let it in" if refused else "no broker at {address}"
+            self.own_log.warn(what + ": {why}; trying on", why=why, **self._fields)
+
+    def connected(self, connection: BrokerConnection) -> None:
+        self.own_log.info(
+            "joined {type} at {address}{again} ({concurrency} at once)", again=self._again, **self._fields
+        )
+        self._again = " again"
+        self._join(connection)
+
+    def disconnected(self) -> None:
+        if self.running:
+            self.own_log.warn("the broker at {address} is gone; trying on", **self._fields)
+        super().disconnected()
+
+
+def _one_line(text: str) -> str:
+    lines = text.splitlines() or [""]
+    return lines[0] if len(lines) == 1 else f"{lines[0]} [...]"
