@@ -29,6 +29,7 @@ from typing import Any
 from rich.console import Console
 
 from bench.user_level import report
+from bench.user_level.driver import exit_at
 from bench.user_level.environment import ROOT, EnvironmentFailed, interpreter, versions
 from bench.user_level.farm import STARTING_SECONDS
 from bench.user_level.systems import SYSTEMS
@@ -45,6 +46,8 @@ class Failed(Exception):
 def main() -> int:
     """Run what the command line says, and return the exit status."""
     arguments = _arguments()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, exit_at)
     skipped = dict[str, str]()
     interpreters = _interpreters(arguments.systems, skipped)
     rounds: dict[str, list[report.Round]] = {name: [] for name in interpreters}
@@ -133,6 +136,7 @@ def _drive(python: str, name: str, seconds: float) -> report.Round:
     finally:
         _end(driver)
     if driver.returncode:
+        print(said, file=sys.stderr)
         raise Failed((said.strip().splitlines() or [f"its driver ended with status {driver.returncode}"])[-1])
     figures: report.Round = json.loads(printed.splitlines()[-1])
     return figures

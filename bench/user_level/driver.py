@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, required=True)
     parser.add_argument("--window", type=int, required=True)
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGTERM, exit_at)
     # What it starts inherits this: figures of larger machines stay comparable.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:_CPUS])
     with tempfile.TemporaryDirectory(prefix="gloom-bench-") as directory, Farm(Path(directory)) as farm:
@@ -65,7 +65,8 @@ def measure(farm: Farm, system: str, seconds: float, workers: int, window: int) 
     return {"one": one.figures, "many": many.figures}
 
 
-def _stop(number: int, _frame: FrameType | None) -> None:
+def exit_at(number: int, _frame: FrameType | None) -> None:
+    """Exit because of a signal, so that what was started is ended."""
     sys.exit(128 + number)
 
 
