@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from bench.growth_load import HELLO, Broker, Connection, Load, answer_all, connections, frame, join, wait_in
+from bench.growth_broker import Broker, frame
+from bench.growth_load import HELLO, Load, answer_all, idle, join, wait_in
 from bench.growth_probe import PING, Probe
 
 ROOMY = (
@@ -70,6 +71,11 @@ class Plan:
     rounds: int = 5
     scale: float = 1.0
 
+    @property
+    def settle_seconds(self) -> float:
+        """How long memory must be the same before it is taken down."""
+        return max(0.1, 1.5 * self.scale)
+
     def scaled(self, number: int) -> int:
         """Return the part of *number* that is used."""
         return max(1, int(number * self.scale))
@@ -115,16 +121,16 @@ def queued(plan: Plan) -> list[Row]:
         loads = [stack.enter_context(Load(broker, [join("echo")] * 8, ["echo"])) for broker in (small, large)]
         for load in loads:
             load.cpu_us_a_job(plan.jobs)
-        before = large.settled_bytes()
+        before = large.settled_bytes(plan.settle_seconds)
         masters = [wait_in(small, few, ["other"])]
         with Probe(large) as probe:
             submitting = probe.waits_during(lambda: masters.append(wait_in(large, many, ["other"])))
-        grown = large.settled_bytes() - before
+        grown = large.settled_bytes(plan.settle_seconds) - before
         times = _compare_loads(plan, *loads)
         with Probe(large) as probe:
-            quiet = probe.waits_during(large.settled_bytes)
-            leaving = probe.waits_during(lambda: (masters[1].close(), large.settled_bytes()))
-        after = large.settled_bytes()
+            quiet = probe.waits_during(lambda: large.settled_bytes(plan.settle_seconds))
+            leaving = probe.waits_during(lambda: (masters[1].close(), large.settled_bytes(plan.settle_seconds)))
+        after = large.settled_bytes(plan.settle_seconds)
     return [
         _times(part, f"CPU with {many:,} jobs of another type queued, against {few:,}", times),
         _bytes_each(part, "memory of a queued job of 100 B", grown, many, MOST_JOB_BYTES),
@@ -151,13 +157,13 @@ def behind(plan: Plan) -> list[Row]:
 
     with _two_brokers() as (small, large):
         cpu(small), cpu(large)
-        before = large.settled_bytes()
+        before = large.settled_bytes(plan.settle_seconds)
         masters = [wait_in(small, few, ["echo"]), wait_in(large, many, ["echo"])]
         times = plan.compare(lambda: cpu(small), lambda: cpu(large))
         begun = large.cpu_us()
         answer_all(large, masters[1], "echo", many)
         each = (large.cpu_us() - begun) / many
-        after = large.settled_bytes()
+        after = large.settled_bytes(plan.settle_seconds)
     return [
         _times(part, f"CPU with {many:,} jobs of the same type queued, of lower priority, against {few:,}", times),
         _left(part, "memory after all of them are answered", before, after),
@@ -172,7 +178,7 @@ def types(plan: Plan) -> list[Row]:
     rows = []
     with _two_brokers() as (small, large):
         for first in range(0, count, 1000):
-            (slave,) = connections(large.slave_port, [join(*names[first : first + 1000])], 2)
+            (slave,) = idle(large.connect_slave, [join(*names[first : first + 1000])], 2)
             slave.close()
         masters = [wait_in(small, count, ["other"]), wait_in(large, count, names)]
         with Load(small, [join("echo")] * 8, ["echo"]) as one, Load(large, [join("echo")] * 8, ["echo"]) as all:
@@ -201,10 +207,10 @@ def connected(plan: Plan) -> list[Row]:
         loads = [stack.enter_context(Load(broker, [join("echo")] * 8, ["echo"])) for broker in (small, large)]
         for load in loads:
             load.cpu_us_a_job(plan.jobs)
-        before = large.settled_bytes()
-        slaves = connections(small.slave_port, [join("other")] * few, 2)
-        slaves += connections(large.slave_port, [join("other")] * many, 2)
-        grown = large.settled_bytes() - before
+        before = large.settled_bytes(plan.settle_seconds)
+        slaves = idle(small.connect_slave, [join("other")] * few, 2)
+        slaves += idle(large.connect_slave, [join("other")] * many, 2)
+        grown = large.settled_bytes(plan.settle_seconds) - before
         rows.append(_bytes_each(part, "memory of an idle slave", grown, many, MOST_CONNECTION_BYTES))
         times = _compare_loads(plan, *loads)
         rows.append(_times(part, f"CPU with {many:,} idle slaves of another type, against {few:,}", times))
@@ -223,9 +229,9 @@ def connected(plan: Plan) -> list[Row]:
 def _idle_masters(plan: Plan, part: str, count: int) -> Row:
     with Broker(*ROOMY) as broker, Load(broker, [join("echo")] * 8, ["echo"]) as load:
         load.cpu_us_a_job(plan.jobs)
-        before = broker.settled_bytes()
-        masters = connections(broker.master_port, [HELLO] * count, 1)
-        grown = broker.settled_bytes() - before
+        before = broker.settled_bytes(plan.settle_seconds)
+        masters = idle(broker.connect_master, [HELLO] * count, 1)
+        grown = broker.settled_bytes(plan.settle_seconds) - before
         for master in masters:
             master.close()
     return _bytes_each(part, "memory of an idle master", grown, count, MOST_CONNECTION_BYTES)
@@ -234,7 +240,7 @@ def _idle_masters(plan: Plan, part: str, count: int) -> Row:
 def large(plan: Plan) -> list[Row]:
     """Have a job of 64 MiB echoed, and one of 16 MiB."""
     with Broker(*ROOMY) as broker:
-        master, slave = Connection(broker.master_port), Connection(broker.slave_port)
+        master, slave = broker.connect_master(), broker.connect_slave()
         slave.ask(join("echo"), 2)
 
         def echo(body_bytes: int) -> float:
@@ -255,7 +261,7 @@ def large(plan: Plan) -> list[Row]:
 def frames(plan: Plan) -> list[Row]:
     """Send 10,000 small frames at once, and 100 at a time."""
     with Broker(*ROOMY) as broker:
-        master, count = Connection(broker.master_port), plan.scaled(10_000)
+        master, count = broker.connect_master(), plan.scaled(10_000)
         master.ask(HELLO, 1)
 
         def pings(at_once: int) -> float:

@@ -18,7 +18,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
-from bench.growth_load import HELLO, OK, RESPOND, Broker, Connection, frame, join
+from bench.growth_broker import OK, Broker, Connection, frame
+from bench.growth_load import HELLO, RESPOND, join
 
 TYPE = "probe"
 PING = frame(b'{"action":"ping"}')
