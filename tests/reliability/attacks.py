@@ -1,7 +1,7 @@
 """
 What hostile peers do, each as a function that raises when the broker does not answer as it should.
 
-They run in a thread, on plain sockets, beside masters and slaves that behave.
+They run in a process of their own, on plain sockets, beside masters and slaves that behave.
 """
 
 from __future__ import annotations

@@ -9,9 +9,11 @@ that does not read they keep at least 0.8 of their throughput.
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import ssl
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import Executor, ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,7 +53,8 @@ async def beside_good_peers(
     Args:
         reactor: Clock and sockets.
         broker: Started with `OPTIONS`.
-        attack: What is done to it, in a thread.
+        attack: What is done to it, in a process of its own: it is to take time from the broker, not from
+            the good master that is in this one.
         quiet_seconds: For how long the good peers' throughput is measured before.
         least_share: Which part of it they must keep.
 
@@ -60,11 +63,16 @@ async def beside_good_peers(
     """
     load = Load(reactor, f"127.0.0.1:{broker.master_port}", masters=1, window=8)
     failures: list[str] = []
-    with Nursery(broker.slave_port) as nursery:
+    with (
+        Nursery(broker.slave_port) as nursery,
+        ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as attacker,
+    ):
         nursery.start(2, job_seconds=0.001)
+        await deferToThread(_call, attacker, name_of, attack)  # now it has started, and imported all it needs
         await load.start()
         before = await _answers_a_second(reactor, load, deferLater(reactor, quiet_seconds, lambda: None))
-        outcome = Deferred.fromCoroutine(_done(attack, target_of(broker), failures))
+        act = partial(_call, attacker, attack, target_of(broker))
+        outcome = Deferred.fromCoroutine(_done(name_of(attack), act, failures))
         during = await _answers_a_second(reactor, load, outcome)
         failures += await load.finish(FINISH_SECONDS)
     share = during / before
@@ -74,14 +82,19 @@ async def beside_good_peers(
     return failures
 
 
-async def _done(attack: Attack, target: Target, failures: list[str]) -> None:
+def _call(attacker: Executor, function: Callable[[Any], str], argument: Any) -> str:
+    """Return what *function* returns in the process of *attacker*, and raise what it raises there."""
+    return attacker.submit(function, argument).result()
+
+
+async def _done(name: str, act: Callable[[], str], failures: list[str]) -> None:
     try:
-        show(await deferToThread(attack, target))
+        show(await deferToThread(act))
     except (Unharmed, OSError) as error:
-        failures.append(f"{name_of(attack)}: {error}")
+        failures.append(f"{name}: {error}")
 
 
-def name_of(attack: Attack) -> str:
+def name_of(attack: Callable[..., str]) -> str:
     """Return what *attack* is called."""
     return str(getattr(attack, "func", attack).__name__)
 
@@ -128,7 +141,8 @@ async def plain_beside_tls(directory: Path) -> list[str]:
     broker = Daemon(directory)
     await deferToThread(broker.start, *OPTIONS, *options)
     try:
-        await _done(partial(attacks.plain_on_a_tls_port, trusting=trusting), target_of(broker), failures)
+        attack = attacks.plain_on_a_tls_port
+        await _done(name_of(attack), partial(attack, target_of(broker), trusting), failures)
     finally:
         broker.kill()
     return failures
