@@ -19,6 +19,7 @@ VERBS = {
     "submit": "Have one job done, and print its answer.",
     "map": "Have a job done for each line of standard input.",
     "work": "Take jobs, and answer them with a Python function or a program.",
+    "bench": "Measure what a broker that runs does for a Python program.",
     "token": "Make a token for a broker's access file.",
     "demo": "Show a broker and two workers at work on real input.",
 }
@@ -54,8 +55,8 @@ A broker, a worker and a job:
 A job for each line of a file:
     gloom map count < lines.txt > answers.jsonl
 
-Where the broker is: --master ADDRESS (submit, map) and --slave ADDRESS
-(work), or the variables GLOOM_MASTER and GLOOM_SLAVE. ADDRESS is HOST:PORT,
+Where the broker is: --master ADDRESS (submit, map, bench) and --slave ADDRESS
+(work, bench), or the variables GLOOM_MASTER and GLOOM_SLAVE. ADDRESS is HOST:PORT,
 or a Twisted client endpoint description such as unix:/run/gloom/masters.sock.
 
 A broker with access rules wants a token: --token-file FILE, or the variable
