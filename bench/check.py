@@ -18,7 +18,7 @@ from bench.systems import SYSTEMS, CannotStart
 
 # The most that a job may cost, as a multiple of the relay's.
 MARGIN = {"A": 4.0, "C": 4.0}
-ROUNDS = 4
+ROUNDS = 8
 JOBS = 15_000
 
 

@@ -29,12 +29,15 @@ class Shape:
     slaves: int
     window: int
 
-    def __str__(self) -> str:
-        masters, slaves = (f"{count} {noun}{'s' * (count > 1)}" for count, noun in self._peers())
-        return f"{masters}, {slaves}, window {self.window}"
+    @property
+    def peers(self) -> str:
+        """Masters and slaves, in words."""
+        return ", ".join(
+            f"{count} {noun}{'s' * (count > 1)}" for count, noun in ((self.masters, "master"), (self.slaves, "slave"))
+        )
 
-    def _peers(self) -> tuple[tuple[int, str], tuple[int, str]]:
-        return (self.masters, "master"), (self.slaves, "slave")
+    def __str__(self) -> str:
+        return f"{self.peers}, window {self.window}"
 
 
 SHAPES = {"A": Shape(4, 8, 64), "B": Shape(1, 4, 4), "C": Shape(8, 64, 64), "S": Shape(1, 1, 1)}

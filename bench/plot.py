@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.measure import SHAPES, Measurement
+from bench.measure import Measurement
 from bench.report import SUSTAINED
 from bench.run import Case, Results
 
@@ -89,7 +89,7 @@ def _cpu(axes: Axes, results: Results, cases: Sequence[Case]) -> None:
     axes.set_title("Broker CPU for one job", loc="left", weight="bold")
     axes.set_ylabel("microseconds")
     axes.margins(y=0.36)
-    axes.set_xticks(range(len(cases)), [f"{case.shape}: {SHAPES[case.shape]}".replace(", w", "\nw") for case in cases])
+    axes.set_xticks(range(len(cases)), [case.title for case in cases])
 
 
 def _latency(axes: Axes, results: Results, cases: Sequence[Case]) -> None:

@@ -97,7 +97,7 @@ def row(case: Case, measured: Measured, name: str) -> list[str]:
 def table(results: Results) -> Table:
     """Return all of *results*, a section for each load."""
     shown = Table(title="Medians; ranges of the rounds in brackets", title_justify="left")
-    shown.add_column("load, system", max_width=34)
+    shown.add_column("load, system")
     for heading in ("CPU us/job", "of gearmand", "of relay", "jobs/s", "p50 us", "p99 us", "p99.9 us", "peak MiB"):
         shown.add_column(heading, justify="right")
     shown.add_column("note")

@@ -28,13 +28,16 @@ class Case:
 
     @property
     def title(self) -> str:
-        """What it is, for a heading."""
-        parts = [f"{self.shape}: {SHAPES[self.shape]}", _size(self.body_bytes)]
-        if self.rate:
-            parts = [f"{self.shape} at {self.rate:,.0f} jobs/s offered", _size(self.body_bytes)]
-        if self.fill:
-            parts.append(f"{self.fill:,} other jobs queued")
-        return ", ".join(parts)
+        """What it is, in lines."""
+        window = self.load(1).window
+        loop = f"{self.rate:,.0f} jobs/s offered" if self.rate else f"window {window}"
+        queued = f"\n{self.fill:,} other jobs queued" if self.fill else ""
+        return f"{self.shape}: {SHAPES[self.shape].peers}\n{_size(self.body_bytes)}, {loop}{queued}"
+
+    @property
+    def name(self) -> str:
+        """What it is, in a line."""
+        return self.title.replace("\n", ", ")
 
     def load(self, jobs: int) -> Load:
         """Return the load, of *jobs* or fewer."""
@@ -100,11 +103,11 @@ def run(plan: Plan, systems: Sequence[System], tell: Callable[[str], None]) -> R
         measured = results.measured[case] = {system.name: [] for system in able}
         for number in range(1, plan.rounds + 1):
             for system in able:
-                tell(f"{case.title}: round {number} of {plan.rounds}, {system.name}")
+                tell(f"{case.name}: round {number} of {plan.rounds}, {system.name}")
                 try:
                     measured[system.name].append(measure(system, case.load(plan.jobs)))
                 except (CannotStart, LoadFailed) as error:
-                    results.failures.append(f"{case.title}: {error}")
+                    results.failures.append(f"{case.name}: {error}")
     return results
 
 
