@@ -17,8 +17,8 @@ from bench.user_level.systems import SYSTEMS
 
 def figures(rate: float, p50: float) -> dict[str, dict[str, float]]:
     return {
-        "one": {"p50_ms": p50, "p99_ms": 2 * p50, "cpu_us_per_job": 300.0},
-        "many": {"jobs_per_second": rate, "cpu_us_per_job": 100.0},
+        "one": {"p50_ms": p50, "p99_ms": 2 * p50, "cpu_ms_per_job": 0.3},
+        "many": {"jobs_per_second": rate, "cpu_ms_per_job": 0.1},
     }
 
 
@@ -40,8 +40,8 @@ def test_neither_the_first_answer_nor_the_warm_up_counts() -> None:
     meter = Meter(0, 0, counting([5.0, 7.0, 7.5]))
     assert [meter.answered(0.0) for _ in range(3)] == [True, True, False]
     assert meter.figures["jobs"] == 1
-    assert meter.figures["cpu_us_per_job"] == 500_000
-    assert meter.figures["cpu_us_per_job_of"] == {"client": 500_000, "broker": 0}
+    assert meter.figures["cpu_ms_per_job"] == 500
+    assert meter.figures["cpu_ms_per_job_of"] == {"client": 500, "broker": 0}
 
 
 def test_one_at_a_time_has_latencies() -> None:
@@ -82,11 +82,11 @@ def test_a_row_has_medians_ranges_and_how_many_times_as_fast_gloom_is() -> None:
     celery = report.summary([figures(300, 4.0), figures(500, 2.0), figures(450, 3.0)])
     assert report.row(celery, gloom) == [
         "450\n(300-500)",
-        "20",
-        "100\n(100-100)",
-        "3.00\n(2.00-4.00)",
-        "6.00\n(4.00-8.00)",
-        "300\n(300-300)",
+        "20.0",
+        "0.1\n(0.1-0.1)",
+        "3\n(2-4)",
+        "6\n(4-8)",
+        "0.3\n(0.3-0.3)",
     ]
     assert report.row(celery, None)[1] == ""
 

@@ -46,8 +46,8 @@ class Failed(Exception):
 def main() -> int:
     """Run what the command line says, and return the exit status."""
     arguments = _arguments()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, exit_at)
+    for stopping in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stopping, exit_at)
     skipped = dict[str, str]()
     interpreters = _interpreters(arguments.systems, skipped)
     rounds: dict[str, list[report.Round]] = {name: [] for name in interpreters}

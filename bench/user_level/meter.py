@@ -73,8 +73,8 @@ class Meter:
             "jobs": self._jobs,
             "seconds": now - self._start,
             "jobs_per_second": self._jobs / (now - self._start),
-            "cpu_us_per_job": sum(used.values()) / self._jobs * 1e6,
-            "cpu_us_per_job_of": {part: seconds / self._jobs * 1e6 for part, seconds in used.items()},
+            "cpu_ms_per_job": sum(used.values()) / self._jobs * 1e3,
+            "cpu_ms_per_job_of": {part: seconds / self._jobs * 1e3 for part, seconds in used.items()},
         }
         if self._latencies:
             self.figures["p50_ms"] = percentile(self._latencies, 50) * 1e3

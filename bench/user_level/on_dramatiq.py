@@ -23,10 +23,10 @@ dramatiq.set_broker(broker)
 job = dramatiq.actor(echo, store_results=True)
 
 
-def start(farm: Farm, workers: int) -> None:
-    """Start Redis, and *workers* processes with as many threads as they have by default."""
+def start(farm: Farm, workers: int, *options: str) -> None:
+    """Start Redis, and *workers* processes with *options*; without, each has 8 threads."""
     farm.start_redis()
-    farm.start_python("workers", "-m", "dramatiq", __name__, "--processes", str(workers))
+    farm.start_python("workers", "-m", "dramatiq", __name__, "--processes", str(workers), *options)
 
 
 def measure(one: Meter, many: Meter, window: int) -> None:

@@ -21,10 +21,10 @@ WANTED_P50_MS = 0.5
 
 _FIGURES = (
     ("many", "jobs_per_second"),
-    ("many", "cpu_us_per_job"),
+    ("many", "cpu_ms_per_job"),
     ("one", "p50_ms"),
     ("one", "p99_ms"),
-    ("one", "cpu_us_per_job"),
+    ("one", "cpu_ms_per_job"),
 )
 
 
@@ -40,14 +40,14 @@ def summary(rounds: Sequence[Round]) -> dict[str, dict[str, float]]:
 def table(summaries: Mapping[str, Mapping[str, Mapping[str, float]]], window: int) -> Table:
     """Return the table of *summaries*, by the name of the system."""
     drawn = Table(title="An echo job and its answer: medians (least-most)")
-    drawn.add_column("")
+    drawn.add_column("", no_wrap=True)
     for heading in (
         f"answered jobs/s,\n{window} in flight",
         "gloom is\ntimes as fast",
-        "CPU us a job,\nall processes",
+        "CPU ms a job,\nall processes",
         "one at a time:\np50 ms",
         "\np99 ms",
-        "\nCPU us a job",
+        "\nCPU ms a job",
     ):
         drawn.add_column(heading, justify="right")
     for name, figures in summaries.items():
@@ -58,16 +58,8 @@ def table(summaries: Mapping[str, Mapping[str, Mapping[str, float]]], window: in
 def row(figures: Mapping[str, Mapping[str, float]], gloom: Mapping[str, Mapping[str, float]] | None) -> list[str]:
     """Return the cells of one system's *figures*; *gloom* has those of gloom, if it was measured."""
     rate, *others = figures.values()
-    times = "" if gloom is None else f"{gloom['many.jobs_per_second']['median'] / rate['median']:.3g}"
-    cpu, p50, p99, cpu_of_one = others
-    return [
-        _cell(rate, ",.0f"),
-        times,
-        _cell(cpu, ",.0f"),
-        _cell(p50, ".2f"),
-        _cell(p99, ".2f"),
-        _cell(cpu_of_one, ",.0f"),
-    ]
+    times = "" if gloom is None else f"{gloom['many.jobs_per_second']['median'] / rate['median']:.1f}"
+    return [_cell(rate, ",.0f"), times, *(_cell(values, ".3g") for values in others)]
 
 
 def bars(summaries: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[dict[str, Any]]:

@@ -6,9 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-_REDIS_KEEPS = (
-    "what is queued and answered, up to Redis's last snapshot: by default a minute ago, with few changes an hour"
-)
+_REDIS_KEEPS = "what is queued and answered, as of Redis's last snapshot: 1 minute ago under load, at most 1 hour"
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ SYSTEMS = {
     "gloom": System(
         "gloom",
         (),
-        keeps="nothing in the broker; clients submit again what is unanswered",
+        keeps="nothing; its clients submit again what is unanswered",
         jobs="pushed; `gloom work -c 2`",
         answers="pushed; `await master.submit(...)`, and `master.map(..., window=64)` as completed",
         redis=False,
@@ -75,6 +73,13 @@ SYSTEMS = {
         answers="blocking read; `message.get_result(block=True)`, in order",
         wanted=True,
     ),
+    "dramatiq-1": System(
+        "Dramatiq, 1 thread",
+        ("dramatiq",),
+        keeps=_REDIS_KEEPS,
+        jobs="polls; 1 thread a process, and so fewer jobs fetched ahead",
+        answers="as Dramatiq",
+    ),
     "huey": System(
         "Huey",
         ("huey",),
@@ -86,7 +91,7 @@ SYSTEMS = {
     "dask": System(
         "dask.distributed",
         ("distributed",),
-        keeps="nothing in the scheduler",
+        keeps="nothing",
         jobs="pushed; 1 thread a process",
         answers="pushed; `future.result()`, and `as_completed(..., with_results=True)`",
         redis=False,
