@@ -19,6 +19,7 @@ from bench.run import Case, Results
 SUSTAINED = 0.95
 # A latency is the system's, and not the load generator's, when that sent in time.
 LATE = 0.5
+HEADINGS = ("CPU us/job", "of gearmand", "of relay", "jobs/s", "p50 us", "p99 us", "p99.9 us", "peak MiB")
 
 Measured = Mapping[str, Sequence[Measurement]]
 
@@ -75,7 +76,7 @@ def row(case: Case, measured: Measured, name: str) -> list[str]:
     """Return the cells of *name* in the table."""
     measurements = measured[name]
     if not measurements:
-        return [name, "failed", *[""] * 8]
+        return [name, "failed", *[""] * len(HEADINGS)]
 
     def median(figure: Callable[[Measurement], float]) -> str:
         return f"{statistics.median(map(figure, measurements)):,.0f}"
@@ -98,7 +99,7 @@ def table(results: Results) -> Table:
     """Return all of *results*, a section for each load."""
     shown = Table(title="Medians; ranges of the rounds in brackets", title_justify="left")
     shown.add_column("load, system")
-    for heading in ("CPU us/job", "of gearmand", "of relay", "jobs/s", "p50 us", "p99 us", "p99.9 us", "peak MiB"):
+    for heading in HEADINGS:
         shown.add_column(heading, justify="right")
     shown.add_column("note")
     for case, measured in results.measured.items():

@@ -13,6 +13,7 @@ import pytest
 from bench.measure import Measurement
 from bench.report import Spread, notes, ratio, row, write_json
 from bench.run import Case, Plan, Results
+from bench.show import markdown, read
 from bench.systems import SYSTEMS
 
 
@@ -130,7 +131,8 @@ def test_a_system_that_is_not_installed_is_left_out_with_a_line() -> None:
 
 def test_the_json_file_has_every_measurement(tmp_path: Path) -> None:
     """Each with its load, its round and what follows from the figures."""
-    results = Results({Case("A", rate=5000): {"gloom": [measurement(), measurement(cpu_seconds=0.03)]}})
+    measured = {Case("A", rate=5000.0): {"gloom": [measurement(), measurement(cpu_seconds=0.03)]}}
+    results = Results(measured, ["nats went away"])
     write_json(results, {"machine": {"cores": 2}}, tmp_path / "results.json")
     content = json.loads((tmp_path / "results.json").read_text())
     assert content["machine"] == {"cores": 2}
@@ -138,3 +140,19 @@ def test_the_json_file_has_every_measurement(tmp_path: Path) -> None:
     assert (second["shape"], second["rate"], second["system"], second["round"]) == ("A", 5000, "gloom", 2)
     assert (second["p99_9_us"], second["jobs_per_second"], second["load_is_busy"]) == (2000.0, 1000.0, False)
     assert second["cpu_us"] == pytest.approx(30.0)
+    assert read([content]) == results
+
+
+def test_of_several_files_the_first_counts() -> None:
+    """A load that two runs had is shown as the first run measured it, beside the loads that only one had."""
+    first = Results({Case("A"): {"gloom": [measurement()]}})
+    second = Results({Case("A"): {"gloom": [measurement(cpu_seconds=9.0)]}, Case("B"): {"gloom": [measurement()]}})
+    contents = [{"failures": [], "measurements": results.as_json()} for results in (first, second)]
+    assert read(contents).measured == {**second.measured, **first.measured}
+
+
+def test_markdown_has_a_table_for_each_load() -> None:
+    """With the cells of the table on the terminal."""
+    lines = markdown(Results({Case("S"): {"gloom": [measurement()]}})).splitlines()
+    assert lines[0] == "**S: 1 master, 1 slave, 100 B, window 1**"
+    assert lines[4] == "| gloom | 20.0 | - | - | 1,000 | 100 | 900 | 2,000 | 50 |  |"
