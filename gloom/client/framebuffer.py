@@ -65,6 +65,13 @@ class FrameBuffer:
         self._start += self._needed
         return bytes(memoryview(self._data)[begin : self._start])
 
+    def only_frame(self, data: bytes) -> bytes | None:
+        """Return the payload where the next bytes are *data*, just one whole frame; else None, and nothing is taken."""
+        if self._start < self._end or len(data) < _HEADER.size:
+            return None
+        (length,) = _HEADER.unpack_from(data)
+        return data[_HEADER.size :] if _HEADER.size + length == len(data) else None
+
     def cut_off(self) -> str:
         """Return where in a frame the bytes ended, for a person; empty between frames."""
         pending = self._end - self._start

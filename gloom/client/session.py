@@ -14,7 +14,10 @@ from typing import Any
 from msgspec import Raw, Struct
 
 from gloom.errors import JobFailed, ProtocolError, RequestRefused
-from gloom.messages import BrokerMessage, Hello, Progress, Request, decode_broker_message, encode_request
+from gloom.messages import OK, BrokerMessage, Hello, Progress, Request, decode_broker_message, encode_request
+
+# Half of what a client hears: read once.
+_OK_MESSAGE = decode_broker_message(OK)
 
 
 class Greeting(Hello, tag="hello"):
@@ -139,7 +142,7 @@ class Session:
         Raises:
             ProtocolError: It is not a message, or a reply without a request.
         """
-        message = decode_broker_message(frame)
+        message = _OK_MESSAGE if frame == OK else decode_broker_message(frame)
         if message.action is not None:
             return _unasked(message)
         if message.id is not None:

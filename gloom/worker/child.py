@@ -50,6 +50,9 @@ _LONGEST_TRACEBACK = 64 * 1024
 _OWN_FILES = str(Path(__file__).parent) + os.sep
 _IMPORT_FILES = (importlib.__file__, "<frozen importlib")
 
+# No need to look what they can do.
+_PLAIN_TYPES = frozenset({type(None), bool, int, float, str, list, dict})
+
 #: Answers one job, or raises.
 Work = Callable[[Job], Raw]
 
@@ -73,7 +76,7 @@ class FunctionCall:
 
     def __call__(self, job: Job) -> Raw:
         answer = self._function(value_of(job))
-        if isawaitable(answer):
+        if type(answer) not in _PLAIN_TYPES and isawaitable(answer):
             answer = self._awaiter.result_of(answer)
         try:
             return encode_body(answer)
@@ -231,9 +234,10 @@ def _serve(work: Work, jobs: FileIO, outcomes: FileIO) -> None:
 
 
 def _write(outcomes: FileIO, payload: bytes) -> None:
-    rest = memoryview(to_frame(payload))
-    while rest:
-        rest = rest[outcomes.write(rest) :]
+    frame = to_frame(payload)
+    written = outcomes.write(frame)
+    while written < len(frame):
+        written += outcomes.write(memoryview(frame)[written:])
 
 
 if __name__ == "__main__":
