@@ -254,3 +254,17 @@ def test_a_failure_is_still_a_failure(farm: Farm) -> None:
     farm.slave("half", lambda n: 1 / n, slots=5)
     with pytest.raises(JobFailed, match="ZeroDivisionError"):
         farm.result(farm.master().submit("half", 0))
+
+
+def test_a_long_failure_beside_another_job_is_told_of_the_right_one() -> None:
+    """Cut to what the broker takes, it still names its job."""
+    with Farm(Settings(max_frame_bytes=1024)) as farm:
+        work = Work()
+        farm.slave("work", work, slots=2)
+        first, second = farm.master().submit_many("work", range(2))
+        farm.advance()
+        work.runs[0].errback(ValueError("x" * 5000))
+        with pytest.raises(JobFailed, match=r"ValueError: x{50}$"):
+            farm.result(first)
+        work.runs[1].callback("done")
+        assert farm.result(second) == "done"

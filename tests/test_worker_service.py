@@ -282,6 +282,39 @@ def test_the_child_of_a_job_that_is_cancelled_is_killed(shop: Workshop) -> None:
     assert master.take()[-1] == {"id": 1, "body": 2}
 
 
+def test_the_end_of_one_child_leaves_the_others_at_work(shop: Workshop) -> None:
+    """One connection serves all: a cancelled job takes its own process along, and no other job."""
+    shop.start(2)
+    shop.ready()
+    master = shop.master(1, 2, 3)
+    master.ask({"action": "cancel", "id": 0})
+    assert [child.was_killed for child in shop.children[:2]] == [True, False]
+    shop.children[1].says(ANSWER, b"2")
+    shop.advance()
+    assert master.take() == [{"id": 1, "body": 2}]
+    # The third job went to the child that lives; no fourth one comes before there is another child.
+    assert [job.id for job in shop.children[1].jobs] == [1, 2]
+    master.ask({"action": "submit", "id": 3, "type": "count", "body": 4})
+    assert not shop.children[2].jobs
+    shop.ready(2)
+    assert [job.id for job in shop.children[2].jobs] == [3]
+
+
+def test_a_child_of_a_lost_connection_takes_jobs_when_it_is_free_beside_the_others(shop: Workshop) -> None:
+    """After a reconnect a free child works at once; the one that still runs an old job joins when that has ended."""
+    shop.start(2)
+    shop.ready()
+    shop.master(1)
+    shop.gloom.restart()
+    shop.gloom.drop_all()
+    shop.advance(0.2)
+    shop.master(2, 3)
+    assert [len(child.jobs) for child in shop.children] == [1, 1]
+    shop.children[0].says(ANSWER, b"1")
+    shop.advance()
+    assert [bytes(job.body) for job in shop.children[0].jobs] == [b"1", b"3"]
+
+
 def test_a_worker_may_have_several_types(shop: Workshop) -> None:
     """Each child takes jobs of all of them."""
     shop.start(types=["count", "sum"])
