@@ -95,7 +95,7 @@ def run(plan: Plan, systems: Sequence[System], tell: Callable[[str], None]) -> R
     """
     Measure all of *plan*, the systems in turn within each round. *tell* hears what comes next.
 
-    Each system is started afresh for each measurement: gearmand gets slower with the jobs it has done.
+    Each system is started afresh for each measurement, so that none has a past.
     """
     results = Results()
     for case in plan.cases():
