@@ -89,9 +89,14 @@ class Plan:
         return statistics.median(smalls), statistics.median(larges)
 
 
+# Of a figure that others are divided by.
+_LEAST = 0.01
+
+
 def _times(part: str, name: str, figures: tuple[float, float], bar: float = MOST_TIMES, what: str = "us a job") -> Row:
     small, large = figures
-    return Row(part, name, large / small, "times", bar, f"{large:.1f} against {small:.1f} {what}")
+    # The system counts in steps: a measurement of very few jobs may have used none.
+    return Row(part, name, large / max(small, _LEAST), "times", bar, f"{large:.1f} against {small:.1f} {what}")
 
 
 def _bytes_each(part: str, name: str, grown: int, count: int, bar: float) -> Row:

@@ -6,10 +6,12 @@ The rooms, in the order in which imports may go down (docs/architecture.md):
     errors, settings    exceptions; limits and times
     messages            the wire's vocabulary: bytes <-> values
     interfaces          what a broker and its peers promise each other
+    lazyheap            a heap with removal
     jobqueue, deadlines strict priority order; what is due next
     jobs                the broker's records
     broker              every state and every transition
     access              who may do what: tokens, certificate names, roles
+    polling             reading all sockets in one event
     sending, framing    bytes <-> frames, for both ends
     peers, protocols    a frame -> a verb of the broker
     service, tap        listening, draining, stopping; twistd's door

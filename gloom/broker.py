@@ -28,6 +28,11 @@ from gloom.jobqueue import first_of
 from gloom.jobs import BASE_TERMS, Failure, Job, JobKey, Line, Master, Receipt, Slave, Terms
 from gloom.settings import Settings
 
+# What a master leaves behind is forgotten in steps of at most so many jobs, about 2 ms:
+# a million at once would keep every other peer waiting for more than a second.
+_MOST_REAPED = 1000
+_ROOMY_BYTES = 100_000
+
 
 @implementer(IBroker)
 class MemoryBroker:
@@ -50,7 +55,10 @@ class MemoryBroker:
         self._bytes = 0
         self._lines: dict[str | None, Line] = {}
         self._submitted = 0
+        self._alarm = alarm
         self._deadlines: Deadlines[Job] = Deadlines(alarm)
+        # Those whose jobs are not all forgotten yet.
+        self._gone_masters: list[Master] = []
         self._draining = False
         self._drained: Callable[[], None] | None = None
 
@@ -67,11 +75,10 @@ class MemoryBroker:
 
     def master_lost(self, master: Master, now: float) -> None:
         """See `IBroker.master_lost`."""
-        jobs, master.jobs = master.jobs, set()
-        for job in jobs:
-            job.masters = tuple(other for other in job.masters if other is not master)
-            if job.slave is None and not job.masters:
-                self._forget(job)
+        master.is_gone = True
+        if master.jobs:
+            self._gone_masters.append(master)
+            self._reap(now)
 
     def submit(
         self,
@@ -84,24 +91,28 @@ class MemoryBroker:
         now: float,
     ) -> None:
         """See `IBroker.submit`."""
-        if id in self._jobs:
-            self._submit_again(master, self._jobs[id], type, terms)
+        jobs = self._jobs
+        if id in jobs and not self._drop_if_abandoned(jobs[id]):
+            self._submit_again(master, jobs[id], type, terms)
             return
         size = len(payload)
         if (
-            len(self._jobs) >= self._max_jobs
+            len(jobs) >= self._max_jobs
             or self._bytes + size > self._max_bytes
             or len(master.jobs) >= self._max_master_jobs
             or master.queued_bytes + size > self._max_master_bytes
         ):
-            raise self._refusal(master, size)
+            self._make_room(master, size, now)
         if terms.require_slave and not self._has_slave(type):
             raise NoSlaves("no slave has joined" if type is None else f"no slave has joined the type {_show(type)}")
-        job = Job(id, self._line_of(type), priority, self._submitted, payload, master.alone, terms, now)
-        self._submitted += 1
-        self._jobs[id] = job
+        line = self._lines.get(type)
+        if line is None:
+            line = self._new_line(type)
+        line.users += 1
+        self._submitted = sequence = self._submitted + 1
+        job = jobs[id] = Job(id, line, priority, sequence, payload, master.alone, terms, now)
         self._bytes += size
-        master.jobs.add(job)
+        master.jobs[job] = None
         master.queued_bytes += size
         master.peer.accepted()
         if terms.delay_seconds:
@@ -109,7 +120,14 @@ class MemoryBroker:
         else:
             self._place(job, now)
 
-    def _refusal(self, master: Master, size: int) -> Busy | Draining:
+    def _make_room(self, master: Master, size: int, now: float) -> None:
+        """Forget what nobody waits for; refuse a job of *size* bytes if that is not enough."""
+        self._reap(now)
+        refusal = self._refusal(master, size)
+        if refusal is not None:
+            raise refusal
+
+    def _refusal(self, master: Master, size: int) -> Busy | Draining | None:
         if self._draining:
             return Draining("the broker is shutting down")
         if len(self._jobs) >= self._max_jobs:
@@ -119,8 +137,10 @@ class MemoryBroker:
         if self._bytes + size > self._max_bytes:
             limit = f"{self._max_bytes} bytes of jobs in flight (--max-queued-bytes)"
             return Busy(f"with {size} bytes more the broker would go over its {limit}")
-        limit = f"{self._max_master_bytes} bytes of jobs in flight (--master-share)"
-        return Busy(f"with {size} bytes more this master would go over its {limit}")
+        if master.queued_bytes + size > self._max_master_bytes:
+            limit = f"{self._max_master_bytes} bytes of jobs in flight (--master-share)"
+            return Busy(f"with {size} bytes more this master would go over its {limit}")
+        return None
 
     def _submit_again(self, master: Master, job: Job, type: str | None, terms: Terms) -> None:
         # The type must be right: with access rules it says whether this master may have the answer.
@@ -128,7 +148,7 @@ class MemoryBroker:
             raise IdExists(str(job.id))
         if master not in job.masters:
             job.masters = (*job.masters, master)
-            master.jobs.add(job)
+            master.jobs[job] = None
             master.queued_bytes += len(job.payload)
         master.peer.accepted()
 
@@ -167,9 +187,10 @@ class MemoryBroker:
     def join(self, slave: Slave, types: Sequence[str | None], slots: int, now: float) -> None:
         """See `IBroker.join`."""
         self._leave_lines(slave)
-        slave.lines = tuple(self._line_of(type) for type in dict.fromkeys(types))
+        slave.lines = tuple(self._lines.get(type) or self._new_line(type) for type in dict.fromkeys(types))
         slave.slots = slots
         for line in slave.lines:
+            line.users += 1
             line.slaves += 1
         slave.peer.accepted()
         self._serve(slave, now)
@@ -185,8 +206,8 @@ class MemoryBroker:
         slave.peer.accepted()
         if job is not None:
             for master in job.masters:
-                receipt = _receipt(job, slave, now) if master.peer.wants_receipts else None
-                master.peer.answered(job.id, body, receipt)
+                peer = master.peer
+                peer.answered(job.id, body, _receipt(job, slave, now) if peer.wants_receipts else None)
             self._forget(job)
         self._serve(slave, now)
 
@@ -226,13 +247,16 @@ class MemoryBroker:
         """See `IBroker.deadline_passed`."""
         for job in self._deadlines.due(now):
             job.deadline = None
+            if self._drop_if_abandoned(job):
+                continue
             if job.slave is not None:
                 self._time_out(job, job.slave, now)
             elif job.queued:
                 self._fail(job, "expired", f"no slave took it within {job.terms.expires_seconds:g} s")
             else:
                 self._place(job, now)  # its delay is over
-        return self._deadlines.next()
+        self._reap(now)
+        return now if self._gone_masters else self._deadlines.next()
 
     def _time_out(self, job: Job, slave: Slave, now: float) -> None:
         self._attempt_ended(job, slave, "timeout", now)
@@ -292,12 +316,13 @@ class MemoryBroker:
 
     def _take_for(self, slave: Slave) -> Job | None:
         """Take the first job that *slave* could take from its queue."""
-        job = self._first_for(slave)
-        if job is None:
-            return None
-        if job.id in slave.hand:
-            return self._take_past_ended_attempts(slave)
-        return job.line.queue.pop()
+        while (job := self._first_for(slave)) is not None:
+            if job.masters[0].is_gone and self._drop_if_abandoned(job):
+                continue
+            if job.id in slave.hand:
+                return self._take_past_ended_attempts(slave)
+            return job.line.queue.pop()
+        return None
 
     def _take_past_ended_attempts(self, slave: Slave) -> Job | None:
         """As `_take_for`, where an ended attempt of the first job is still in this very hand."""
@@ -314,9 +339,10 @@ class MemoryBroker:
     def _first_for(self, slave: Slave) -> Job | None:
         first = None
         for line in slave.lines:
-            job = line.queue.peek()
-            if job is not None:
-                first = job if first is None else first_of(first, job)
+            if line.queue.entries:
+                job = line.queue.peek()
+                if job is not None:
+                    first = job if first is None else first_of(first, job)
         return first
 
     def _assign(self, job: Job, slave: Slave, now: float) -> None:
@@ -400,20 +426,56 @@ class MemoryBroker:
         self._forget(job)
 
     def _forget(self, job: Job) -> None:
-        del self._jobs[job.id]
+        jobs = self._jobs
+        del jobs[job.id]
         size = len(job.payload)
         self._bytes -= size
         for master in job.masters:
-            master.jobs.discard(job)
+            del master.jobs[job]
             master.queued_bytes -= size
+            if not master.jobs:
+                _give_back(master.jobs)
         if job.queued:
             job.line.queue.remove(job)
             # The queue drops its entry later, perhaps much later.
             job.payload = b""
-        self._drop_deadline(job)
+        if job.deadline is not None:
+            self._drop_deadline(job)
         self._unuse(job.line)
-        if self._draining:
-            self._tell_if_drained()
+        if not jobs:
+            _give_back(jobs)
+            if self._draining:
+                self._tell_if_drained()
+
+    # Jobs of masters that have gone
+
+    def _reap(self, now: float) -> None:
+        """Forget some of the jobs that nobody waits for, and ask to be called for the rest."""
+        left = _MOST_REAPED
+        while self._gone_masters and left:
+            master = self._gone_masters[-1]
+            for _ in range(min(left, len(master.jobs))):
+                # The latest first: it stands at the end of its queue, where it leaves no gap.
+                self._abandon(master, master.jobs.popitem()[0])
+                left -= 1
+            if not master.jobs:
+                self._gone_masters.pop()
+        if self._gone_masters:
+            self._alarm(now)
+
+    def _abandon(self, master: Master, job: Job) -> None:
+        """*master*, which has gone, does not wait for *job* any more."""
+        job.masters = tuple(other for other in job.masters if other is not master)
+        master.queued_bytes -= len(job.payload)
+        if job.slave is None and not job.masters:
+            self._forget(job)
+
+    def _drop_if_abandoned(self, job: Job) -> bool:
+        """Forget *job* if all its masters have gone and no slave has it; return whether that was so."""
+        if job.slave is None and all(master.is_gone for master in job.masters):
+            self._forget(job)
+            return True
+        return False
 
     def _drop_deadline(self, job: Job) -> None:
         if job.deadline is not None:
@@ -430,12 +492,8 @@ class MemoryBroker:
             line.slaves -= 1
             self._unuse(line)
 
-    def _line_of(self, type: str | None) -> Line:
-        """Return the line of *type* for one more user."""
-        line = self._lines.get(type)
-        if line is None:
-            line = self._lines[type] = Line(type)
-        line.users += 1
+    def _new_line(self, type: str | None) -> Line:
+        line = self._lines[type] = Line(type)
         return line
 
     def _unuse(self, line: Line) -> None:
@@ -443,6 +501,12 @@ class MemoryBroker:
         line.users -= 1
         if not line.users:
             del self._lines[line.type]
+
+
+def _give_back(emptied: dict[Any, Any]) -> None:
+    """Free the memory of a dict that was large: by deletion alone it never shrinks."""
+    if emptied.__sizeof__() > _ROOMY_BYTES:
+        emptied.clear()
 
 
 def _receipt(job: Job, slave: Slave, now: float) -> Receipt:

@@ -21,10 +21,12 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime, ISystemHandl
 from twisted.protocols.basic import Int32StringReceiver
 from twisted.python.failure import Failure
 
-from gloom.sending import LARGEST_FRAME_BYTES, FlushTurn, FrameSender, to_frame
+from gloom.polling import SocketPoll
+from gloom.sending import LARGE_BYTES, LARGEST_FRAME_BYTES, FlushTurn, FrameSender, to_frame
 
 __all__ = ["LARGEST_FRAME_BYTES", "FlushTurn", "FrameProtocol", "StallWatch", "to_frame"]
 
+_READ_BYTES = 65536
 _HEADER = Struct("!I")
 _pack_length = _HEADER.pack
 _unpack_length = _HEADER.unpack_from
@@ -105,7 +107,13 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
         pause_unread_bytes: From how many waiting bytes on nothing is read from the peer.
         max_unread_bytes: How many may wait, before the peer is dropped.
         stalls: Who drops this connection when a frame stands half way; None for nobody.
+        poll: What reads plain sockets; None for the reactor.
+
+    Attributes:
+        counts_life: Whether `alive` wants to hear of each chunk that arrives.
     """
+
+    counts_life = False
 
     def __init__(
         self,
@@ -117,8 +125,13 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
         pause_unread_bytes: float = math.inf,
         max_unread_bytes: float = math.inf,
         stalls: StallWatch | None = None,
+        poll: SocketPoll | None = None,
     ) -> None:
         super().__init__(flushes, pause_unread_bytes, max_unread_bytes)
+        self._poll: Any = poll
+        # The socket, while the poll reads it.
+        self._polled: Any = None
+        self._descriptor = -1
         self.MAX_LENGTH = max_frame_bytes
         self._stalls = stalls
         self._had_a_frame = False
@@ -136,51 +149,80 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
     def connectionMade(self) -> None:
         self.start_sending()
         _set_tcp_options(self.transport)
+        if self._poll is not None and self._socket_send is not None:
+            self._read_by_poll(self.transport)
+
+    def _read_by_poll(self, transport: Any) -> None:
+        transport.pauseProducing()
+        self._polled = transport.getHandle()
+        self._descriptor = self._polled.fileno()
+        self._poll.add(self._descriptor, self._read)
+
+    def _read_by_reactor(self) -> None:
+        """Have the transport read again: it knows what an end and an error mean."""
+        if self._polled is not None:
+            self._polled = None
+            self._poll.remove(self._descriptor)
+            self.transport.resumeProducing()
+
+    def _read(self) -> None:
+        """Read the socket once."""
+        try:
+            data = self._polled.recv(_READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if data:
+            self.dataReceived(data)
+        else:
+            self._read_by_reactor()
 
     def dataReceived(self, data: bytes) -> None:
-        if self._closed:
+        if self.counts_life:
+            self.alive()
+        if self._partial or self.paused or self._parsing or self._closed:
+            self._continue(data)
             return
-        if self._partial or self.paused or self._parsing:
-            self._partial += data
-            if len(self._partial) < self._needed_bytes or self.paused or self._parsing:
-                self._watch()
-                return
-            data = self._take_partial()
-        self._parse(data)
-        if self._partial or self._watched:
-            self._watch()
-
-    def _watch(self) -> None:
-        """Have a frame that stands half way watched, and one that does not forgotten."""
-        if self._stalls is None:
-            return
-        # Half way is what the peer has not sent: not what this end is too busy to read.
-        self._watched = bool(self._partial) and not self.paused and not self._closed
-        if self._watched:
-            self._stalls.begin(self, again=self._had_a_frame)
-        else:
-            self._stalls.end(self)
-
-    def _take_partial(self) -> bytes:
-        data = bytes(self._partial)
-        self._partial = bytearray()
-        return data
-
-    def _parse(self, data: bytes) -> None:
-        """Deliver the frames of *data*, and of what arrives meanwhile."""
         self._parsing = True
         try:
-            while True:
-                rest = self._deliver(data)
-                if self._closed:
-                    return
-                if rest < len(data):
-                    self._partial[:0] = memoryview(data)[rest:]
-                if self.paused or len(self._partial) < self._needed_bytes:
-                    return
-                data = self._take_partial()
+            rest = self._deliver(data)
         finally:
             self._parsing = False
+        if rest < len(data) or self._partial or self._watched:
+            self._keep(data, rest)
+
+    def alive(self) -> None:
+        """The peer has sent something; called for each chunk if `counts_life`."""
+
+    def _continue(self, data: bytes) -> None:
+        """Take *data* where there is more than data to think of."""
+        if self._closed:
+            return
+        self._partial += data
+        if not self._parsing:
+            self._deliver_partial()
+
+    def _keep(self, data: bytes, rest: int) -> None:
+        """Keep what is not delivered of *data*, before what has arrived meanwhile."""
+        if not self._closed:
+            self._partial[:0] = memoryview(data)[rest:]
+            self._deliver_partial()
+
+    def _deliver_partial(self) -> None:
+        """Deliver the frames of what is kept, and of what arrives meanwhile."""
+        while len(self._partial) >= self._needed_bytes and not self.paused:
+            data = bytes(self._partial)
+            self._partial = bytearray()
+            self._parsing = True
+            try:
+                rest = self._deliver(data)
+            finally:
+                self._parsing = False
+            if self._closed:
+                break
+            self._partial[:0] = memoryview(data)[rest:]
+        self._watch()
 
     def _deliver(self, data: bytes) -> int:
         """Deliver each whole frame of *data*; return where the rest begins."""
@@ -206,17 +248,33 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
             self._had_a_frame = True
         return offset
 
+    def _watch(self) -> None:
+        """Have a frame that stands half way watched, and one that does not forgotten."""
+        if self._stalls is None:
+            return
+        # Half way is what the peer has not sent: not what this end is too busy to read.
+        self._watched = bool(self._partial) and not self.paused and not self._closed
+        if self._watched:
+            self._stalls.begin(self, again=self._had_a_frame)
+        else:
+            self._stalls.end(self)
+
     def pauseProducing(self) -> None:
         self.paused = True
-        cast(Any, self.transport).pauseProducing()
+        if self._polled is not None:
+            self._poll.remove(self._descriptor)
+        else:
+            cast(Any, self.transport).pauseProducing()
         self._watch()
 
     def resumeProducing(self) -> None:
         self.paused = False
-        cast(Any, self.transport).resumeProducing()
-        if not self._parsing and len(self._partial) >= self._needed_bytes:
-            self._parse(self._take_partial())
-        self._watch()
+        if self._polled is not None:
+            self._poll.add(self._descriptor, self._read)
+        else:
+            cast(Any, self.transport).resumeProducing()
+        if not self._parsing:
+            self._deliver_partial()
 
     def _stop_reading(self) -> None:
         self._closed = True
@@ -231,11 +289,15 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
         Raises:
             StringTooLongError: It has more bytes than a header can say.
         """
-        if len(string) > LARGEST_FRAME_BYTES:
-            super().sendString(string)
-        if not self._output:
+        length = len(string)
+        if length > LARGE_BYTES:
+            if length > LARGEST_FRAME_BYTES:
+                super().sendString(string)
+            self._has_large_output = True
+        output = self._output
+        if not output:
             self._flushes.add(self)
-        self._output += (_pack_length(len(string)), string)
+        output += (_pack_length(length), string)
 
     # Ending
 
@@ -250,6 +312,7 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
         if self.lost or self._linger is not None:
             return
         self._stop_reading()
+        self._read_by_reactor()
         self.finish_sending()
         self._linger = self._clock.callLater(self._linger_seconds, self._linger_ended)
         if self._socket_send is not None and ITCPTransport.providedBy(self.transport):
@@ -259,6 +322,7 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
 
     def abort(self) -> None:
         """End the connection at once, whatever is left for the peer."""
+        self._read_by_reactor()
         cast(Any, self.transport).abortConnection()
 
     def drop_because(self, reason: str) -> None:
@@ -272,6 +336,9 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
     def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008 (the base's signature)
         self.stop_sending()
         self._stop_reading()
+        if self._polled is not None:
+            self._polled = None
+            self._poll.remove(self._descriptor)
         if self._stalls is not None:
             self._stalls.end(self)
         if self._linger is not None:

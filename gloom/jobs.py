@@ -174,17 +174,19 @@ class Master:
 
     Attributes:
         peer: The connection, an `IMasterPeer`.
-        jobs: Its jobs that have no outcome yet.
+        jobs: Its jobs that have no outcome yet, in the order in which it asked for them.
         queued_bytes: The payloads of these jobs together.
         alone: ``(self,)``, shared as the masters of all its own jobs.
+        is_gone: Whether its connection has ended; its jobs may be forgotten a little later.
     """
 
-    __slots__ = ("alone", "jobs", "peer", "queued_bytes")
+    __slots__ = ("alone", "is_gone", "jobs", "peer", "queued_bytes")
 
     def __init__(self, peer: Any) -> None:
         self.peer = peer
-        self.jobs: set[Job] = set()
+        self.jobs: dict[Job, None] = {}
         self.queued_bytes = 0
+        self.is_gone = False
         self.alone = (self,)
 
 

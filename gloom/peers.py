@@ -46,6 +46,7 @@ from gloom.messages import (
     encode_welcome,
     quote,
 )
+from gloom.polling import SocketPoll
 from gloom.settings import Settings
 
 OK_FRAME = to_frame(OK)
@@ -86,16 +87,21 @@ class Surroundings:
     alarm: Alarm
     flushes: FlushTurn = field(init=False)
     stalls: StallWatch = field(init=False)
+    poll: SocketPoll | None = field(init=False)
     connections: int = 0
 
     def __post_init__(self) -> None:
         self.flushes = FlushTurn(self.clock)
+        reactor: Any = self.clock
+        self.poll = SocketPoll(reactor, self.flushes) if SocketPoll.is_possible(reactor) else None
         self.stalls = StallWatch(self.clock, self.settings.stall_seconds)
 
     def stop(self) -> None:
         """Leave no timer behind."""
         self.alarm.stop()
         self.stalls.stop()
+        if self.poll is not None:
+            self.poll.stop()
 
 
 class RefusalLog:
@@ -162,6 +168,7 @@ class PeerProtocol(FrameProtocol):
             pause_unread_bytes=settings.pause_unread_bytes,
             max_unread_bytes=settings.max_unread_bytes,
             stalls=around.stalls,
+            poll=around.poll,
         )
         self.factory: PeerFactory[Any] = factory
         self.name = "?"
@@ -201,10 +208,8 @@ class PeerProtocol(FrameProtocol):
             if self._identity is not None and self._identity.has_role(self.role):
                 self._identify(self._identity)
 
-    def dataReceived(self, data: bytes) -> None:
-        if self._heartbeat_seconds:
-            self._heard_seconds = self._seconds()
-        super().dataReceived(data)
+    def alive(self) -> None:
+        self._heard_seconds = self._seconds()
 
     def stringReceived(self, string: bytes) -> None:
         try:
@@ -340,6 +345,7 @@ class PeerProtocol(FrameProtocol):
         if request.name is not None:
             self.name = request.name
         self._heartbeat_seconds = min(request.heartbeat, self._settings.max_heartbeat_seconds)
+        self.counts_life = self._heartbeat_seconds > 0
         self._await_life()
         self.sendString(encode_welcome(SERVER, self._settings.max_frame_bytes, self._heartbeat_seconds, self.features))
 

@@ -10,6 +10,7 @@ and at a bound it is dropped (docs/operations.md, "Limits").
 from __future__ import annotations
 
 import socket
+from collections import deque
 from collections.abc import Callable
 from struct import Struct
 from typing import Any
@@ -24,6 +25,9 @@ from twisted.internet.interfaces import (
 from zope.interface import implementer
 
 _pack_length = Struct("!I").pack
+_Send = Callable[["bytes | memoryview"], int]
+#: A frame over this goes to the socket as it is, where smaller ones are joined.
+LARGE_BYTES = 256 * 1024
 
 #: The header alone can say no more than this.
 LARGEST_FRAME_BYTES = 2**32 - 1
@@ -38,19 +42,31 @@ class FlushTurn:
     """
     The connections that have something to send, flushed together.
 
+    As a context it flushes at its end; outside of one, when the reactor has
+    done the events of this turn.
+
     Args:
-        clock: Where the flush is scheduled: after the events of this turn.
+        clock: Where the flush is scheduled.
     """
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
         self._waiting: list[FrameSender] = []
+        self._is_entered = False
 
     def add(self, sender: FrameSender) -> None:
         """Have *sender* flushed at the end of this turn."""
-        if not self._waiting:
+        if not self._waiting and not self._is_entered:
             self._clock.callLater(0, self.flush)
         self._waiting.append(sender)
+
+    def __enter__(self) -> None:
+        self._is_entered = True
+
+    def __exit__(self, *_: object) -> None:
+        self._is_entered = False
+        if self._waiting:
+            self.flush()
 
     def flush(self) -> None:
         """Send what every waiting connection has buffered."""
@@ -111,9 +127,13 @@ class FrameSender:
         self._max_unread_bytes = max_unread_bytes
         self._output: list[bytes] = []
         self._output_ended = False
-        self._socket_send: Callable[[bytes], int] | None = None
-        # While the transport has bytes of its own to send, ours wait here.
+        self._has_large_output = False
+        self._socket_send: _Send | None = None
+        # As above while all that was said is sent; None when something waits, and over TLS.
+        self._send_now: _Send | None = None
+        # While the transport has bytes to send: what comes next, and what was said meanwhile.
         self._blocked = False
+        self._rest: deque[bytes | memoryview] = deque()
         self._backlog: list[bytes] = []
         self._backlog_bytes = 0
         self._throttled = False
@@ -139,38 +159,83 @@ class FrameSender:
         transport = self.transport
         handle = transport.getHandle() if ISystemHandle.providedBy(transport) else None
         if isinstance(handle, socket.socket):
-            self._socket_send = handle.send
+            self._socket_send = self._send_now = handle.send
         elif IConsumer.providedBy(transport):
             # TLS, whose handle is OpenSSL's: there the transport sends everything.
             transport.registerProducer(_WhenFull(self._full, self._drained), True)
 
-    def send_frame(self, *pieces: bytes) -> None:
-        """Send one frame that is already framed, in *pieces*, at the end of this reactor turn."""
-        if not self._output:
+    def send_frame(self, frame: bytes) -> None:
+        """Send *frame*, which is framed already, at the end of this reactor turn."""
+        output = self._output
+        if not output:
             self._flushes.add(self)
-        self._output += pieces
+        output.append(frame)
 
     def flush(self) -> None:
         """Send what is buffered: at once where the socket takes it, else when the peer has read."""
-        output, self._output = self._output, []
-        if not output or self._output_ended:
-            return
-        if self._blocked:
-            self._hold(output)
+        output = self._output
+        self._output = []
+        send = self._send_now
+        if send is None or self._has_large_output or not output:
+            self._flush_slowly(output)
             return
         data = output[0] if len(output) == 1 else b"".join(output)
-        if self._socket_send is None:
-            self.transport.write(data)
-            return
         try:
-            sent = self._socket_send(data)
+            sent = send(data)
         except OSError:
             # Full, or broken: then the transport meets the same error and reports it.
             sent = 0
         if sent < len(data):
+            self._rest.append(memoryview(data)[sent:])
+            self._wait()
+
+    def _flush_slowly(self, output: list[bytes]) -> None:
+        self._has_large_output = False
+        if self._output_ended or not output:
+            return
+        if self._blocked:
+            self._hold(output)
+        elif self._socket_send is None:
+            self.transport.write(b"".join(output))
+        else:
+            # Without a join: a copy of a large frame costs more than a system call.
+            self._rest.extend(output)
+            self._send_rest(self._socket_send)
+
+    def _send_rest(self, send: _Send) -> None:
+        """Send what waits, as far as the socket takes it."""
+        rest = self._rest
+        while rest:
+            piece = rest.popleft()
+            try:
+                sent = send(piece)
+            except OSError:
+                sent = 0
+            if sent < len(piece):
+                rest.appendleft(memoryview(piece)[sent:])
+                self._wait()
+                return
+            if not rest:
+                # Not before: what waits in the backlog is counted.
+                rest.extend(self._take_backlog())
+        self._stop_waiting(send)
+
+    def _wait(self) -> None:
+        """Have the transport send the next bytes, and tell when the socket has taken them."""
+        piece = memoryview(self._rest.popleft())
+        if len(piece) > LARGE_BYTES:
+            self._rest.appendleft(piece[LARGE_BYTES:])
+        self._send_now = None
+        self.transport.write(bytes(piece[:LARGE_BYTES]))
+        if not self._blocked:
             self._blocked = True
-            self.transport.write(data[sent:])
             self.transport.registerProducer(_WhenDrained(self._drained), False)
+
+    def _stop_waiting(self, send: _Send) -> None:
+        self._send_now = send
+        if self._blocked:
+            self._blocked = False
+            self.transport.unregisterProducer()
 
     def _hold(self, output: list[bytes]) -> None:
         self._backlog += output
@@ -186,11 +251,14 @@ class FrameSender:
 
     def _drained(self) -> None:
         """The transport has sent all that it had."""
-        if self._socket_send is not None:
-            self.transport.unregisterProducer()
-        self._blocked = False
-        self._output = self._take_backlog() + self._output
-        self.flush()
+        if self._socket_send is None:
+            self._blocked = False
+            self._output = self._take_backlog() + self._output
+            self.flush()
+        else:
+            if not self._rest:
+                self._rest.extend(self._take_backlog())
+            self._send_rest(self._socket_send)
         if self._throttled and not self._blocked:
             self._throttled = False
             self.resumeProducing()
@@ -202,11 +270,14 @@ class FrameSender:
 
     def finish_sending(self) -> None:
         """Give the transport everything, so that it can end the connection when all is sent."""
-        self.flush()
+        if self._output:
+            self.flush()
         # This was the last word: what is still said to this peer is dropped.
-        self._output_ended = True
-        if self._backlog:
-            self.transport.write(b"".join(self._take_backlog()))
+        self._end_output()
+        waiting = [*self._rest, *self._take_backlog()]
+        self._rest.clear()
+        if waiting:
+            self.transport.write(b"".join(waiting))
         if IConsumer.providedBy(self.transport):
             # While it has a producer, a transport does not close.
             self.transport.unregisterProducer()
@@ -214,6 +285,11 @@ class FrameSender:
     def stop_sending(self) -> None:
         """The connection has ended: keep nothing."""
         self.lost = True
-        self._output_ended = True
+        self._end_output()
         self._output = []
+        self._rest.clear()
         self._take_backlog()
+
+    def _end_output(self) -> None:
+        self._output_ended = True
+        self._send_now = None

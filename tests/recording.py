@@ -97,7 +97,9 @@ def picture(broker: MemoryBroker) -> dict[str, Any]:
             for type, line in broker._lines.items()
         },
         "deadlines": sorted(
-            (deadline.when, str(deadline.item.id)) for _, _, deadline in broker._deadlines._heap if deadline.item
+            (deadline.when, str(deadline.item.id))
+            for _, _, deadline in (*broker._deadlines._heap.entries, *broker._deadlines._heap._old)
+            if deadline.item
         ),
         "bytes": broker._bytes,
         "submitted": broker._submitted,

@@ -408,12 +408,13 @@ def test_what_the_socket_does_not_take_goes_through_the_transport(wire: Wire) ->
     large = b"x" * MIB
     wire.frames.sendString(large)
     wire.turn()
-    assert 0 < wire.near.sends[0] < MIB
+    direct = len(wire.near.sends)
+    assert 0 < sum(wire.near.sends) < MIB
     wire.frames.sendString(b"2")
     wire.turn()
     wire.frames.sendString(b"3")
     wire.turn()
-    assert len(wire.near.sends) == 1
+    assert len(wire.near.sends) == direct
     assert wire.arrives() == to_frame(large) + to_frame(b"2") + to_frame(b"3")
     assert wire.transport.pull is None
     direct = len(wire.near.sends)

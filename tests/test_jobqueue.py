@@ -99,7 +99,7 @@ def test_removed_items_do_not_add_up() -> None:
     for item in items[:-10]:
         queue.remove(item)
     assert len(queue) == 10
-    assert len(queue._heap) <= 100
+    assert len(queue.entries) + len(queue._old) <= 100
     assert drain(queue) == items[:-11:-1]
 
 
@@ -107,11 +107,11 @@ def test_removals_from_anywhere_cost_little() -> None:
     """Removing all of 100,000 queued jobs, as when their master goes, walks the heap a few times, not 100,000."""
     queue, items = queue_of(*[0] * 100_000)
     compactions = 0
-    heap = queue._heap
+    heap = queue.entries
     for item in items:
         queue.remove(item)
-        compactions += queue._heap is not heap
-        heap = queue._heap
+        compactions += queue.entries is not heap
+        heap = queue.entries
     assert compactions <= 15
     assert queue.peek() is None
 

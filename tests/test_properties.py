@@ -341,7 +341,7 @@ class BrokerMachine(RuleBasedStateMachine):
 
     @invariant()
     def a_job_is_in_exactly_one_place(self) -> None:
-        entries = [entry for line in self.broker._lines.values() for entry in line.queue._heap]
+        entries = [entry for line in self.broker._lines.values() for entry in (*line.queue.entries, *line.queue._old)]
         queued = [job for _, _, job in entries if job.queued]
         in_hand = [job for slave in self.slaves for job in slave.record.hand.values() if job is not None]
         places = Counter((job.id, job.line.type) for job in queued + in_hand)

@@ -23,7 +23,7 @@ def check_quickly(mirror: Mirror) -> None:
 
 def _check_nobody_could(line: Line) -> None:
     for slave in line.idle:
-        for _, _, job in line.queue._heap:
+        for _, _, job in (*line.queue.entries, *line.queue._old):
             assert not job.queued or job.id in slave.hand, f"job {job.id!r} waits and a slave is idle"
 
 
@@ -32,7 +32,9 @@ def recount(mirror: Mirror, around: Any, now: float, is_due: bool, factories: An
     check_quickly(mirror)
     broker = mirror.broker
     assert broker._jobs.keys() == mirror.jobs.keys(), "jobs"
-    queued = [job for line in broker._lines.values() for _, _, job in line.queue._heap if job.queued]
+    queued = [
+        job for line in broker._lines.values() for _, _, job in (*line.queue.entries, *line.queue._old) if job.queued
+    ]
     standing = set(queued)
     assert len(standing) == len(queued), "a job stands in queues twice"
     for job in mirror.jobs.values():
