@@ -42,7 +42,7 @@ class MemoryBroker:
     Args:
         settings: Limits, and the default of ``retries``.
         alarm: Called with a time of the caller's clock when `deadline_passed`
-            must be called by then; each call replaces the one before.
+            must be called by then; the earliest of these times counts.
     """
 
     def __init__(self, settings: Settings, alarm: Callable[[float], None]) -> None:
@@ -105,12 +105,9 @@ class MemoryBroker:
             self._make_room(master, size, now)
         if terms.require_slave and not self._has_slave(type):
             raise NoSlaves("no slave has joined" if type is None else f"no slave has joined the type {_show(type)}")
-        line = self._lines.get(type)
-        if line is None:
-            line = self._new_line(type)
-        line.users += 1
-        self._submitted = sequence = self._submitted + 1
-        job = jobs[id] = Job(id, line, priority, sequence, payload, master.alone, terms, now)
+        job = Job(id, self._line_of(type), priority, self._submitted, payload, master.alone, terms, now)
+        self._submitted += 1
+        jobs[id] = job
         self._bytes += size
         master.jobs[job] = None
         master.queued_bytes += size
@@ -187,10 +184,9 @@ class MemoryBroker:
     def join(self, slave: Slave, types: Sequence[str | None], slots: int, now: float) -> None:
         """See `IBroker.join`."""
         self._leave_lines(slave)
-        slave.lines = tuple(self._lines.get(type) or self._new_line(type) for type in dict.fromkeys(types))
+        slave.lines = tuple(self._line_of(type) for type in dict.fromkeys(types))
         slave.slots = slots
         for line in slave.lines:
-            line.users += 1
             line.slaves += 1
         slave.peer.accepted()
         self._serve(slave, now)
@@ -316,13 +312,12 @@ class MemoryBroker:
 
     def _take_for(self, slave: Slave) -> Job | None:
         """Take the first job that *slave* could take from its queue."""
-        while (job := self._first_for(slave)) is not None:
-            if job.masters[0].is_gone and self._drop_if_abandoned(job):
-                continue
-            if job.id in slave.hand:
-                return self._take_past_ended_attempts(slave)
-            return job.line.queue.pop()
-        return None
+        job = self._first_for(slave)
+        if job is None:
+            return None
+        if job.id in slave.hand:
+            return self._take_past_ended_attempts(slave)
+        return job.line.queue.pop()
 
     def _take_past_ended_attempts(self, slave: Slave) -> Job | None:
         """As `_take_for`, where an ended attempt of the first job is still in this very hand."""
@@ -337,13 +332,15 @@ class MemoryBroker:
         return job
 
     def _first_for(self, slave: Slave) -> Job | None:
-        first = None
-        for line in slave.lines:
-            if line.queue.entries:
-                job = line.queue.peek()
-                if job is not None:
-                    first = job if first is None else first_of(first, job)
-        return first
+        while True:
+            first = None
+            for line in slave.lines:
+                if line.queue.entries:
+                    job = line.queue.peek()
+                    if job is not None:
+                        first = job if first is None else first_of(first, job)
+            if first is None or not (first.masters[0].is_gone and self._drop_if_abandoned(first)):
+                return first
 
     def _assign(self, job: Job, slave: Slave, now: float) -> None:
         job.slave = slave
@@ -409,9 +406,9 @@ class MemoryBroker:
         self._drop_deadline(job)
         attempts = len(job.attempts or ())
         retries = self._retries if job.terms.retries is None else job.terms.retries
-        if not job.masters:
-            self._forget(job)
-        elif attempts > retries:
+        if self._drop_if_abandoned(job):
+            return
+        if attempts > retries:
             times = "1 attempt" if attempts == 1 else f"{attempts} attempts"
             self._fail(job, error, f"{reason} ({times})", kind, traceback)
         elif self._draining:
@@ -439,13 +436,11 @@ class MemoryBroker:
             job.line.queue.remove(job)
             # The queue drops its entry later, perhaps much later.
             job.payload = b""
-        if job.deadline is not None:
-            self._drop_deadline(job)
+        self._drop_deadline(job)
         self._unuse(job.line)
         if not jobs:
             _give_back(jobs)
-            if self._draining:
-                self._tell_if_drained()
+            self._tell_if_drained()
 
     # Jobs of masters that have gone
 
@@ -492,8 +487,12 @@ class MemoryBroker:
             line.slaves -= 1
             self._unuse(line)
 
-    def _new_line(self, type: str | None) -> Line:
-        line = self._lines[type] = Line(type)
+    def _line_of(self, type: str | None) -> Line:
+        """Return the line of *type* for one more user."""
+        line = self._lines.get(type)
+        if line is None:
+            line = self._lines[type] = Line(type)
+        line.users += 1
         return line
 
     def _unuse(self, line: Line) -> None:

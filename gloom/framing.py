@@ -26,6 +26,7 @@ from gloom.sending import LARGE_BYTES, LARGEST_FRAME_BYTES, FlushTurn, FrameSend
 
 __all__ = ["LARGEST_FRAME_BYTES", "FlushTurn", "FrameProtocol", "StallWatch", "to_frame"]
 
+# What Twisted reads at once.
 _READ_BYTES = 65536
 _HEADER = Struct("!I")
 _pack_length = _HEADER.pack
@@ -156,17 +157,23 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
         transport.pauseProducing()
         self._polled = transport.getHandle()
         self._descriptor = self._polled.fileno()
-        self._poll.add(self._descriptor, self._read)
+        self._poll.add(self._descriptor, self)
 
     def _read_by_reactor(self) -> None:
         """Have the transport read again: it knows what an end and an error mean."""
-        if self._polled is not None:
-            self._polled = None
-            self._poll.remove(self._descriptor)
+        if self._leave_poll():
             self.transport.resumeProducing()
 
-    def _read(self) -> None:
-        """Read the socket once."""
+    def _leave_poll(self) -> bool:
+        """Be read by the poll no more; return whether that was so."""
+        if self._polled is None:
+            return False
+        self._polled = None
+        self._poll.remove(self._descriptor)
+        return True
+
+    def read_socket(self) -> None:
+        """Read the socket once; the poll calls it when there is something to read."""
         try:
             data = self._polled.recv(_READ_BYTES)
         except BlockingIOError:
@@ -270,7 +277,7 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
     def resumeProducing(self) -> None:
         self.paused = False
         if self._polled is not None:
-            self._poll.add(self._descriptor, self._read)
+            self._poll.add(self._descriptor, self)
         else:
             cast(Any, self.transport).resumeProducing()
         if not self._parsing:
@@ -336,9 +343,7 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
     def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008 (the base's signature)
         self.stop_sending()
         self._stop_reading()
-        if self._polled is not None:
-            self._polled = None
-            self._poll.remove(self._descriptor)
+        self._leave_poll()
         if self._stalls is not None:
             self._stalls.end(self)
         if self._linger is not None:

@@ -15,9 +15,8 @@ data (its end, an error), which is the transport's business.
 from __future__ import annotations
 
 import select
-from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.internet.interfaces import IReactorFDSet, IReadDescriptor
 from twisted.logger import Logger
@@ -28,6 +27,16 @@ from gloom.sending import FlushTurn
 
 # A peer that never stops sending is read this often before the reactor looks at everything else again.
 _MOST_LOOKS = 8
+
+
+class SocketReader(Protocol):
+    """Whose socket is read."""
+
+    def read_socket(self) -> None:
+        """Read once: there is something to read, or the connection has ended."""
+
+    def abort(self) -> None:
+        """End the connection at once."""
 
 
 @implementer(IReadDescriptor)
@@ -45,7 +54,7 @@ class SocketPoll:
     def __init__(self, reactor: IReactorFDSet, flushes: FlushTurn) -> None:
         self._reactor = reactor
         self._flushes = flushes
-        self._readers: dict[int, Callable[[], None]] = {}
+        self._readers: dict[int, SocketReader] = {}
         self._epoll: Any = None
 
     @staticmethod
@@ -53,22 +62,22 @@ class SocketPoll:
         """Return whether this system and *reactor* can do it."""
         return hasattr(select, "epoll") and IReactorFDSet.providedBy(reactor)
 
-    def add(self, descriptor: int, read: Callable[[], None]) -> None:
+    def add(self, descriptor: int, reader: SocketReader) -> None:
         """
-        Call *read* whenever there is something to read, or the connection has ended.
+        Have *reader* read whenever there is something to read, or the connection has ended.
 
         Args:
-            descriptor: Of a non-blocking socket.
-            read: Reads once.
+            descriptor: Of its socket, which does not block.
+            reader: Is aborted if its reading raises an exception.
         """
         if self._epoll is None:
             self._epoll = select.epoll()
             self._reactor.addReader(self)
-        self._readers[descriptor] = read
+        self._readers[descriptor] = reader
         self._epoll.register(descriptor, select.EPOLLIN)
 
     def remove(self, descriptor: int) -> None:
-        """Call nobody for *descriptor* any more; it may be closed already."""
+        """Have nobody read *descriptor* any more; it may be closed already."""
         if self._readers.pop(descriptor, None) is not None:
             # One that is closed is out of the epoll by itself.
             with suppress(OSError):
@@ -93,14 +102,25 @@ class SocketPoll:
         """The reactor has ended."""
 
     def doRead(self) -> None:
-        readers = self._readers
         for _ in range(_MOST_LOOKS):
             ready = self._epoll.poll(0)
             if not ready:
                 return
-            with self._flushes:
-                for descriptor, _event in ready:
-                    # One that was read before in this round may have had it removed.
-                    read = readers.get(descriptor)
-                    if read is not None:
-                        read()
+            try:
+                with self._flushes:
+                    self._read(ready)
+            except Exception:
+                # Nothing may come out of here: the reactor would read none of the connections any more.
+                self.log.failure("a bug in gloom: sending failed")
+
+    def _read(self, ready: list[tuple[int, int]]) -> None:
+        readers = self._readers
+        for descriptor, _event in ready:
+            # One that was read before in this round may have had it removed.
+            reader = readers.get(descriptor)
+            if reader is not None:
+                try:
+                    reader.read_socket()
+                except Exception:
+                    self.log.failure("a bug in gloom; the connection is closed")
+                    reader.abort()

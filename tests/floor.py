@@ -31,7 +31,7 @@ class Floor:
         self._peers: list[AMaster | ASlave] = []
 
     def _set_alarm(self, when: float) -> None:
-        self._alarm = when
+        self._alarm = when if self._alarm is None else min(self._alarm, when)
 
     def wait(self, seconds: float) -> None:
         """Let time pass, with the broker's alarm ringing exactly when it was set to."""

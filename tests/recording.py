@@ -101,6 +101,7 @@ def picture(broker: MemoryBroker) -> dict[str, Any]:
             for _, _, deadline in (*broker._deadlines._heap.entries, *broker._deadlines._heap._old)
             if deadline.item
         ),
+        "gone": [(master.peer.name, len(master.jobs)) for master in broker._gone_masters],
         "bytes": broker._bytes,
         "submitted": broker._submitted,
     }

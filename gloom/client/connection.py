@@ -52,6 +52,7 @@ class BrokerConnection(FrameProtocol):
     """
 
     log = Logger()
+    counts_life = True
 
     def __init__(
         self,
@@ -91,9 +92,8 @@ class BrokerConnection(FrameProtocol):
         super().connectionMade()
         self.ask(self._hello)
 
-    def dataReceived(self, data: bytes) -> None:
+    def alive(self) -> None:
         self._silent_pings = 0
-        super().dataReceived(data)
 
     def stringReceived(self, string: bytes) -> None:
         try:
