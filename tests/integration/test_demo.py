@@ -65,7 +65,10 @@ def test_the_demo_draws_on_a_terminal() -> None:
 )
 def test_a_signal_ends_the_demo_and_every_process_of_it(moment: str, number: signal.Signals, status: int) -> None:
     """Whenever it comes, and also where the terminal is closed."""
+    # Under nohup a program is right to ignore SIGHUP, and these tests may be: the demo is not.
+    inherited = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     with running_gloom("demo") as process:
+        signal.signal(signal.SIGHUP, inherited)
         for line in pipe_of(process.stderr):
             if moment in line:
                 break
