@@ -80,6 +80,10 @@ class MemoryBroker:
             self._gone_masters.append(master)
             self._reap(now)
 
+    def in_flight(self, master: Master) -> int:
+        """See `IBroker.in_flight`."""
+        return len(master.jobs)
+
     def submit(
         self,
         master: Master,

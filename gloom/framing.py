@@ -114,7 +114,24 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
         counts_life: Whether `alive` wants to hear of each chunk that arrives.
     """
 
-    counts_life = False
+    __slots__ = (
+        "MAX_LENGTH",
+        "_clock",
+        "_closed",
+        "_descriptor",
+        "_had_a_frame",
+        "_linger",
+        "_linger_seconds",
+        "_needed_bytes",
+        "_parsing",
+        "_partial",
+        "_poll",
+        "_polled",
+        "_stalls",
+        "_watched",
+        "counts_life",
+        "paused",
+    )
 
     def __init__(
         self,
@@ -134,6 +151,8 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
         self._polled: Any = None
         self._descriptor = -1
         self.MAX_LENGTH = max_frame_bytes
+        self.counts_life = False
+        self.paused = False
         self._stalls = stalls
         self._had_a_frame = False
         self._watched = False

@@ -76,6 +76,7 @@ class Surroundings:
         access: Who may do what; None lets everyone do everything.
         alarm: The broker's timer.
         flushes: Sends what one reactor turn has said.
+        answers: As flushes, for masters.
         stalls: Drops frames that stand half way.
         connections: How many are open.
     """
@@ -86,14 +87,16 @@ class Surroundings:
     access: Access | None
     alarm: Alarm
     flushes: FlushTurn = field(init=False)
+    answers: FlushTurn = field(init=False)
     stalls: StallWatch = field(init=False)
     poll: SocketPoll | None = field(init=False)
     connections: int = 0
 
     def __post_init__(self) -> None:
         self.flushes = FlushTurn(self.clock)
+        self.answers = FlushTurn(self.clock)
         reactor: Any = self.clock
-        self.poll = SocketPoll(reactor, self.flushes) if SocketPoll.is_possible(reactor) else None
+        self.poll = SocketPoll(reactor, self.flushes, self.answers) if SocketPoll.is_possible(reactor) else None
         self.stalls = StallWatch(self.clock, self.settings.stall_seconds)
 
     def stop(self) -> None:
@@ -158,11 +161,29 @@ class PeerProtocol(FrameProtocol):
     #: The method that answers each request.
     verbs: ClassVar[dict[type, Callable[[Any, Any], None]]]
 
+    __slots__ = (
+        "_access",
+        "_broker",
+        "_deadline",
+        "_decode",
+        "_heard_seconds",
+        "_heartbeat_seconds",
+        "_identity",
+        "_is_extended",
+        "_is_gone",
+        "_seconds",
+        "_settings",
+        "_verbs",
+        "accepts",
+        "factory",
+        "name",
+    )
+
     def __init__(self, factory: PeerFactory[Any]) -> None:
         around, settings = factory.around, factory.around.settings
         super().__init__(
             settings.max_frame_bytes,
-            around.flushes,
+            self.flushes_of(around),
             around.clock,
             settings.linger_seconds,
             pause_unread_bytes=settings.pause_unread_bytes,
@@ -174,6 +195,8 @@ class PeerProtocol(FrameProtocol):
         self.name = "?"
         self.accepts: frozenset[str] = frozenset()
         self._broker: Any = around.broker
+        # The class's own, which as an attribute of a class would be slower to read.
+        self._verbs = self.verbs
         self._settings = settings
         self._access = around.access
         self._identity: Identity | None = None
@@ -212,9 +235,11 @@ class PeerProtocol(FrameProtocol):
         self._heard_seconds = self._seconds()
 
     def stringReceived(self, string: bytes) -> None:
+        # In a local first: what is called on self is looked for in its class.
+        decode = self._decode
         try:
-            request = self._decode(string)
-            self.verbs[type(request)](self, request)
+            request = decode(string)
+            self._verbs[type(request)](self, request)
         except ProtocolError as error:
             self.refuse(error)
         except Exception:
@@ -241,6 +266,11 @@ class PeerProtocol(FrameProtocol):
             self.gone()
 
     # What each port does
+
+    @staticmethod
+    def flushes_of(around: Surroundings) -> FlushTurn:
+        """Return what flushes a connection of this port."""
+        return around.flushes
 
     def enter(self) -> None:
         """Make the connection known to the broker."""

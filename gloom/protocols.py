@@ -46,9 +46,13 @@ from gloom.messages import (
     encode_receipted_answer,
     encode_revocation,
 )
-from gloom.peers import OK_FRAME, PeerFactory, PeerProtocol
+from gloom.peers import OK_FRAME, PeerFactory, PeerProtocol, Surroundings
+from gloom.sending import FlushTurn
 
 __all__ = ["MasterProtocol", "PeerFactory", "SlaveProtocol"]
+
+# A master that has so many jobs in flight goes on while its answers wait for a moment.
+_MANY_IN_FLIGHT = 16
 
 
 @implementer(IMasterPeer)
@@ -62,8 +66,16 @@ class MasterProtocol(PeerProtocol):
         "attach", "cancel", "delay", "expires", "progress", "quiet", "receipt",
         "require_slave", "retries", "submit_many", "timeout",
     )  # fmt: skip
-    wants_receipts = False
-    _batch: list[ProtocolError | None] | None = None
+    __slots__ = ("_batch", "_master", "wants_receipts")
+
+    def __init__(self, factory: PeerFactory[Any]) -> None:
+        super().__init__(factory)
+        self.wants_receipts = False
+        self._batch: list[ProtocolError | None] | None = None
+
+    @staticmethod
+    def flushes_of(around: Surroundings) -> FlushTurn:
+        return around.answers
 
     def enter(self) -> None:
         self._master = self._broker.master_connected(self)
@@ -91,8 +103,8 @@ class MasterProtocol(PeerProtocol):
             raise MissingField("type is required by this broker (--require-type): a string of 1 to 255 characters")
         if self._identity is not None:
             self.check_type(type)
-        payload = encode_job(id, type, request.body)
-        self._broker.submit(self._master, id, type, request.priority, payload, terms, self._seconds())
+        payload, seconds = encode_job(id, type, request.body), self._seconds
+        self._broker.submit(self._master, id, type, request.priority, payload, terms, seconds())
 
     def submit_many(self, request: SubmitMany) -> None:
         """Queue jobs; the one reply says of each whether it was."""
@@ -113,6 +125,10 @@ class MasterProtocol(PeerProtocol):
         self._broker.cancel(self._master, request.id, self._seconds())
 
     # What the broker tells
+
+    def can_wait(self) -> bool:
+        # One that waits for few answers is perhaps not doing anything until it has one.
+        return self._broker.in_flight(self._master) >= _MANY_IN_FLIGHT  # type: ignore[no-any-return]
 
     def accepted(self) -> None:
         if self._batch is None:
@@ -188,6 +204,7 @@ class SlaveProtocol(PeerProtocol):
     base = Vocabulary(SLAVE, extended=False)
     extended = Vocabulary(SLAVE, extended=True)
     features = ("cancel", "fail", "leave", "progress", "quiet", "slots", "types")
+    __slots__ = ("_slave",)
 
     def enter(self) -> None:
         self._slave = self._broker.slave_connected(self)
@@ -221,11 +238,13 @@ class SlaveProtocol(PeerProtocol):
 
     def respond(self, request: Respond) -> None:
         """Answer the job in hand, base level."""
-        self._broker.respond(self._slave, None, request.body, self._seconds())
+        seconds = self._seconds
+        self._broker.respond(self._slave, None, request.body, seconds())
 
     def extended_respond(self, request: ExtendedRespond) -> None:
         """Answer a job in hand, extended level."""
-        self._broker.respond(self._slave, request.id, request.body, self._seconds())
+        seconds = self._seconds
+        self._broker.respond(self._slave, request.id, request.body, seconds())
 
     def fail(self, request: Fail) -> None:
         """End a job in hand as failed."""

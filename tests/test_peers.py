@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
-from wire import OK, slave_of, submit
+from wire import OK, respond, slave_of, submit
 
 from gloom.peers import PeerFactory, PeerProtocol, address_name
 from gloom.protocols import MasterProtocol, SlaveProtocol
@@ -34,13 +34,27 @@ def test_a_port_is_more_than_its_connections() -> None:
     """A protocol that does not say what its port does cannot be used by mistake."""
 
     class Nothing(PeerProtocol):
-        base = MasterProtocol.base
+        base, verbs = MasterProtocol.base, MasterProtocol.verbs
 
     protocol = Nothing(MemoryGloom().masters)
     with pytest.raises(NotImplementedError):
         protocol.enter()
     with pytest.raises(NotImplementedError):
         protocol.gone()
+
+
+def test_a_master_that_waits_for_few_answers_has_each_at_once() -> None:
+    """What is said to a master may wait for a moment while it has many jobs in flight, and to a slave never."""
+    gloom = MemoryGloom()
+    slave, master = slave_of(gloom), gloom.master()
+    (of_master,), (of_slave,) = gloom.masters.peers, gloom.slaves.peers
+    for id in range(15):
+        master.send(submit(id))
+    assert not of_master.can_wait()
+    master.send(submit(15))
+    assert of_master.can_wait() and not of_slave.can_wait()
+    slave.send(respond())
+    assert not of_master.can_wait()
 
 
 def test_twisted_logs_which_port_it_is() -> None:

@@ -58,7 +58,8 @@ class Surroundings:
         self.reactor = HandReactor()
         self.flushes = FlushTurn(self.clock)
         reactor: Any = self.reactor
-        self.poll = SocketPoll(reactor, self.flushes)
+        self.answers = FlushTurn(self.clock)
+        self.poll = SocketPoll(reactor, self.flushes, self.answers)
         self.ends: list[End] = []
 
     def end(self) -> End:
@@ -102,6 +103,48 @@ def test_what_is_said_meanwhile_is_flushed_at_once(around: Surroundings) -> None
     around.reactor.turn()
     assert flushed == [[b"1"]]
     assert around.clock.getDelayedCalls() == []
+
+
+class Held:
+    """Has something to send whenever one of *ends* was read; knows how many had been, when it was flushed."""
+
+    def __init__(self, around: Surroundings, ends: list[End], looks: int, can_wait: bool) -> None:
+        self.flushed: list[int] = []
+        self.can_wait = lambda: can_wait
+        self._ends, self._looks, self._around = ends, looks, around
+        self._is_added = False
+        for end in ends:
+            end.then = lambda end=end: self._heard(end)  # type: ignore[misc]
+            end.far.send(b"x")
+        around.reactor.turn()
+
+    def _heard(self, end: End) -> None:
+        if not self._is_added:
+            self._is_added = True
+            self._around.answers.add(self)  # type: ignore[arg-type]
+        if len(end.said) < self._looks:
+            end.far.send(b"x")
+
+    def flush(self) -> None:
+        self._is_added = False
+        self.flushed.append(sum(len(end.said) for end in self._ends))
+
+
+def test_what_can_wait_is_flushed_when_nothing_more_is_to_be_read(around: Surroundings) -> None:
+    """The answers of several looks leave together."""
+    assert Held(around, [around.end(), around.end()], looks=3, can_wait=True).flushed == [6]
+    assert around.clock.getDelayedCalls() == []
+
+
+def test_what_cannot_wait_is_flushed_after_each_look(around: Surroundings) -> None:
+    """A master that waits for one answer has it at once."""
+    assert Held(around, [around.end(), around.end()], looks=3, can_wait=False).flushed == [2, 4, 6]
+
+
+def test_what_can_wait_waits_for_a_moment_only(around: Surroundings) -> None:
+    """However busy the others are, an answer leaves after some dozens of reads."""
+    flushed = Held(around, [around.end() for _ in range(20)], looks=5, can_wait=True).flushed
+    assert flushed == [60, 100]
 
 
 def test_one_that_was_removed_in_the_same_look_is_not_read(around: Surroundings) -> None:
@@ -164,6 +207,12 @@ def test_a_bug_in_sending_ends_no_reading(around: Surroundings, logged_errors: A
         around.reactor.turn()
     assert end.said == [b"1", b"2"]
     assert len(logged_errors(RuntimeError)) == 2
+    end.then = lambda: around.answers.add(sender)
+    sender.can_wait = lambda: True
+    end.far.send(b"3")
+    around.reactor.turn()
+    assert end.said == [b"1", b"2", b"3"]
+    assert len(logged_errors(RuntimeError)) == 1
 
 
 def test_a_peer_that_never_stops_keeps_nothing_else_waiting(around: Surroundings) -> None:

@@ -52,7 +52,6 @@ class BrokerConnection(FrameProtocol):
     """
 
     log = Logger()
-    counts_life = True
 
     def __init__(
         self,
@@ -62,6 +61,7 @@ class BrokerConnection(FrameProtocol):
         clock: IReactorTime,
     ) -> None:
         super().__init__(_MAX_WELCOME_BYTES, flushes, clock)
+        self.counts_life = True
         self.max_frame_bytes = _MAX_ANSWER_BYTES
         self.welcomed: Deferred[None] = Deferred()
         self.ended: Deferred[BaseException | None] = Deferred()
