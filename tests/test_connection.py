@@ -21,13 +21,17 @@ from twisted.internet.error import ConnectError, ConnectionAborted
 from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint
 from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock, deferLater
+from twisted.internet.testing import StringTransport
 from twisted.logger import LogLevel, formatEvent
 from zope.interface import implementer
 
+from gloom.client.connection import BrokerConnection
 from gloom.client.deferred import Master, Slave
 from gloom.client.link import default_name, retry_delay_seconds
+from gloom.client.session import Event
 from gloom.errors import RequestRefused, TransportError
 from gloom.framing import FlushTurn, FrameProtocol, to_frame
+from gloom.messages import Hello, Ping
 from gloom.protocols import MasterProtocol, PeerFactory, SlaveProtocol
 from gloom.service import memory_surroundings
 from gloom.settings import Settings
@@ -96,6 +100,23 @@ def served_by(farm: Farm, *script: Any) -> list[Broker]:
 
     farm.gloom.master_endpoint.server = Scripted(build)
     return brokers
+
+
+def test_what_a_chunk_makes_it_say_leaves_at_once() -> None:
+    """The next job of a master that waits for an answer does not wait for the reactor's next turn."""
+    clock, transport = Clock(), StringTransport()
+
+    def heard(connection: BrokerConnection, event: Event) -> None:
+        connection.ask(Ping())
+
+    connection = BrokerConnection(Hello(1), heard, FlushTurn(clock), clock)
+    connection.makeConnection(transport)
+    clock.advance(0)
+    connection.dataReceived(to_frame(b'{"ok":true,"version":1,"max_frame":1000}'))
+    transport.clear()
+    connection.dataReceived(to_frame(b'{"id":1,"body":1}') * 2)
+    assert transport.value() == to_frame(b'{"action":"ping"}') * 2
+    assert not clock.getDelayedCalls()
 
 
 @implementer(IStreamClientEndpoint)

@@ -290,6 +290,28 @@ def test_frames_come_whole_whatever_pieces_they_come_in(payloads: list[bytes], c
     assert buffer.cut_off() == ""
 
 
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.binary(max_size=200_000), max_size=6), st.lists(st.integers(1, 150_000), min_size=1, max_size=20))
+def test_payloads_come_whole_from_pieces_at_hand(payloads: list[bytes], cuts: list[int]) -> None:
+    """What is read in one piece by its reader gives the same payloads, one whole frame or many or a part of one."""
+    frames = [struct.pack("!I", len(payload)) + payload for payload in payloads]
+    data, buffer, found, at, turn = b"".join(frames), FrameBuffer(), list[bytes](), 0, 0
+    while at < len(data):
+        piece = data[at : at + cuts[turn % len(cuts)]]
+        found += buffer.payloads_of(piece)
+        at, turn = at + len(piece), turn + 1
+    for frame in frames:
+        found += buffer.payloads_of(frame)
+    assert found == 2 * payloads
+
+
+def test_a_piece_that_looks_like_a_frame_belongs_to_the_one_before() -> None:
+    """Inside a frame stands anything, also what would be a frame."""
+    buffer = FrameBuffer()
+    assert list(buffer.payloads_of(struct.pack("!I", 5) + b"a")) == []
+    assert list(buffer.payloads_of(struct.pack("!I", 0))) == [b"a" + bytes(4)]
+
+
 def test_a_large_frame_takes_time_in_proportion_to_its_bytes() -> None:
     """64 MiB that come in pieces of 64 KiB are not copied again with each piece."""
     piece, pieces = bytes(64 * 1024), 1024

@@ -12,10 +12,13 @@ from typing import Any
 
 import msgspec
 import pytest
-from twisted.internet.defer import CancelledError
+from msgspec import Raw
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
+from gloom.framing import FlushTurn
 from gloom.messages import Fail, decode_body, encode_body
+from gloom.polling import SocketPoll
 from gloom.worker.pipe import Job, encode_job
 from gloom.worker.pool import Child, ChildError, Unusable, WorkerDied, spawn, start_child
 
@@ -51,13 +54,16 @@ def fifos(tmp_path: Path) -> Iterator[dict[str, str]]:
 @asynccontextmanager
 async def ready_child(reactor: Any, *work: str) -> AsyncIterator[Child]:
     child = start_child(reactor, work)
+    poll = SocketPoll(reactor, FlushTurn(reactor), FlushTurn(reactor))
     try:
         await child.ready
+        child.read_by(poll)
         yield child
     finally:
         child.kill()
         if not child.ended.called:
             await child.ended
+        poll.stop()
 
 
 def function(name: str) -> list[str]:
@@ -68,13 +74,31 @@ def frame(body: Any, max_answer_bytes: int = 1 << 25) -> bytes:
     return encode_job(Job("one", "type", max_answer_bytes, encode_body(body)))
 
 
+def run(child: Child, body: Any, max_answer_bytes: int = 1 << 25, **options: Any) -> Deferred[Any]:
+    """Have a job done; fires with its answer, or fails with why there is none."""
+    ended: Deferred[Any] = Deferred()
+    child.run(frame(body, max_answer_bytes), lambda end: _fire(ended, end), **options)
+    return ended
+
+
+def _fire(ended: Deferred[Any], end: Raw | ChildError) -> None:
+    # In a later turn: a test goes on outside of the child's reading.
+    from twisted.internet import reactor
+
+    reactor.callLater(0, ended.errback if isinstance(end, ChildError) else ended.callback, end)
+
+
+def _nobody_waits(end: Raw | ChildError) -> None:
+    pytest.fail(f"an abandoned job has told of its end: {end!r}")
+
+
 async def answer(child: Child, body: Any) -> Any:
-    return msgspec.json.decode(await child.run(frame(body)))
+    return msgspec.json.decode(await run(child, body))
 
 
 async def failure(child: Child, body: Any) -> Fail:
     with pytest.raises(ChildError) as failed:
-        await child.run(frame(body))
+        await run(child, body)
     return failed.value.fail
 
 
@@ -82,7 +106,7 @@ async def test_a_child_answers_one_job_after_the_other(reactor: Any) -> None:
     """One process serves many jobs; it is busy while one runs."""
     async with ready_child(reactor, *function("double")) as child:
         assert not child.busy
-        running = child.run(frame(1))
+        running = run(child, 1)
         assert child.busy
         assert bytes(await running) == b"2"
         assert not child.busy
@@ -106,7 +130,7 @@ async def test_a_function_tells_how_it_gets_on(reactor: Any) -> None:
     """In order, before its answer; what is larger than the broker takes is the function's error."""
     heard: list[bytes] = []
     async with ready_child(reactor, *function("tell")) as child:
-        answered = child.run(frame([1, {"a": None}], 1 << 20), lambda body: heard.append(bytes(body)))
+        answered = run(child, [1, {"a": None}], 1 << 20, on_progress=lambda body: heard.append(bytes(body)))
         assert decode_body(await answered).startswith("the progress has 2000002 bytes, the broker takes ")
         assert heard == [b"1", b'{"a":null}']
         assert await answer(child, [3]) == "no error"  # and nobody listens
@@ -163,7 +187,7 @@ async def test_its_owner_hears_of_the_end_before_the_job_does(reactor: Any) -> N
     async with ready_child(reactor, *function("die")) as child:
         child.ended.addCallback(lambda _: heard.append("ended"))
         with pytest.raises(WorkerDied):
-            await child.run(frame(0))
+            await run(child, 0)
         heard.append("job")
     assert heard == ["ended", "job"]
 
@@ -195,14 +219,12 @@ async def test_a_child_that_dies_early_is_never_ready(reactor: Any) -> None:
     await child.ended
 
 
-async def test_a_cancelled_job_is_left_a_moment_to_end(reactor: Any, fifos: dict[str, str]) -> None:
+async def test_an_abandoned_job_is_left_a_moment_to_end(reactor: Any, fifos: dict[str, str]) -> None:
     """A job that nobody waits for may end by itself; then the process is free again, and the same."""
     async with ready_child(reactor, *function("arrive_and_wait")) as child:
-        running = child.run(frame(fifos))
+        child.run(frame(fifos), _nobody_waits)
         free = child.when_free()
-        running.cancel()
-        with pytest.raises(CancelledError):
-            await running
+        child.abandon()
         assert child.busy
         assert not free.called
         Path(fifos["go"]).write_text("\n")
@@ -212,21 +234,27 @@ async def test_a_cancelled_job_is_left_a_moment_to_end(reactor: Any, fifos: dict
         assert await answer(child, fifos) == child.pid
 
 
-async def test_a_cancelled_job_that_does_not_end_is_killed(reactor: Any, fifos: dict[str, str]) -> None:
+async def test_an_abandoned_job_that_does_not_end_is_killed(reactor: Any, fifos: dict[str, str]) -> None:
     """After a second the process of a job that nobody waits for is killed."""
     clock = Clock()
     child = Child(clock)
     spawn(reactor, child, function("arrive_and_wait"))
     await child.ready
-    running = child.run(frame(fifos))
-    running.cancel()
-    with pytest.raises(CancelledError):
-        await running
+    child.run(frame(fifos), _nobody_waits)
+    child.abandon()
     clock.advance(0.9)
     os.kill(child.pid, 0)
     clock.advance(0.1)
     assert await child.ended == "the worker process was killed by SIGKILL"
     assert not clock.getDelayedCalls()
+
+
+async def test_a_child_whose_answer_cannot_be_taken_is_killed(reactor: Any, logged_errors: Any) -> None:
+    """An exception in gloom itself is logged and ends one process, not the reading of the others."""
+    async with ready_child(reactor, *function("echo")) as child:
+        child.run(frame(1), lambda _: 1 / 0)
+        assert await child.ended == "the worker process was killed by SIGKILL"
+    assert len(logged_errors(ZeroDivisionError)) == 1
 
 
 async def test_an_idle_child_ends_by_itself_when_it_is_asked(reactor: Any) -> None:
@@ -244,7 +272,7 @@ async def test_a_child_that_does_not_end_is_killed(reactor: Any) -> None:
     child = Child(clock)
     spawn(reactor, child, function("never_ends"))
     await child.ready
-    await child.run(frame(None))
+    await run(child, None)
     child.end()
     clock.advance(5)
     assert await child.ended == "the worker process was killed by SIGKILL"
@@ -253,7 +281,7 @@ async def test_a_child_that_does_not_end_is_killed(reactor: Any) -> None:
 async def test_what_a_job_has_started_ends_with_the_child(reactor: Any, fifos: dict[str, str]) -> None:
     """Programs that jobs have left in the child's process group are killed when it ends."""
     async with ready_child(reactor, *function("leave_a_process")) as child:
-        await child.run(frame(fifos))
+        await run(child, fifos)
         with Path(fifos["arrived"]).open() as arrived:
             program = os.pidfd_open(int(arrived.readline()))
         child.end()
@@ -264,7 +292,7 @@ async def test_what_a_job_has_started_ends_with_the_child(reactor: Any, fifos: d
 async def test_a_daemon_that_a_job_has_started_keeps_nobody(reactor: Any, fifos: dict[str, str]) -> None:
     """A program that has left the child's session lives on, and does not keep the child from ending."""
     async with ready_child(reactor, *function("leave_a_daemon")) as child:
-        await child.run(frame(fifos))
+        await run(child, fifos)
         with Path(fifos["arrived"]).open() as arrived:
             daemon = os.pidfd_open(int(arrived.readline()))
         child.end()

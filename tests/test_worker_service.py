@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
 import pytest
 from logged import logged
-from msgspec import Raw
 from twisted.internet.error import ProcessDone, ProcessTerminated
 from twisted.logger import LogEvent, LogLevel, formatEvent
 from twisted.python.failure import Failure
@@ -36,9 +35,9 @@ class PlayedChild(Child):
         self.jobs: list[Job] = []
         self.was_killed = False
 
-    def run(self, frame: bytes, on_progress: Callable[[Raw], object] | None = None) -> Any:
+    def run(self, frame: bytes, *told: Any) -> None:
         self.jobs.append(decode_job(frame))
-        return super().run(frame, on_progress)
+        super().run(frame, *told)
 
     def end(self) -> None:
         self._ends(ProcessDone(0))

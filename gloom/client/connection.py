@@ -21,6 +21,7 @@ from gloom.client.session import Event, Reply, Session
 from gloom.errors import GloomError, ProtocolError, TransportError
 from gloom.framing import FlushTurn, FrameProtocol
 from gloom.messages import Hello, Ping, Request, encode_request
+from gloom.polling import SocketPoll
 from gloom.settings import GIB, KIB
 
 # A broker's answers are its slaves' answers: the limit is the protocol's own.
@@ -44,6 +45,7 @@ class BrokerConnection(FrameProtocol):
         heard: Is told what the broker sends, apart from the reply to *hello*.
         flushes: Where it asks to be flushed.
         clock: For the heartbeat.
+        poll: What reads the socket; None for the reactor.
 
     Attributes:
         max_frame_bytes: The broker's limit for one frame, known once `welcomed` has fired.
@@ -59,8 +61,9 @@ class BrokerConnection(FrameProtocol):
         heard: Callable[[BrokerConnection, Event], None],
         flushes: FlushTurn,
         clock: IReactorTime,
+        poll: SocketPoll | None = None,
     ) -> None:
-        super().__init__(_MAX_WELCOME_BYTES, flushes, clock)
+        super().__init__(_MAX_WELCOME_BYTES, flushes, clock, poll=poll)
         self.counts_life = True
         self.max_frame_bytes = _MAX_ANSWER_BYTES
         self.welcomed: Deferred[None] = Deferred()
@@ -94,6 +97,14 @@ class BrokerConnection(FrameProtocol):
 
     def alive(self) -> None:
         self._silent_pings = 0
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._poll is not None:
+            super().dataReceived(data)  # the poll sends, at the end of its round
+            return
+        # At once, without a timer of the reactor.
+        with self._flushes:
+            super().dataReceived(data)
 
     def stringReceived(self, string: bytes) -> None:
         try:

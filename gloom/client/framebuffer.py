@@ -6,9 +6,12 @@ Bytes into frames for clients that read their own socket (docs/protocol.md, sect
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from struct import Struct
 
 _HEADER = Struct("!I")
+_HEADER_BYTES = _HEADER.size
+_unpack_length = _HEADER.unpack_from
 _CHUNK_BYTES = 1 << 16
 
 #: The header alone can say no more than this.
@@ -65,12 +68,26 @@ class FrameBuffer:
         self._start += self._needed
         return bytes(memoryview(self._data)[begin : self._start])
 
-    def only_frame(self, data: bytes) -> bytes | None:
-        """Return the payload where the next bytes are *data*, just one whole frame; else None, and nothing is taken."""
-        if self._start < self._end or len(data) < _HEADER.size:
-            return None
-        (length,) = _HEADER.unpack_from(data)
-        return data[_HEADER.size :] if _HEADER.size + length == len(data) else None
+    def payloads_of(self, data: bytes) -> Sequence[bytes]:
+        """Take *data*, in the place of `room` and `received`; return the payloads that are whole now, oldest first."""
+        if self._start == self._end and len(data) >= _HEADER_BYTES:
+            # The short way, for nearly all that is small: just one whole frame.
+            (length,) = _unpack_length(data)
+            if _HEADER_BYTES + length == len(data):
+                return (data[_HEADER_BYTES:],)
+        return self._payloads_of_pieces(data)
+
+    def _payloads_of_pieces(self, data: bytes) -> list[bytes]:
+        payloads, rest = list[bytes](), memoryview(data)
+        while rest:
+            room = self.room()
+            count = min(len(room), len(rest))
+            room[:count] = rest[:count]
+            self.received(count)
+            rest = rest[count:]
+            while (payload := self.take()) is not None:
+                payloads.append(payload)
+        return payloads
 
     def cut_off(self) -> str:
         """Return where in a frame the bytes ended, for a person; empty between frames."""

@@ -27,6 +27,7 @@ from gloom.client.tls import ClientTLS
 from gloom.errors import TransportError
 from gloom.framing import FlushTurn
 from gloom.messages import PROTOCOL_VERSION
+from gloom.polling import SocketPoll
 
 _HELLO_SECONDS = 10.0
 
@@ -132,6 +133,8 @@ class BrokerLink(Service, ABC):
         )
         self._reactor = reactor
         self._flushes = FlushTurn(reactor)
+        # What reads the connection's socket; None for the reactor.
+        self._poll: SocketPoll | None = None
         self._failures = 0
         self._waiting: dict[Deferred[None], float] = {}
         # Fires when the coroutine that connects has ended; None while there is none.
@@ -284,7 +287,7 @@ class BrokerLink(Service, ABC):
         self.disconnected()
 
     async def _welcomed_connection(self) -> BrokerConnection:
-        factory = _ConnectionFactory(self._hello, self.heard, self._flushes, self._reactor)
+        factory = _ConnectionFactory(self._hello, self.heard, self._flushes, self._reactor, self._poll)
         connection = cast(BrokerConnection, await self._cancellable(self._endpoint.connect(factory)))
 
         def too_late(_result: object, _seconds: float) -> None:

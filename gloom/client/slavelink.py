@@ -90,6 +90,10 @@ class SlaveLink(BrokerLink):
         """End a *run* that the broker has ended: its Deferred or coroutine is cancelled."""
         self._cancel(run)
 
+    def cancel(self, run: Run) -> None:
+        """End a *run*, of which nobody will hear; its Deferred's own canceller may raise anything."""
+        run.cancel()
+
     # What they call
 
     def answer(self, run: Run, body: Raw) -> None:
@@ -167,7 +171,7 @@ class SlaveLink(BrokerLink):
 
     def _cancel(self, run: Run) -> None:
         try:
-            run.cancel()
+            self.cancel(run)
         except Exception:
             # Its Deferred's own canceller may raise anything.
             self.log.failure("{name}: a job's Deferred cannot be cancelled", name=self.peer_name)

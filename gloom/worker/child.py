@@ -15,9 +15,8 @@ import importlib
 import os
 import sys
 from collections.abc import Callable
-from functools import partial
 from inspect import isawaitable
-from io import FileIO, TextIOWrapper
+from io import TextIOWrapper
 from pathlib import Path
 from traceback import format_exception
 from types import TracebackType
@@ -45,6 +44,8 @@ from gloom.worker.pipe import (
 from gloom.worker.process import detach, die_with_parent, take_the_group_along
 from gloom.worker.telling import Outlet, use
 
+# What a pipe holds.
+_READ_BYTES = 1 << 16
 _LONGEST_REASON = 8 * 1024
 _LONGEST_TRACEBACK = 64 * 1024
 _OWN_FILES = str(Path(__file__).parent) + os.sep
@@ -197,16 +198,15 @@ def main(arguments: list[str]) -> int:
     if isinstance(sys.stdout, TextIOWrapper):
         # What a job prints is seen when it prints it, also if it is killed later.
         sys.stdout.reconfigure(line_buffering=True)
-    with FileIO(OUTCOMES_FD, "w") as outcomes, FileIO(JOBS_FD) as jobs:
-        awaiter = Awaiter()
-        try:
-            work = _prepare(kind, arguments, awaiter)
-        except BaseException as error:
-            _write(outcomes, UNUSABLE + encode_failure(describe(error)))
-            return 1
-        _write(outcomes, READY)
-        _serve(work, jobs, outcomes)
-        awaiter.close()
+    awaiter = Awaiter()
+    try:
+        work = _prepare(kind, arguments, awaiter)
+    except BaseException as error:
+        _write(UNUSABLE + encode_failure(describe(error)))
+        return 1
+    _write(READY)
+    _serve(work)
+    awaiter.close()
     return 0
 
 
@@ -223,21 +223,20 @@ def _prepare(kind: str, arguments: list[str], awaiter: Awaiter) -> Work:
     return FunctionCall(function, awaiter)
 
 
-def _serve(work: Work, jobs: FileIO, outcomes: FileIO) -> None:
+def _serve(work: Work) -> None:
     buffer = FrameBuffer()
-    outlet = Outlet(partial(_write, outcomes))
+    outlet = Outlet(_write)
     use(outlet)
-    while count := jobs.readinto(buffer.room()):
-        buffer.received(count)
-        while (frame := buffer.take()) is not None:
+    while data := os.read(JOBS_FD, _READ_BYTES):
+        for frame in buffer.payloads_of(data):
             outlet.end(outcome_of(work, frame, outlet))
 
 
-def _write(outcomes: FileIO, payload: bytes) -> None:
+def _write(payload: bytes) -> None:
     frame = to_frame(payload)
-    written = outcomes.write(frame)
+    written = os.write(OUTCOMES_FD, frame)
     while written < len(frame):
-        written += outcomes.write(memoryview(frame)[written:])
+        written += os.write(OUTCOMES_FD, memoryview(frame)[written:])
 
 
 if __name__ == "__main__":

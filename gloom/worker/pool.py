@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 from msgspec import Raw
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import ProcessProtocol
@@ -21,9 +21,12 @@ from twisted.python.failure import Failure
 from gloom.client.framebuffer import FrameBuffer, to_frame
 from gloom.errors import GloomError
 from gloom.messages import Fail
+from gloom.polling import SocketPoll
 from gloom.worker.pipe import ANSWER, JOBS_FD, OUTCOMES_FD, PROGRESS, READY, UNUSABLE, decode_failure
 from gloom.worker.process import STOP_SIGNALS
 
+# What a pipe holds.
+_READ_BYTES = 1 << 16
 # What a run that nobody waits for any more may take: most jobs end sooner than a new process is up.
 _ABANDONED_SECONDS = 1.0
 # What a child may take to end when there are no more jobs: its functions' threads, and atexit.
@@ -77,8 +80,13 @@ class Child(ProcessProtocol):
         self._died: WorkerDied | None = None
         self._clock = clock
         self._buffer = FrameBuffer()
+        # What reads its pipe, and the pipe's number; None for the reactor.
+        self._poll: SocketPoll | None = None
+        self._outcomes_fd = -1
         self._jobs_fd: int | None = None
-        self._job: Deferred[Raw] | None = None
+        self._busy = False
+        # Who waits for the job that runs; None where nobody does.
+        self._on_end: Callable[[Raw | ChildError], object] | None = None
         self._on_progress: Callable[[Raw], object] | None = None
         self._free: Deferred[None] | None = None
         self._limit: IDelayedCall | None = None
@@ -88,31 +96,34 @@ class Child(ProcessProtocol):
     @property
     def busy(self) -> bool:
         """Whether a job runs, even one that was abandoned."""
-        return self._job is not None
+        return self._busy
 
-    def run(self, frame: bytes, on_progress: Callable[[Raw], object] | None = None) -> Deferred[Raw]:
+    def run(
+        self,
+        frame: bytes,
+        on_end: Callable[[Raw | ChildError], object],
+        on_progress: Callable[[Raw], object] | None = None,
+    ) -> None:
         """
         Have a job done; only one at a time, see `when_free`.
 
-        Cancelling the Deferred abandons the job: if it does not end soon, the process is killed.
-
         Args:
             frame: An encoded `gloom.worker.pipe.Job`.
+            on_end: Called once, unless the job is abandoned: with the answer, as JSON, or
+                with why there is none, because the job failed there or the process ended.
             on_progress: Called with each word of how it gets on, as JSON.
-
-        Returns:
-            Fires with the answer, as JSON.
-
-        Raises:
-            ChildError: The job failed there, or the process ended.
         """
         if self._died is not None:
-            return fail(self._died)
-        self.worked = True
-        self._on_progress = on_progress
-        self._job = Deferred(lambda _: self._kill_after(_ABANDONED_SECONDS))
+            on_end(self._died)
+            return
+        self.worked = self._busy = True
+        self._on_end, self._on_progress = on_end, on_progress
         self._send(to_frame(frame))
-        return self._job
+
+    def abandon(self) -> None:
+        """Wait no more for the job that runs; if it does not end soon, the process is killed."""
+        self._on_end = self._on_progress = None
+        self._kill_after(_ABANDONED_SECONDS)
 
     def when_free(self) -> Deferred[None]:
         """Return a Deferred that fires when no job runs; of several, only the last one does."""
@@ -133,22 +144,43 @@ class Child(ProcessProtocol):
             self._process.signalProcess("KILL")
             self._kill_group()
 
+    def read_by(self, poll: SocketPoll) -> None:
+        """Have *poll* read what the process says, in the reactor's place."""
+        pipe = self._process.pipes[OUTCOMES_FD]
+        pipe.stopReading()
+        self._poll, self._outcomes_fd = poll, pipe.fileno()
+        poll.add(self._outcomes_fd, self)
+
     # What the process does
 
-    def childDataReceived(self, childFD: int, data: bytes) -> None:
-        only = self._buffer.only_frame(data)
-        if only is not None:  # the short way, for nearly all of them
-            self._heard(only)
+    def read_socket(self) -> None:
+        """Read once what the process says; the poll calls it when there is something to read."""
+        try:
+            data = os.read(self._outcomes_fd, _READ_BYTES)
+        except BlockingIOError:
             return
-        rest = memoryview(data)
-        while rest:
-            room = self._buffer.room()
-            count = min(len(room), len(rest))
-            room[:count] = rest[:count]
-            self._buffer.received(count)
-            rest = rest[count:]
-            while (payload := self._buffer.take()) is not None:
-                self._heard(payload)
+        except OSError:
+            data = b""
+        if data:
+            self.childDataReceived(OUTCOMES_FD, data)
+        else:
+            self._read_by_reactor()
+
+    def _read_by_reactor(self) -> None:
+        """Have the reactor read again: it knows what an end means."""
+        if self._poll is not None:
+            self._poll.remove(self._outcomes_fd)
+            self._poll = None
+            self._process.pipes[OUTCOMES_FD].startReading()
+
+    def abort(self) -> None:
+        """As `kill`; the poll calls it where reading has raised an exception."""
+        self._read_by_reactor()
+        self.kill()
+
+    def childDataReceived(self, childFD: int, data: bytes) -> None:
+        for payload in self._buffer.payloads_of(data):
+            self._heard(payload)
 
     def childConnectionLost(self, childFD: int) -> None:
         if childFD == JOBS_FD:
@@ -184,26 +216,23 @@ class Child(ProcessProtocol):
         elif kind == UNUSABLE:
             self.ready.errback(Unusable(decode_failure(content)))
         elif kind == PROGRESS:
-            if self._on_progress is not None and self._job is not None and not self._job.called:
+            if self._on_progress is not None:
                 self._on_progress(Raw(content))
         else:
             self._settle(ChildError(decode_failure(content)))
 
     def _settle(self, result: Raw | ChildError) -> None:
-        job, self._job = self._job, None
-        if job is None:
+        if not self._busy:
             return
+        self._busy = False
         self._stop_limit()
-        if job.called:
-            pass  # abandoned
-        elif isinstance(result, ChildError):
-            job.errback(result)
-        else:
-            job.callback(result)
+        on_end, self._on_end, self._on_progress = self._on_end, None, None
+        if on_end is not None:
+            on_end(result)
         self._tell_if_free()
 
     def _tell_if_free(self) -> None:
-        if self._free is not None and self._job is None:
+        if self._free is not None and not self._busy:
             free, self._free = self._free, None
             free.callback(None)
 

@@ -196,7 +196,9 @@ class Worker(Service):
             slot.begin_to_stop()
         await self._slave.stopService()
         stops = [Deferred.fromCoroutine(slot.stop()) for slot in self._slots]
-        return sum([await stop for stop in stops])
+        cut = sum([await stop for stop in stops])
+        self._slave.stop_reading()
+        return cut
 
     def _serve(self, child: Child) -> None:
         self._slave.admit(child)

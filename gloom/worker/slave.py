@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from msgspec import Raw, structs
@@ -19,7 +20,9 @@ from gloom.client.run import Run
 from gloom.client.session import Assignment
 from gloom.client.slavelink import SlaveLink
 from gloom.errors import RequestRefused, TransportError
+from gloom.framing import FlushTurn
 from gloom.messages import Fail, Leave
+from gloom.polling import SocketPoll
 from gloom.worker.pipe import Job, encode_job
 from gloom.worker.pool import Child, ChildError
 
@@ -60,11 +63,19 @@ class ChildrenSlave(SlaveLink):
         self._again = ""
         self._free: deque[Child] = deque()
         self._working: dict[Child, Run] = {}
+        if SocketPoll.is_possible(self._reactor):
+            # Nothing that a worker says can wait for more: the second is empty.
+            self._poll = SocketPoll(self._reactor, self._flushes, FlushTurn(self._reactor))
 
     # Its children
 
     def admit(self, child: Child) -> None:
-        """Give jobs to *child*: it is ready, and free."""
+        """Give jobs to *child*, which is new and ready."""
+        if self._poll is not None:
+            child.read_by(self._poll)
+        self._is_free(child)
+
+    def _is_free(self, child: Child) -> None:
         self._free.append(child)
         self._join_anew()
 
@@ -83,6 +94,11 @@ class ChildrenSlave(SlaveLink):
         slots = len(self._free) + len(self._working)
         connection.ask(structs.replace(self.joining, slots=slots) if slots else Leave())
 
+    def stop_reading(self) -> None:
+        """Read no more: the children have ended, and the connection too."""
+        if self._poll is not None:
+            self._poll.stop()
+
     # Jobs
 
     def begin(self, run: Run) -> None:
@@ -94,34 +110,36 @@ class ChildrenSlave(SlaveLink):
         self._working[child] = run
         job = run.job
         frame = encode_job(Job(job.id, job.type, run.max_answer_bytes(), job.body))
-        deferred = run.deferred = child.run(frame, run.tell)
-        deferred.addCallbacks(self._answered, self._not_answered, callbackArgs=(run, child), errbackArgs=(run, child))
+        child.run(frame, partial(self._run_ended, run, child), run.tell)
 
-    def _answered(self, body: Raw, run: Run, child: Child) -> None:
-        self.answer(run, body)
-        del self._working[child]
-        self._free.append(child)
+    def _run_ended(self, run: Run, child: Child, result: Raw | ChildError) -> None:
+        if isinstance(result, Raw):
+            self.answer(run, result)
+        else:
+            self.failed(Failure(result), run)
+        if self._working.pop(child, None) is not None:  # else it has ended
+            self._free.append(child)
         self.done(run)
 
-    def _not_answered(self, failure: Failure, run: Run, child: Child) -> None:
-        self.failed(failure, run)
-        if self._working.pop(child, None) is None:
-            pass  # it has ended
-        elif child.busy:
-            # Abandoned with the connection that the job came from.
-            child.when_free().addCallback(lambda _: self._is_free_again(child))
-        else:
-            self._free.append(child)
+    def cancel(self, run: Run) -> None:
+        # With the connection that it came from: the child is free when it has done it, or is killed.
+        child = self._at(run)
+        del self._working[child]
+        child.abandon()
+        child.when_free().addCallback(lambda _: self._is_free_again(child))
         self.done(run)
 
     def _is_free_again(self, child: Child) -> None:
         if not child.ended.called:
-            self.admit(child)
+            self._is_free(child)
 
     def revoke(self, run: Run) -> None:
         # Whatever it is at, nobody waits for it; another child takes its place.
         self.own_log.info("job {id!r} of {type} is cancelled: its process is killed", id=run.job.id, type=run.job.type)
-        next(child for child, its_run in self._working.items() if its_run is run).kill()
+        self._at(run).kill()
+
+    def _at(self, run: Run) -> Child:
+        return next(child for child, its_run in self._working.items() if its_run is run)
 
     def describe(self, job: Assignment, failure: Failure) -> Fail:
         error = failure.value
