@@ -78,17 +78,33 @@ def test_a_wrong_answer_is_noticed() -> None:
 
 def test_a_row_has_medians_ranges_and_how_many_times_as_fast_gloom_is() -> None:
     """The table shows what the middle round had, between which the others lay, and gloom's rate by it."""
-    gloom = report.summary([figures(9_000, 0.4)])
     celery = report.summary([figures(300, 4.0), figures(500, 2.0), figures(450, 3.0)])
-    assert report.row(celery, gloom) == [
-        "450\n(300-500)",
+    assert report.row(celery, {"gloom": 9_000, "gloom-16": 18_000}) == [
+        "450 (300-500)",
         "20.0",
-        "0.1\n(0.1-0.1)",
-        "3\n(2-4)",
-        "6\n(4-8)",
-        "0.3\n(0.3-0.3)",
+        "40.0",
+        "0.1 (0.1-0.1)",
+        "3 (2-4)",
+        "6 (4-8)",
+        "0.3 (0.3-0.3)",
     ]
-    assert report.row(celery, None)[1] == ""
+    assert len(report.row(celery, {})) == 5
+
+
+def test_a_document_has_the_table_the_notes_and_what_was_reached() -> None:
+    """What is pasted into a document says where it was measured, and is no wider in one line than in another."""
+    summaries = {
+        "gloom": report.summary([figures(9_000, 0.4)]),
+        "gloom-16": report.summary([figures(18_000, 0.4)]),
+        "rq": report.summary([figures(90, 9.0)]),
+    }
+    lines = report.markdown(summaries, 64, "A machine").splitlines()
+    assert lines[0] == "A machine. Medians (least-most)."
+    drawn = [line for line in lines if line.startswith("|")]
+    assert len({line.count("|") for line in drawn}) == 1
+    assert drawn[4].startswith("| RQ | 90 (90-90) | 100.0 | 200.0 |")
+    assert "- met    gloom, -c 16: times RQ: 200 (wanted: at least 10)" in lines
+    assert f"- {report.note(SYSTEMS['rq'])}" in lines
 
 
 def test_the_table_names_every_system_that_was_measured() -> None:
@@ -117,7 +133,7 @@ def test_what_gloom_shall_reach_is_said_beside_what_it_reached(
     }
     bars = report.bars(summaries)
     assert [bar["met"] for bar in bars] == met
-    assert report.bar_line(bars[2]).startswith("met " if met[2] else "missed times Dramatiq: 9.99")
+    assert report.bar_line(bars[2]).startswith("met " if met[2] else "missed gloom: times Dramatiq: 9.99")
 
 
 def test_without_gloom_there_is_nothing_to_reach() -> None:

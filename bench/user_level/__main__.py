@@ -1,11 +1,12 @@
 """
 Compare gloom with Celery, RQ, Dramatiq, Huey and dask.distributed, each through its own client library.
 
-    python -m bench.user_level [--rounds N] [--seconds N] [--systems NAME,NAME] [--json FILE]
+    python -m bench.user_level [--rounds N] [--seconds N] [--systems NAME,NAME] [--json FILE] [--markdown FILE]
 
 An echo job of 100 bytes and its answer: one at a time, and 64 in flight. Every
 system has two worker processes, else the settings that its documentation
-shows, and shares two CPUs with its client. The systems take turns, and are
+shows (gloom is measured once more with as many jobs at once as Dramatiq's two
+processes have), and shares two CPUs with its client. The systems take turns, and are
 started anew for each round. CPU time is that of all processes of a system,
 its client's included.
 """
@@ -75,6 +76,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--systems", type=_names, default=list(SYSTEMS), help=f"of {','.join(SYSTEMS)}; default: all")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured to FILE")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables of a document to FILE")
     arguments = parser.parse_args()
     if arguments.rounds < 1 or arguments.seconds <= 0:
         parser.error("--rounds must be 1 or more, and --seconds over 0")
@@ -158,7 +160,8 @@ def _tell(rounds: dict[str, list[report.Round]], skipped: dict[str, str], argume
     summaries = {name: report.summary(found) for name, found in rounds.items()}
     bars = report.bars(summaries)
     machine = _machine()
-    print(f"\n{machine['cpu']}, {machine['cpus']} CPUs, Python {machine['python']}, {machine['redis'] or 'no Redis'}")
+    where = f"{machine['cpu']}, {machine['cpus']} CPUs, Python {machine['python']}, {machine['redis'] or 'no Redis'}"
+    print(f"\n{where}")
     console = Console(width=None if sys.stdout.isatty() else _PLAIN_COLUMNS)
     console.print(report.table(summaries, _WINDOW))
     for name in rounds:
@@ -166,6 +169,8 @@ def _tell(rounds: dict[str, list[report.Round]], skipped: dict[str, str], argume
     print()
     for bar in bars:
         print(report.bar_line(bar))
+    if arguments.markdown is not None:
+        arguments.markdown.write_text(report.markdown(summaries, _WINDOW, where))
     if arguments.json is not None:
         told = {
             "machine": machine,

@@ -10,7 +10,10 @@ from typing import Any
 
 from rich.table import Table
 
-from bench.user_level.systems import SYSTEMS, System
+from bench.user_level.systems import GLOOMS, SYSTEMS, System
+
+Summary = Mapping[str, Mapping[str, float]]
+"""What `summary` returns for one system."""
 
 Round = Mapping[str, Mapping[str, Any]]
 """What a driver has printed: the figures of ``one`` and ``many``."""
@@ -37,45 +40,71 @@ def summary(rounds: Sequence[Round]) -> dict[str, dict[str, float]]:
     return figures
 
 
-def table(summaries: Mapping[str, Mapping[str, Mapping[str, float]]], window: int) -> Table:
+def table(summaries: Mapping[str, Summary], window: int) -> Table:
     """Return the table of *summaries*, by the name of the system."""
     drawn = Table(title="An echo job and its answer: medians (least-most)")
     drawn.add_column("", no_wrap=True)
-    for heading in (
-        f"answered jobs/s,\n{window} in flight",
-        "gloom is\ntimes as fast",
-        "CPU ms a job,\nall processes",
-        "one at a time:\np50 ms",
-        "\np99 ms",
-        "\nCPU ms a job",
-    ):
-        drawn.add_column(heading, justify="right")
+    for heading in _headings(summaries, window):
+        drawn.add_column(heading.replace(": ", ":\n").replace(", ", ",\n", 1), justify="right")
     for name, figures in summaries.items():
-        drawn.add_row(SYSTEMS[name].title, *row(figures, summaries.get("gloom")))
+        drawn.add_row(SYSTEMS[name].title, *(cell.replace(" ", "\n") for cell in row(figures, rates(summaries))))
     return drawn
 
 
-def row(figures: Mapping[str, Mapping[str, float]], gloom: Mapping[str, Mapping[str, float]] | None) -> list[str]:
-    """Return the cells of one system's *figures*; *gloom* has those of gloom, if it was measured."""
-    rate, *others = figures.values()
-    times = "" if gloom is None else f"{gloom['many.jobs_per_second']['median'] / rate['median']:.1f}"
-    return [_cell(rate, ",.0f"), times, *(_cell(values, ".3g") for values in others)]
+def markdown(summaries: Mapping[str, Summary], window: int, machine: str) -> str:
+    """Return the same as a document has it: where it was measured, the table, what must be known, and the bars."""
+    headings = _headings(summaries, window)
+    lines = [f"{machine}. Medians (least-most).", ""]
+    lines += [f"| | {' | '.join(headings)} |", "|---" + "|--:" * len(headings) + "|"]
+    for name, figures in summaries.items():
+        lines.append(f"| {SYSTEMS[name].title} | {' | '.join(row(figures, rates(summaries)))} |")
+    lines += ["", *(f"- {note(SYSTEMS[name])}" for name in summaries)]
+    lines += ["", *(f"- {bar_line(bar)}" for bar in bars(summaries))]
+    return "\n".join(lines) + "\n"
 
 
-def bars(summaries: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[dict[str, Any]]:
-    """Return what gloom shall reach beside what it reached: ``what``, ``wanted``, ``measured`` and ``met``."""
-    if "gloom" not in summaries:
-        return []
-    gloom = {figure: values["median"] for figure, values in summaries["gloom"].items()}
-    rate, p50 = gloom["many.jobs_per_second"], gloom["one.p50_ms"]
-    found = [
-        _bar("answered jobs/s", f"at least {WANTED_JOBS_PER_SECOND:,}", rate, rate >= WANTED_JOBS_PER_SECOND),
-        _bar("one at a time, p50 ms", f"under {WANTED_P50_MS}", p50, p50 < WANTED_P50_MS),
+def rates(summaries: Mapping[str, Summary]) -> dict[str, float]:
+    """Return the jobs a second of each way to run gloom that was measured."""
+    return {name: summaries[name]["many.jobs_per_second"]["median"] for name in GLOOMS if name in summaries}
+
+
+def _headings(summaries: Mapping[str, Summary], window: int) -> list[str]:
+    return [
+        f"answered jobs/s, {window} in flight",
+        *(f"times as fast: {SYSTEMS[name].title}" for name in rates(summaries)),
+        "CPU ms a job, all processes",
+        "one at a time: p50 ms",
+        "one at a time: p99 ms",
+        "one at a time: CPU ms a job",
     ]
+
+
+def row(figures: Summary, gloom_rates: Mapping[str, float]) -> list[str]:
+    """Return the cells of one system's *figures*; *gloom_rates* has what `rates` returns."""
+    rate, *others = figures.values()
+    times = [f"{gloom / rate['median']:.1f}" for gloom in gloom_rates.values()]
+    return [_cell(rate, ",.0f"), *times, *(_cell(values, ".3g") for values in others)]
+
+
+def bars(summaries: Mapping[str, Summary]) -> list[dict[str, Any]]:
+    """Return what gloom shall reach beside what it reached: ``what``, ``wanted``, ``measured`` and ``met``."""
+    found = []
+    for name, rate in rates(summaries).items():
+        title, p50 = SYSTEMS[name].title, summaries[name]["one.p50_ms"]["median"]
+        wanted = f"at least {WANTED_JOBS_PER_SECOND:,}"
+        found.append(_bar(f"{title}: answered jobs/s", wanted, rate, rate >= WANTED_JOBS_PER_SECOND))
+        found.append(_bar(f"{title}: one at a time, p50 ms", f"under {WANTED_P50_MS}", p50, p50 < WANTED_P50_MS))
+        found += _times_bars(title, rate, summaries)
+    return found
+
+
+def _times_bars(title: str, rate: float, summaries: Mapping[str, Summary]) -> list[dict[str, Any]]:
+    found = []
     for name, figures in summaries.items():
         if SYSTEMS[name].wanted:
             times = rate / figures["many.jobs_per_second"]["median"]
-            found.append(_bar(f"times {SYSTEMS[name].title}", f"at least {WANTED_TIMES}", times, times >= WANTED_TIMES))
+            what = f"{title}: times {SYSTEMS[name].title}"
+            found.append(_bar(what, f"at least {WANTED_TIMES}", times, times >= WANTED_TIMES))
     return found
 
 
@@ -108,4 +137,4 @@ def _bar(what: str, wanted: str, measured: float, met: bool) -> dict[str, Any]:
 
 
 def _cell(values: Mapping[str, float], form: str) -> str:
-    return f"{values['median']:{form}}\n({values['least']:{form}}-{values['most']:{form}})"
+    return f"{values['median']:{form}} ({values['least']:{form}}-{values['most']:{form}})"

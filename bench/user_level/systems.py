@@ -33,13 +33,24 @@ class System:
     wanted: bool = False
 
 
+GLOOMS = ("gloom", "gloom-16")
+"""What the others are compared with, by their keys below."""
+
 SYSTEMS = {
     "gloom": System(
         "gloom",
         (),
         keeps="nothing; its clients submit again what is unanswered",
-        jobs="pushed; `gloom work -c 2`",
+        jobs="pushed; `gloom work -c 2`, its default on two CPUs",
         answers="pushed; `await master.submit(...)`, and `master.map(..., window=64)` as completed",
+        redis=False,
+    ),
+    "gloom-16": System(
+        "gloom, -c 16",
+        (),
+        keeps="as gloom",
+        jobs="pushed; `gloom work -c 16`: as many jobs at once as Dramatiq's default",
+        answers="as gloom",
         redis=False,
     ),
     "celery": System(
