@@ -133,6 +133,9 @@ def test_what_gloom_shall_reach_is_said_beside_what_it_reached(
     }
     bars = report.bars(summaries)
     assert [bar["met"] for bar in bars] == met
+    assert report.bar_line(bars[0]).startswith(
+        f"{'met   ' if met[0] else 'missed'} gloom: answered jobs/s: {rate:,.0f} ("
+    )
     assert report.bar_line(bars[2]).startswith("met " if met[2] else "missed gloom: times Dramatiq: 9.99")
 
 

@@ -22,6 +22,8 @@ WANTED_JOBS_PER_SECOND = 8_000
 WANTED_TIMES = 10
 WANTED_P50_MS = 0.5
 
+_WHOLE_FROM = 1000
+
 _FIGURES = (
     ("many", "jobs_per_second"),
     ("many", "cpu_ms_per_job"),
@@ -110,7 +112,9 @@ def _times_bars(title: str, rate: float, summaries: Mapping[str, Summary]) -> li
 
 def bar_line(bar: Mapping[str, Any]) -> str:
     """Return one of `bars` for people."""
-    return f"{'met   ' if bar['met'] else 'missed'} {bar['what']}: {bar['measured']:,.4g} (wanted: {bar['wanted']})"
+    measured = bar["measured"]
+    shown = f"{measured:,.0f}" if measured >= _WHOLE_FROM else f"{measured:.4g}"
+    return f"{'met   ' if bar['met'] else 'missed'} {bar['what']}: {shown} (wanted: {bar['wanted']})"
 
 
 def note(system: System) -> str:

@@ -48,7 +48,7 @@ SYSTEMS = {
     "gloom-16": System(
         "gloom, -c 16",
         (),
-        keeps="as gloom",
+        keeps="nothing, as gloom",
         jobs="pushed; `gloom work -c 16`: as many jobs at once as Dramatiq's default",
         answers="as gloom",
         redis=False,
