@@ -37,7 +37,7 @@ from bench.user_level.systems import SYSTEMS
 
 _WORKERS = 2
 _WINDOW = 64
-_PLAIN_COLUMNS = 120
+_PLAIN_COLUMNS = 150
 
 
 class Failed(Exception):
