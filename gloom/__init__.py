@@ -9,6 +9,7 @@ The rooms, in the order in which imports may go down (docs/architecture.md):
     lazyheap            a heap with removal
     jobqueue, deadlines strict priority order; what is due next
     jobs                the broker's records
+    pairing             who takes which job
     broker              every state and every transition
     access              who may do what: tokens, certificate names, roles
     polling             reading all sockets in one event

@@ -2,8 +2,8 @@
 The in-memory broker: all state, and every transition of a job.
 
 Implements docs/protocol.md, sections 3 to 5. Two rules. All state lives here
-(its records are in `gloom.jobs`): no other room keeps a fact about a job. And
-this room knows no transport, no JSON and no clock of its own: payloads and
+(its records are in `gloom.jobs`, and what waits is in `gloom.pairing`): no
+other room keeps a fact about a job. And this room knows no transport, no JSON and no clock of its own: payloads and
 bodies are opaque bytes, it is told the time, it asks for one alarm, and it
 tells peers through `gloom.interfaces`, whose methods only buffer, so that no
 call comes back in while a transition runs.
@@ -16,7 +16,7 @@ that makes one of them available ends by pairing them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from zope.interface import implementer
@@ -24,8 +24,8 @@ from zope.interface import implementer
 from gloom.deadlines import Deadlines
 from gloom.errors import Busy, Draining, IdExists, InvalidState, MissingField, NoSlaves, UnknownJob
 from gloom.interfaces import IBroker
-from gloom.jobqueue import first_of
-from gloom.jobs import BASE_TERMS, Failure, Job, JobKey, Line, Master, Receipt, Slave, Terms
+from gloom.jobs import BASE_TERMS, Failure, Job, JobKey, Master, Receipt, Slave, Terms
+from gloom.pairing import Pairing
 from gloom.settings import Settings
 
 # What a master leaves behind is forgotten in steps of at most so many jobs, about 2 ms:
@@ -53,7 +53,7 @@ class MemoryBroker:
         self._max_master_bytes = int(settings.max_queued_bytes * settings.master_share)
         self._jobs: dict[JobKey, Job] = {}
         self._bytes = 0
-        self._lines: dict[str | None, Line] = {}
+        self._pairing = Pairing(self._drop_if_abandoned)
         self._submitted = 0
         self._alarm = alarm
         self._deadlines: Deadlines[Job] = Deadlines(alarm)
@@ -107,9 +107,9 @@ class MemoryBroker:
             or master.queued_bytes + size > self._max_master_bytes
         ):
             self._make_room(master, size, now)
-        if terms.require_slave and not self._has_slave(type):
+        if terms.require_slave and not self._pairing.has_slave(type):
             raise NoSlaves("no slave has joined" if type is None else f"no slave has joined the type {_show(type)}")
-        job = Job(id, self._line_of(type), priority, self._submitted, payload, master.alone, terms, now)
+        job = Job(id, self._pairing.line_of(type), priority, self._submitted, payload, master.alone, terms, now)
         self._submitted += 1
         jobs[id] = job
         self._bytes += size
@@ -153,10 +153,6 @@ class MemoryBroker:
             master.queued_bytes += len(job.payload)
         master.peer.accepted()
 
-    def _has_slave(self, type: str | None) -> bool:
-        line = self._lines.get(type)
-        return line is not None and line.slaves > 0
-
     def cancel(self, master: Master, id: JobKey, now: float) -> None:
         """See `IBroker.cancel`."""
         job = self._jobs.get(id)
@@ -177,7 +173,7 @@ class MemoryBroker:
 
     def slave_lost(self, slave: Slave, now: float) -> None:
         """See `IBroker.slave_lost`."""
-        self._leave_lines(slave)
+        self._pairing.leave(slave)
         hand, slave.hand = slave.hand, {}
         held = [job for job in hand.values() if job is not None]
         # A slave that is idle takes the first of them in the total order, not the one that was given out first.
@@ -187,17 +183,13 @@ class MemoryBroker:
 
     def join(self, slave: Slave, types: Sequence[str | None], slots: int, now: float) -> None:
         """See `IBroker.join`."""
-        self._leave_lines(slave)
-        slave.lines = tuple(self._line_of(type) for type in dict.fromkeys(types))
-        slave.slots = slots
-        for line in slave.lines:
-            line.slaves += 1
+        self._pairing.join(slave, types, slots)
         slave.peer.accepted()
         self._serve(slave, now)
 
     def leave(self, slave: Slave) -> None:
         """See `IBroker.leave`."""
-        self._leave_lines(slave)
+        self._pairing.leave(slave)
         slave.peer.accepted()
 
     def respond(self, slave: Slave, id: JobKey | None, body: Any, now: float) -> None:
@@ -290,68 +282,26 @@ class MemoryBroker:
     # Pairing
 
     def _place(self, job: Job, now: float) -> None:
-        """Hand *job* to the slave that could take it and is idle longest, or queue it."""
-        idle = job.line.idle
-        if idle:
-            slave: Slave | None = next(iter(idle))
-            if job.id in slave.hand:  # type: ignore[union-attr]
-                slave = _first_without(idle, job.id)
-            if slave is not None:
-                self._assign(job, slave, now)
-                return
-        job.line.queue.push(job)
-        if job.terms.expires_seconds is not None:
+        """Hand *job* to the slave that could take it and is idle longest, or let it wait."""
+        slave = self._pairing.place(job)
+        if slave is not None:
+            self._assign(job, slave, now)
+        elif job.terms.expires_seconds is not None:
             when = job.submitted + job.terms.delay_seconds + job.terms.expires_seconds
             job.deadline = self._deadlines.set(when, job)
 
     def _serve(self, slave: Slave, now: float) -> None:
         """Hand *slave* the first jobs that it could take, and let it wait for more."""
         while len(slave.hand) < slave.slots:
-            job = self._take_for(slave)
+            job = self._pairing.next_for(slave)
             if job is None:
-                for line in slave.lines:
-                    line.idle[slave] = None  # one that waits already keeps its place
                 return
             self._assign(job, slave, now)
-
-    def _take_for(self, slave: Slave) -> Job | None:
-        """Take the first job that *slave* could take from its queue."""
-        job = self._first_for(slave)
-        if job is None:
-            return None
-        if job.id in slave.hand:
-            return self._take_past_ended_attempts(slave)
-        return job.line.queue.pop()
-
-    def _take_past_ended_attempts(self, slave: Slave) -> Job | None:
-        """As `_take_for`, where an ended attempt of the first job is still in this very hand."""
-        # The same id twice in one hand would let a late answer end the later attempt.
-        skipped = []
-        while (job := self._first_for(slave)) is not None and job.id in slave.hand:
-            skipped.append(job.line.queue.pop())
-        if job is not None:
-            job.line.queue.pop()
-        for other in skipped:
-            other.line.queue.push(other)
-        return job
-
-    def _first_for(self, slave: Slave) -> Job | None:
-        while True:
-            first = None
-            for line in slave.lines:
-                if line.queue.entries:
-                    job = line.queue.peek()
-                    if job is not None:
-                        first = job if first is None else first_of(first, job)
-            if first is None or not (first.masters[0].is_gone and self._drop_if_abandoned(first)):
-                return first
 
     def _assign(self, job: Job, slave: Slave, now: float) -> None:
         job.slave = slave
         job.started = now
         slave.hand[job.id] = job
-        if slave in job.line.idle:
-            self._unidle(slave, stays=len(slave.hand) < slave.slots)
         if job.terms is not BASE_TERMS:
             self._limit_attempt(job, now)
         slave.peer.assigned(job.payload)
@@ -360,14 +310,6 @@ class MemoryBroker:
         self._drop_deadline(job)
         if job.terms.timeout_seconds is not None:
             job.deadline = self._deadlines.set(now + job.terms.timeout_seconds, job)
-
-    def _unidle(self, slave: Slave, stays: bool) -> None:
-        """*slave* was given a job: it waits at the end for the next one, or not at all."""
-        for line in slave.lines:
-            if stays:
-                line.idle.move_to_end(slave)
-            else:
-                del line.idle[slave]
 
     # Endings
 
@@ -441,7 +383,7 @@ class MemoryBroker:
             # The queue drops its entry later, perhaps much later.
             job.payload = b""
         self._drop_deadline(job)
-        self._unuse(job.line)
+        self._pairing.unuse(job.line)
         if not jobs:
             _give_back(jobs)
             self._tell_if_drained()
@@ -481,30 +423,6 @@ class MemoryBroker:
             self._deadlines.drop(job.deadline)
             job.deadline = None
 
-    # Lines
-
-    def _leave_lines(self, slave: Slave) -> None:
-        if slave.lines and slave in slave.lines[0].idle:
-            self._unidle(slave, stays=False)
-        lines, slave.lines = slave.lines, ()
-        for line in lines:
-            line.slaves -= 1
-            self._unuse(line)
-
-    def _line_of(self, type: str | None) -> Line:
-        """Return the line of *type* for one more user."""
-        line = self._lines.get(type)
-        if line is None:
-            line = self._lines[type] = Line(type)
-        line.users += 1
-        return line
-
-    def _unuse(self, line: Line) -> None:
-        """One user less; an unused line goes, so that types do not add up for ever."""
-        line.users -= 1
-        if not line.users:
-            del self._lines[line.type]
-
 
 def _give_back(emptied: dict[Any, Any]) -> None:
     """Free the memory of a dict that was large: by deletion alone it never shrinks."""
@@ -515,10 +433,6 @@ def _give_back(emptied: dict[Any, Any]) -> None:
 def _receipt(job: Job, slave: Slave, now: float) -> Receipt:
     queued, ran = job.started - job.submitted, now - job.started
     return Receipt(round(queued, 6), round(ran, 6), 1 + len(job.attempts or ()), slave.peer.name)
-
-
-def _first_without(idle: Iterable[Slave], id: JobKey) -> Slave | None:
-    return next((slave for slave in idle if id not in slave.hand), None)
 
 
 def _show(id: JobKey) -> str:

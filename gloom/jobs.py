@@ -1,7 +1,7 @@
 """
 The broker's records: jobs, what waits for each type, masters, slaves.
 
-Plain data with no behaviour; every change to it is made in `gloom.broker`.
+Plain data with no behaviour; every change to it is made in `gloom.broker` and `gloom.pairing`.
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ def picture(broker: MemoryBroker) -> dict[str, Any]:
         "jobs": {id: _picture_of_job(job) for id, job in broker._jobs.items()},
         "lines": {
             type: (line.users, len(line.queue), [slave.peer.name for slave in line.idle])
-            for type, line in broker._lines.items()
+            for type, line in broker._pairing.lines.items()
         },
         "deadlines": sorted(
             (deadline.when, str(deadline.item.id))

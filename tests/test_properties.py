@@ -341,7 +341,9 @@ class BrokerMachine(RuleBasedStateMachine):
 
     @invariant()
     def a_job_is_in_exactly_one_place(self) -> None:
-        entries = [entry for line in self.broker._lines.values() for entry in (*line.queue.entries, *line.queue._old)]
+        entries = [
+            entry for line in self.broker._pairing.lines.values() for entry in (*line.queue.entries, *line.queue._old)
+        ]
         queued = [job for _, _, job in entries if job.queued]
         in_hand = [job for slave in self.slaves for job in slave.record.hand.values() if job is not None]
         places = Counter((job.id, job.line.type) for job in queued + in_hand)
@@ -398,12 +400,12 @@ class BrokerMachine(RuleBasedStateMachine):
     def counters_and_lists_equal_a_recount(self) -> None:
         users = Counter(job.line for job in self.broker._jobs.values())
         users.update(line for slave in self.slaves for line in slave.record.lines)
-        assert {line: line.users for line in self.broker._lines.values()} == dict(users)
+        assert {line: line.users for line in self.broker._pairing.lines.values()} == dict(users)
         waiting = Counter(job.line for job in self.waiting())
-        untyped = self.broker._lines.get(None)
+        untyped = self.broker._pairing.lines.get(None)
         idle = [] if untyped is None else list(untyped.idle)
         assert [slave.peer.name for slave in idle] == [slave.peer.name for slave in self.model.idle]
-        for line in self.broker._lines.values():
+        for line in self.broker._pairing.lines.values():
             assert len(line.queue) == waiting[line]
             assert list(line.idle) == [slave for slave in idle if line in slave.lines]
             assert line.slaves == sum(line in slave.record.lines for slave in self.slaves)

@@ -234,7 +234,7 @@ class Session:
         broker: Any = gloom.broker
         around = gloom.masters.around
         left = {
-            "jobs": broker.unanswered, "types": len(broker._lines), "bytes": broker._bytes,
+            "jobs": broker.unanswered, "types": len(broker._pairing.lines), "bytes": broker._bytes,
             "connections": around.connections, "watched frames": len(around.stalls._watched),
             "peers": len(gloom.masters.peers) + len(gloom.slaves.peers), "timers": len(gloom.clock.getDelayedCalls()),
         }  # fmt: skip

@@ -16,7 +16,7 @@ def check_quickly(mirror: Mirror) -> None:
     broker = mirror.broker
     assert len(broker._jobs) == len(mirror.jobs), "jobs in flight"
     assert broker._bytes == mirror.bytes, "bytes in flight"
-    for line in broker._lines.values():
+    for line in broker._pairing.lines.values():
         if line.idle and len(line.queue):
             _check_nobody_could(line)
 
@@ -33,7 +33,10 @@ def recount(mirror: Mirror, around: Any, now: float, is_due: bool, factories: An
     broker = mirror.broker
     assert broker._jobs.keys() == mirror.jobs.keys(), "jobs"
     queued = [
-        job for line in broker._lines.values() for _, _, job in (*line.queue.entries, *line.queue._old) if job.queued
+        job
+        for line in broker._pairing.lines.values()
+        for _, _, job in (*line.queue.entries, *line.queue._old)
+        if job.queued
     ]
     standing = set(queued)
     assert len(standing) == len(queued), "a job stands in queues twice"
@@ -80,7 +83,7 @@ def _check_peers(mirror: Mirror) -> None:
 
 
 def _check_lines(mirror: Mirror) -> None:
-    lines = mirror.broker._lines
+    lines = mirror.broker._pairing.lines
     for type, line in lines.items():
         joined: list[MirrorSlave] = [slave for slave in mirror.slaves if type in slave.types]
         jobs = [job for job in mirror.jobs.values() if job.type == type]
@@ -112,7 +115,7 @@ def check_empty(mirror: Mirror, around: Any, factories: Any) -> None:
     """After all peers have gone: nothing is left of anything."""
     broker = mirror.broker
     assert not mirror.jobs and not broker._jobs and not mirror.masters and not mirror.slaves and not mirror.idle
-    assert not broker._lines and not broker._bytes and not len(broker._deadlines), "something leaks"
+    assert not broker._pairing.lines and not broker._bytes and not len(broker._deadlines), "something leaks"
     assert not around.connections and not any(factory.peers for factory in factories), "connections leak"
     assert not around.stalls._watched and around.stalls._timer is None
     assert not around.flushes._waiting
