@@ -1,5 +1,5 @@
 """
-The broker's records: jobs, what waits for each type, masters, slaves.
+The broker's records: jobs, what waits for each type, masters, slaves and their crews.
 
 Plain data with no behaviour; every change to it is made in `gloom.broker` and `gloom.pairing`.
 """
@@ -7,10 +7,11 @@ Plain data with no behaviour; every change to it is made in `gloom.broker` and `
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from gloom.jobqueue import JobQueue
+from gloom.jobqueue import JobQueue, MergedQueue
 
 if TYPE_CHECKING:
     from gloom.deadlines import Deadline
@@ -153,19 +154,46 @@ class Line:
     Attributes:
         type: The job type; None for untyped jobs.
         queue: Its queued jobs.
-        idle: The slaves that could take one more job of it, idle longest first.
-        slaves: How many slaves have joined it.
-        users: Jobs in flight and slaves joined; at 0 the line is forgotten.
+        idle: The slaves that could take one more job of it, idle longest first;
+            without those of its crews.
+        crews: Whose slaves could take its jobs, too.
+        joined: How many slaves and crews have joined it.
+        users: These, and its jobs in flight; at 0 the line is forgotten.
     """
 
-    __slots__ = ("idle", "queue", "slaves", "type", "users")
+    __slots__ = ("crews", "idle", "joined", "queue", "type", "users")
 
     def __init__(self, type: str | None) -> None:
         self.type = type
         self.queue: JobQueue[Job] = JobQueue()
         self.idle: OrderedDict[Slave, None] = OrderedDict()
-        self.slaves = 0
+        self.crews: tuple[Crew, ...] = ()
+        self.joined = 0
         self.users = 0
+
+
+class Crew:
+    """
+    The slaves that have joined the same set of many types: for them one line, made of many.
+
+    Attributes:
+        types: The set.
+        left_out: Those of it in whose lines each slave stands by itself.
+        lines: The lines of the others.
+        queue: The first job of all these.
+        idle: The slaves that could take one more job of them, idle longest first.
+        joined: How many slaves it has; at 0 it is forgotten.
+    """
+
+    __slots__ = ("idle", "joined", "left_out", "lines", "queue", "types")
+
+    def __init__(self, types: frozenset[str | None], left_out: Collection[str | None], lines: Collection[Line]) -> None:
+        self.types = types
+        self.left_out = left_out
+        self.lines = lines
+        self.queue: MergedQueue[Job] = MergedQueue(line.queue for line in lines)
+        self.idle: OrderedDict[Slave, None] = OrderedDict()
+        self.joined = 0
 
 
 class Master:
@@ -197,16 +225,18 @@ class Slave:
     Attributes:
         peer: The connection, an `ISlavePeer`.
         lines: The types that it has joined, usually None (untyped jobs) among
-            them; empty before ``join`` and after ``leave``.
-        slots: How many jobs it may have in hand.
+            them, or a crew in place of many; empty before ``join`` and after ``leave``.
+        turn: Its place in the order of idleness; 0 while it is not idle.
+        slots: How many jobs it may have in hand; 0 while it has joined nothing.
         hand: What it has in hand by id: a job, or None for an attempt that the
             broker has ended (cancelled, timed out) and the slave has not let go of.
     """
 
-    __slots__ = ("hand", "lines", "peer", "slots")
+    __slots__ = ("hand", "lines", "peer", "slots", "turn")
 
     def __init__(self, peer: Any) -> None:
         self.peer = peer
-        self.lines: tuple[Line, ...] = ()
-        self.slots = 1
+        self.lines: tuple[Line | Crew, ...] = ()
+        self.turn = 0
+        self.slots = 0
         self.hand: dict[JobKey, Job | None] = {}

@@ -2,8 +2,12 @@
 Who takes which job: what waits for each job type, jobs in order or slaves in order of idleness.
 
 Implements the orders of docs/protocol.md, sections 3.4 and 3.5. Here is kept
-only what waits, and which lines a slave has joined; that a job is in a slave's
+only what waits, and which types a slave has joined; that a job is in a slave's
 hand, and what becomes of it, is the business of `gloom.broker`.
+
+A slave of few types stands in the line of each of them, and looks at the first
+job of each. A slave of many types belongs to a crew, with all others that have
+joined the same set, and stands there; so a job costs it no more.
 """
 
 from __future__ import annotations
@@ -11,7 +15,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from gloom.jobqueue import first_of
-from gloom.jobs import Job, JobKey, Line, Slave
+from gloom.jobs import Crew, Job, JobKey, Line, Slave
+
+# A slave of so many types costs less without a crew.
+_FEW_TYPES = 8
+# Each job is told to the crews of its line, which costs about what it does to look at so many lines for each.
+_TYPES_A_CREW = 8
+_MOST_CREWS = 16
 
 
 class Pairing:
@@ -29,20 +39,28 @@ class Pairing:
     def __init__(self, is_dropped: Callable[[Job], bool]) -> None:
         self._is_dropped = is_dropped
         self.lines: dict[str | None, Line] = {}
+        self.crews: dict[frozenset[str | None], Crew] = {}
+        self._turns = 0
 
     # Jobs
 
     def place(self, job: Job) -> Slave | None:
         """Return the slave that could take *job* and is idle longest, no longer idle; else queue the job."""
-        idle = job.line.idle
-        if idle:
-            slave: Slave | None = next(iter(idle))
-            if job.id in slave.hand:  # type: ignore[union-attr]
-                slave = _first_without(idle, job.id)
-            if slave is not None:
-                self._unidle(slave)
-                return slave
-        job.line.queue.push(job)
+        line = job.line
+        if line.crews:
+            slave = _idle_longest(line, job.id)
+        elif line.idle:
+            slave = next(iter(line.idle))
+            if job.id in slave.hand:
+                slave = _first_without(line.idle, job.id)
+        else:
+            slave = None
+        if slave is not None:
+            self._unidle(slave, stays=len(slave.hand) + 1 < slave.slots)
+            return slave
+        line.queue.push(job)
+        if line.crews:
+            _tell_crews(job)
         return None
 
     def next_for(self, slave: Slave) -> Job | None:
@@ -53,11 +71,13 @@ class Pairing:
                 job.line.queue.pop()
             else:
                 job = self._take_past_ended_attempts(slave)
-        if job is None:
+        if job is not None:
+            if slave.turn:
+                self._unidle(slave, stays=len(slave.hand) + 1 < slave.slots)
+        elif not slave.turn:  # one that waits already keeps its turn
+            slave.turn = self._turns = self._turns + 1
             for line in slave.lines:
-                line.idle[slave] = None  # one that waits already keeps its place
-        elif slave in job.line.idle:
-            self._unidle(slave)
+                line.idle[slave] = None
         return job
 
     def _first_for(self, slave: Slave) -> Job | None:
@@ -81,14 +101,17 @@ class Pairing:
             job.line.queue.pop()
         for other in skipped:
             other.line.queue.push(other)
+            _tell_crews(other)
         return job
 
-    def _unidle(self, slave: Slave) -> None:
+    def _unidle(self, slave: Slave, stays: bool) -> None:
         """*slave* is given a job: it waits at the end for the next one, or not at all."""
-        if len(slave.hand) + 1 < slave.slots:
+        if stays:
+            slave.turn = self._turns = self._turns + 1
             for line in slave.lines:
                 line.idle.move_to_end(slave)
         else:
+            slave.turn = 0
             for line in slave.lines:
                 del line.idle[slave]
 
@@ -96,24 +119,64 @@ class Pairing:
 
     def join(self, slave: Slave, types: Sequence[str | None], slots: int) -> None:
         """Have *slave* wait for other jobs than before, and not yet be idle."""
+        # Before it leaves: one that joins the same types once more finds its crew still there.
+        lines = self._join_lines(dict.fromkeys(types))
         self.leave(slave)
-        slave.lines = tuple(self.line_of(type) for type in dict.fromkeys(types))
+        slave.lines = lines
         slave.slots = slots
-        for line in slave.lines:
-            line.slaves += 1
 
     def leave(self, slave: Slave) -> None:
         """Have *slave* wait for nothing."""
-        lines, slave.lines = slave.lines, ()
-        for line in lines:
-            line.idle.pop(slave, None)
-            line.slaves -= 1
-            self.unuse(line)
+        if slave.turn:
+            self._unidle(slave, stays=False)
+        for line in slave.lines:
+            if isinstance(line, Crew):
+                self._leave_crew(line)
+            else:
+                self._leave_line(line)
+        slave.lines = ()
+        slave.slots = 0
 
     def has_slave(self, type: str | None) -> bool:
         """Return whether a slave has joined *type*."""
         line = self.lines.get(type)
-        return line is not None and line.slaves > 0
+        return line is not None and line.joined > 0
+
+    def _join_lines(self, types: dict[str | None, None]) -> tuple[Line | Crew, ...]:
+        if len(types) <= _FEW_TYPES:
+            return tuple(self._join_line(type) for type in types)
+        crew = self._join_crew(frozenset(types))
+        return (*(self._join_line(type) for type in crew.left_out), crew)
+
+    # Crews
+
+    def _join_crew(self, types: frozenset[str | None]) -> Crew:
+        crew = self.crews.get(types)
+        if crew is None:
+            crew = self.crews[types] = self._new_crew(types)
+        crew.joined += 1
+        return crew
+
+    def _new_crew(self, types: frozenset[str | None]) -> Crew:
+        most_crews = min(_MOST_CREWS, len(types) // _TYPES_A_CREW)
+        # The untyped jobs are for all crews, however many there are.
+        left_out = {type for type in types if type is None or self._crews_of(type) >= most_crews}
+        crew = Crew(types, left_out, [self._join_line(type) for type in types - left_out])
+        for line in crew.lines:
+            line.crews = (*line.crews, crew)
+        return crew
+
+    def _crews_of(self, type: str | None) -> int:
+        line = self.lines.get(type)
+        return 0 if line is None else len(line.crews)
+
+    def _leave_crew(self, crew: Crew) -> None:
+        crew.joined -= 1
+        if not crew.joined:
+            del self.crews[crew.types]
+            for line in crew.lines:
+                line.crews = tuple(other for other in line.crews if other is not crew)
+                self._leave_line(line)
 
     # Lines
 
@@ -131,6 +194,37 @@ class Pairing:
         if not line.users:
             del self.lines[line.type]
 
+    def _join_line(self, type: str | None) -> Line:
+        line = self.line_of(type)
+        line.joined += 1
+        return line
+
+    def _leave_line(self, line: Line) -> None:
+        line.joined -= 1
+        self.unuse(line)
+
+
+def _tell_crews(job: Job) -> None:
+    """Let the crews of its line know of *job*, which was queued."""
+    queue = job.line.queue
+    if queue.peek() is job:
+        for crew in job.line.crews:
+            crew.queue.expect(job, queue)
+
+
+def _idle_longest(line: Line, id: JobKey) -> Slave | None:
+    """Return who is idle longest of *line*'s slaves and crews, and does not have *id* in hand."""
+    longest = _first_without(line.idle, id)
+    for crew in line.crews:
+        if crew.idle:
+            slave = _first_without(crew.idle, id)
+            if slave is not None and (longest is None or slave.turn < longest.turn):
+                longest = slave
+    return longest
+
 
 def _first_without(idle: Iterable[Slave], id: JobKey) -> Slave | None:
-    return next((slave for slave in idle if id not in slave.hand), None)
+    for slave in idle:
+        if id not in slave.hand:
+            return slave
+    return None

@@ -96,6 +96,10 @@ def picture(broker: MemoryBroker) -> dict[str, Any]:
             type: (line.users, len(line.queue), [slave.peer.name for slave in line.idle])
             for type, line in broker._pairing.lines.items()
         },
+        "crews": {
+            types: (crew.joined, [slave.peer.name for slave in crew.idle])
+            for types, crew in broker._pairing.crews.items()
+        },
         "deadlines": sorted(
             (deadline.when, str(deadline.item.id))
             for _, _, deadline in (*broker._deadlines._heap.entries, *broker._deadlines._heap._old)

@@ -425,6 +425,18 @@ def test_jobs_go_round_among_slaves_with_free_slots(floor: Floor) -> None:
     assert [slave.take()[-1] for slave in slaves] == [assigned(7), assigned(5), assigned(6)]
 
 
+def test_a_waiting_slave_that_takes_a_queued_job_waits_behind_others(floor: Floor) -> None:
+    """A job that waited only for its ended attempt to leave the hand counts as given: others are idle longer now."""
+    slave, master = floor.joined("x", "y", name="slave", slots=2), floor.master()
+    master.submit("j", "x", timeout_seconds=1.0)
+    floor.wait(1)
+    other = floor.joined("y", name="other")
+    slave.respond(id="j")  # late
+    assert list(slave.record.hand) == ["j"]
+    master.queue("k", type="y")
+    assert other.take() == [assigned("k")]
+
+
 def test_several_types_share_one_order(floor: Floor) -> None:
     """A slave of several types takes their jobs, and untyped ones, as if they stood in one queue."""
     master = floor.master()

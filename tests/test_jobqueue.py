@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gloom.jobqueue import JobQueue, first_of
+from gloom.jobqueue import JobQueue, MergedQueue, first_of
 
 
 @dataclass(eq=False)
@@ -168,3 +169,137 @@ def test_compaction_keeps_the_order(priorities: list[int], random: object) -> No
     for item in removed:
         queue.remove(item)
     assert drain(queue) == in_order([item for item in items if item not in removed])
+
+
+# Many queues
+
+
+class Merged:
+    """Queues that two merged ones are made of, used as the broker uses them: whoever pushes says so."""
+
+    def __init__(self, count: int) -> None:
+        self.queues: list[JobQueue[Item]] = [JobQueue() for _ in range(count)]
+        # The second has only a part of them.
+        self.merged = [MergedQueue(self.queues), MergedQueue(self.queues[1:])]
+        self.items: list[list[Item]] = [[] for _ in range(count)]
+        self.sequence = 0
+
+    def push(self, which: int, priority: int = 0) -> Item:
+        item = Item(priority, self.sequence)
+        self.sequence += 1
+        self.push_again(which, item)
+        return item
+
+    def push_again(self, which: int, item: Item) -> None:
+        queue = self.queues[which]
+        queue.push(item)
+        self.items[which].append(item)
+        if queue.peek() is item:
+            for merged in self.merged[: 1 + (which > 0)]:
+                merged.expect(item, queue)
+
+    def pop(self, which: int) -> Item:
+        item = self.queues[which].pop()
+        self.items[which].remove(item)
+        return item
+
+    def remove(self, which: int, item: Item) -> None:
+        self.queues[which].remove(item)
+        self.items[which].remove(item)
+
+    def firsts(self) -> list[Item | None]:
+        """Return what the merged queues say, which must be what all of their items in order say."""
+        firsts = [merged.peek() for merged in self.merged]
+        ordered = [in_order(list(chain.from_iterable(self.items[part:]))) for part in (0, 1)]
+        assert firsts == [items[0] if items else None for items in ordered]
+        return firsts
+
+
+def test_merged_queues_are_one_order() -> None:
+    """The first of all queues is by priority and then by submission, as if all their items stood in one."""
+    merged = Merged(3)
+    merged.push(1)
+    merged.push(2)
+    high = merged.push(0, priority=1)
+    assert merged.firsts()[0] is high
+    for which in (0, 1, 2):
+        merged.pop(which)
+        merged.firsts()
+
+
+def test_what_is_in_a_queue_before_is_in_the_merged_one() -> None:
+    """A merged queue knows of items that were there before it."""
+    queue, (first, second) = queue_of(0, 1)
+    merged = MergedQueue([JobQueue(), queue])
+    assert merged.peek() is second
+    queue.pop()
+    assert merged.peek() is first
+
+
+def test_a_queue_may_bid_the_same_again() -> None:
+    """A queue whose larger job has come and gone is known by the smaller one again, as it was before."""
+    merged = Merged(3)
+    low, _, high = merged.push(1), merged.push(2), merged.push(1, priority=1)
+    assert merged.firsts() == [high, high]
+    merged.pop(1)
+    assert merged.firsts() == [low, low]
+
+
+def test_only_the_queue_of_the_first_item_is_looked_at() -> None:
+    """The first of 10,000 queues is found without looking at each, whichever items come and go."""
+    looks = 0
+
+    class Watched(JobQueue[Item]):
+        def peek(self) -> Item | None:
+            nonlocal looks
+            looks += 1
+            return super().peek()
+
+    merged = Merged(0)
+    merged.queues = [Watched() for _ in range(10_000)]
+    merged.items = [[] for _ in merged.queues]
+    merged.merged = [MergedQueue(merged.queues)] * 2
+    for which in range(10_000):
+        merged.push(which)
+    looks = 0
+    for which in range(5000):
+        merged.merged[0].peek()
+        merged.pop(which)
+        merged.push(which)
+    assert looks < 3 * 5000
+
+
+def test_bids_that_are_bettered_do_not_add_up() -> None:
+    """However often a job of a larger priority comes to the same queue, what a merged queue keeps is as little."""
+    merged = Merged(2)
+    for priority in range(10_000):
+        merged.push(1, priority)
+    for one in merged.merged:
+        assert len(one) == 1
+        assert len(one.entries) + len(one._old) < 200
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.data())
+def test_any_use_of_merged_queues_agrees_with_a_sorted_list(data: st.DataObject) -> None:
+    """Whatever is pushed to any queue, taken or removed from it and pushed again, the first of all is known."""
+    merged = Merged(3)
+    popped: list[tuple[int, Item]] = []
+    steps = st.tuples(
+        st.sampled_from(["push", "push", "pop", "pop", "remove", "push again", "push again", "peek", "peek"]),
+        st.integers(0, 2),
+        st.integers(-1, 1),
+    )
+    for step, which, number in data.draw(st.lists(steps, max_size=60)):
+        items = merged.items[which]
+        if step == "push":
+            merged.push(which, number)
+        elif step == "push again" and popped:
+            merged.push_again(*popped.pop(number % len(popped)))
+        elif step == "pop" and items:
+            popped.append((which, merged.pop(which)))
+        elif step == "remove" and items:
+            merged.remove(which, items[number % len(items)])
+        elif step == "peek":
+            merged.firsts()
+    merged.firsts()

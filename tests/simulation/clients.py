@@ -11,7 +11,7 @@ from twisted.python.failure import Failure
 from gloom.client.deferred import Master, Slave, current_job
 from gloom.errors import JobFailed, RequestRefused, TransportError, TryAgain
 
-from .raw import TYPES
+from .raw import MORE_TYPES, TYPES
 
 # Not draining: then it goes to the next broker. Not cancelled: the Deferred says that itself.
 _FAILURES = ("job_failed", "timeout", "expired")
@@ -137,7 +137,7 @@ class ClientSlave:
         self._runs: list[tuple[Deferred[Any], Any]] = []
         self._service = Slave(
             world.slave_endpoint,
-            ["a", "c"] if number == 2 else TYPES[number],
+            ["a", "c", *MORE_TYPES] if number == 2 else TYPES[number],
             self._run,
             reactor=world.clients_clock,
             name=f"slave{number}",

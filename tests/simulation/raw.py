@@ -20,6 +20,8 @@ _encode = msgspec.json.encode
 _decode = msgspec.json.decode
 
 TYPES = ("a", "b", "c", None)
+# What no job is of; a slave that joins these too has so many types that it belongs to a crew.
+MORE_TYPES = tuple(f"more{number}" for number in range(20))
 
 # What is wrong with it is found before the job and its state are looked at.
 _MISTAKES: tuple[tuple[bytes, tuple[str, ...]], ...] = (
@@ -410,6 +412,8 @@ class RawSlave(RawPeer):
             join = {"action": "join", "type": types[0]}
         else:
             types = tuple(random.sample(TYPES[:3], 1 + int(random.random() * 3)))
+            if random.random() < 0.5:
+                types += MORE_TYPES
             join = {"action": "join", "types": types}
         slots = 1
         if self.is_extended and random.random() < 0.6:

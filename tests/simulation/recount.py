@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
-from gloom.jobs import Line
+from gloom.jobs import Crew, Line, Slave
 
 from .mirror import Mirror, MirrorJob, MirrorSlave, expiry
 
@@ -17,12 +18,18 @@ def check_quickly(mirror: Mirror) -> None:
     assert len(broker._jobs) == len(mirror.jobs), "jobs in flight"
     assert broker._bytes == mirror.bytes, "bytes in flight"
     for line in broker._pairing.lines.values():
-        if line.idle and len(line.queue):
+        if (line.idle or line.crews) and len(line.queue):
             _check_nobody_could(line)
 
 
+def _idle(line: Line) -> list[Slave]:
+    """Return all that wait in *line*, idle longest first."""
+    slaves = [*line.idle, *(slave for crew in line.crews for slave in crew.idle)]
+    return sorted(slaves, key=lambda slave: slave.turn)
+
+
 def _check_nobody_could(line: Line) -> None:
-    for slave in line.idle:
+    for slave in _idle(line):
         for _, _, job in (*line.queue.entries, *line.queue._old):
             assert not job.queued or job.id in slave.hand, f"job {job.id!r} waits and a slave is idle"
 
@@ -83,15 +90,20 @@ def _check_peers(mirror: Mirror) -> None:
 
 
 def _check_lines(mirror: Mirror) -> None:
-    lines = mirror.broker._pairing.lines
-    for type, line in lines.items():
+    pairing = mirror.broker._pairing
+    crews = Counter(line for slave in mirror.slaves for line in slave.record.lines if isinstance(line, Crew))
+    assert {crew: crew.joined for crew in pairing.crews.values()} == crews, "crews"
+    for type, line in pairing.lines.items():
         joined: list[MirrorSlave] = [slave for slave in mirror.slaves if type in slave.types]
         jobs = [job for job in mirror.jobs.values() if job.type == type]
-        assert line.slaves == len(joined), "slaves of a type"
-        assert line.users == len(joined) + len(jobs) > 0, "users of a type"
+        alone = [slave for slave in joined if line in slave.record.lines]
+        assert len(line.crews) == sum(line in crew.lines for crew in crews), "crews of a type"
+        assert len(joined) == len(alone) + sum(crew.joined for crew in line.crews), "slaves of a type"
+        assert line.joined == len(alone) + len(line.crews), "slaves and crews of a type"
+        assert line.users == line.joined + len(jobs) > 0, "users of a type"
         waiting = [job for job in jobs if job.slave is None and not job.is_delayed]
         assert len(line.queue) == len(waiting), "the length of a queue"
-        assert [slave.peer for slave in line.idle] == [slave for slave in mirror.idle if type in slave.types], "idle"
+        assert [slave.peer for slave in _idle(line)] == [slave for slave in mirror.idle if type in slave.types], "idle"
     for slave in mirror.slaves:
         assert (slave in mirror.idle) == bool(slave.types and len(slave.hand) < slave.slots), "idle slaves"
 
