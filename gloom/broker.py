@@ -382,7 +382,8 @@ class MemoryBroker:
             job.line.queue.remove(job)
             # The queue drops its entry later, perhaps much later.
             job.payload = b""
-        self._drop_deadline(job)
+        if job.deadline is not None:
+            self._drop_deadline(job)
         self._pairing.unuse(job.line)
         if not jobs:
             _give_back(jobs)

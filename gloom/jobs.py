@@ -11,6 +11,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from msgspec import Struct
+
 from gloom.jobqueue import JobQueue, MergedQueue
 
 if TYPE_CHECKING:
@@ -85,9 +87,12 @@ class Receipt:
     slave: str
 
 
-class Job:
+class Job(Struct, eq=False, gc=False):
     """
     One accepted job.
+
+    The garbage collector does not follow it: to walk over a million that are
+    queued would hold everybody up. The broker unties it when it forgets it.
 
     Attributes:
         id: Unique while the job is in flight.
@@ -99,52 +104,25 @@ class Job:
         terms: What its first master asked for.
         submitted: When it was accepted, in seconds of the caller's clock.
         slave: Who has it in hand, or None while it waits.
-        queued: Whether it stands in its line's queue; kept by `JobQueue`.
+        queued: True while it stands in its line's queue; kept by `JobQueue`.
         started: When the present attempt began.
         attempts: The attempts that ended without an outcome, or None before the first.
         deadline: When the broker must look at it next, or None.
     """
 
-    __slots__ = (
-        "attempts",
-        "deadline",
-        "id",
-        "line",
-        "masters",
-        "payload",
-        "priority",
-        "queued",
-        "sequence",
-        "slave",
-        "started",
-        "submitted",
-        "terms",
-    )
-
-    def __init__(
-        self,
-        id: JobKey,
-        line: Line,
-        priority: int,
-        sequence: int,
-        payload: bytes,
-        masters: tuple[Master, ...],
-        terms: Terms,
-        now: float,
-    ) -> None:
-        self.id = id
-        self.line = line
-        self.priority = priority
-        self.sequence = sequence
-        self.payload = payload
-        self.masters = masters
-        self.terms = terms
-        self.submitted = now
-        self.slave: Slave | None = None
-        self.queued = False
-        self.started = 0.0
-        self.attempts: list[dict[str, Any]] | None = None
-        self.deadline: Deadline[Job] | None = None
+    id: JobKey
+    line: Line
+    priority: int
+    sequence: int
+    payload: bytes
+    masters: tuple[Master, ...]
+    terms: Terms
+    submitted: float
+    slave: Slave | None = None
+    queued: int = 0
+    started: float = 0.0
+    attempts: list[dict[str, Any]] | None = None
+    deadline: Deadline[Job] | None = None
 
 
 class Line:

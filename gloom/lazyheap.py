@@ -17,10 +17,10 @@ class Queued(Protocol):
     What can be in a heap.
 
     Attributes:
-        queued: Owned by the heap: whether the item is in one.
+        queued: Owned by the heap: true while the item is in one.
     """
 
-    queued: bool
+    queued: int
 
 
 Item = TypeVar("Item", bound=Queued)

@@ -68,7 +68,7 @@ class Pairing:
         job = self._first_for(slave)
         if job is not None:
             if job.id not in slave.hand:
-                job.line.queue.pop()
+                job.line.queue.take(job)
             else:
                 job = self._take_past_ended_attempts(slave)
         if job is not None:
@@ -96,9 +96,10 @@ class Pairing:
         # The same id twice in one hand would let a late answer end the later attempt.
         skipped = []
         while (job := self._first_for(slave)) is not None and job.id in slave.hand:
-            skipped.append(job.line.queue.pop())
+            job.line.queue.take(job)
+            skipped.append(job)
         if job is not None:
-            job.line.queue.pop()
+            job.line.queue.take(job)
         for other in skipped:
             other.line.queue.push(other)
             _tell_crews(other)

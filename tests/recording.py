@@ -8,6 +8,7 @@ from zope.interface import implementer
 
 from gloom.broker import MemoryBroker
 from gloom.interfaces import IMasterPeer, ISlavePeer
+from gloom.jobqueue import JobQueue
 from gloom.jobs import Failure, Job, JobKey, Receipt
 
 Told = tuple[Any, ...]
@@ -86,6 +87,12 @@ class RecordingSlave(RecordingPeer):
 
     def revoked(self, id: JobKey) -> None:
         self.tell("revoked", id)
+
+
+def standing_in(queue: JobQueue[Job]) -> list[Job]:
+    """Return what is queued, in no order, without moving anything."""
+    others = (job for _, _, job in (*queue._others.entries, *queue._others._old))
+    return [job for job in (*queue.entries, *others) if job.queued]
 
 
 def picture(broker: MemoryBroker) -> dict[str, Any]:

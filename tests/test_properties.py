@@ -28,7 +28,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from recording import RecordingMaster, RecordingSlave, Told, payload_of, picture
+from recording import RecordingMaster, RecordingSlave, Told, payload_of, picture, standing_in
 
 from gloom.broker import MemoryBroker
 from gloom.errors import IdExists, InvalidState
@@ -349,10 +349,7 @@ class BrokerMachine(RuleBasedStateMachine):
 
     @invariant()
     def a_job_is_in_exactly_one_place(self) -> None:
-        entries = [
-            entry for line in self.broker._pairing.lines.values() for entry in (*line.queue.entries, *line.queue._old)
-        ]
-        queued = [job for _, _, job in entries if job.queued]
+        queued = [job for line in self.broker._pairing.lines.values() for job in standing_in(line.queue)]
         in_hand = [job for slave in self.slaves for job in slave.record.hand.values() if job is not None]
         places = Counter((job.id, job.line.type) for job in queued + in_hand)
         assert places == Counter((job.id, job.line.type) for job in self.broker._jobs.values())

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from recording import standing_in
+
 from gloom.jobs import Crew, Line, Slave
 
 from .mirror import Mirror, MirrorJob, MirrorSlave, expiry
@@ -30,8 +32,8 @@ def _idle(line: Line) -> list[Slave]:
 
 def _check_nobody_could(line: Line) -> None:
     for slave in _idle(line):
-        for _, _, job in (*line.queue.entries, *line.queue._old):
-            assert not job.queued or job.id in slave.hand, f"job {job.id!r} waits and a slave is idle"
+        for job in standing_in(line.queue):
+            assert job.id in slave.hand, f"job {job.id!r} waits and a slave is idle"
 
 
 def recount(mirror: Mirror, around: Any, now: float, is_due: bool, factories: Any) -> None:
@@ -39,12 +41,7 @@ def recount(mirror: Mirror, around: Any, now: float, is_due: bool, factories: An
     check_quickly(mirror)
     broker = mirror.broker
     assert broker._jobs.keys() == mirror.jobs.keys(), "jobs"
-    queued = [
-        job
-        for line in broker._pairing.lines.values()
-        for _, _, job in (*line.queue.entries, *line.queue._old)
-        if job.queued
-    ]
+    queued = [job for line in broker._pairing.lines.values() for job in standing_in(line.queue)]
     standing = set(queued)
     assert len(standing) == len(queued), "a job stands in queues twice"
     for job in mirror.jobs.values():
@@ -62,7 +59,7 @@ def recount(mirror: Mirror, around: Any, now: float, is_due: bool, factories: An
 def _check_place(real: Any, job: MirrorJob, stands: bool) -> None:
     slave = job.slave
     assert stands + (slave is not None) + job.is_delayed == 1, f"job {job.id!r} is not in one place"
-    assert real.queued == stands, "whether a job is queued"
+    assert bool(real.queued) == stands, "whether a job is queued"
     assert (real.slave.peer if real.slave else None) is slave, "the slave of a job"
     assert [master.peer for master in real.masters] == job.masters, "masters of a job"
     assert job.masters or slave, "a job that nobody waits for"
