@@ -6,7 +6,8 @@ in `gloom.sending`.
 
 `FrameProtocol` keeps `Int32StringReceiver`'s names and meaning, and replaces
 its reading, which copies a partial frame at every read: quadratic in the
-frame's size.
+frame's size. A frame that no single read holds is collected on its own
+(`gloom.largebytes`), and delivered without a copy where it can be.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime, ISystemHandl
 from twisted.protocols.basic import Int32StringReceiver
 from twisted.python.failure import Failure
 
+from gloom.largebytes import LargePayload
 from gloom.polling import SocketPoll
 from gloom.sending import LARGE_BYTES, LARGEST_FRAME_BYTES, FlushTurn, FrameSender, to_frame
 
@@ -28,6 +30,8 @@ __all__ = ["LARGEST_FRAME_BYTES", "FlushTurn", "FrameProtocol", "StallWatch", "t
 
 # What Twisted reads at once.
 _READ_BYTES = 65536
+# What is read at once of a frame that this does not hold: then others have their turn.
+_MOST_READ_BYTES = 1 << 20
 _HEADER = Struct("!I")
 _pack_length = _HEADER.pack
 _unpack_length = _HEADER.unpack_from
@@ -161,6 +165,9 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
         self._linger: IDelayedCall | None = None
         self._partial = bytearray()
         self._needed_bytes = _HEADER_BYTES
+        # A frame that no read holds: `_partial` has only its header, and what came after it.
+        self._large: LargePayload | None = None
+        self._read_bytes = _READ_BYTES
         self._parsing = False
         self._closed = False
 
@@ -194,7 +201,7 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
     def read_socket(self) -> None:
         """Read the socket once; the poll calls it when there is something to read."""
         try:
-            data = self._polled.recv(_READ_BYTES)
+            data = self._polled.recv(self._read_bytes)
         except BlockingIOError:
             return
         except OSError:
@@ -225,6 +232,10 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
         """Take *data* where there is more than data to think of."""
         if self._closed:
             return
+        if self._large is None:
+            self._read_bytes = _READ_BYTES
+        else:
+            data = self._add_to_large(self._large, data)
         self._partial += data
         if not self._parsing:
             self._deliver_partial()
@@ -232,11 +243,14 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
     def _keep(self, data: bytes, rest: int) -> None:
         """Keep what is not delivered of *data*, before what has arrived meanwhile."""
         if not self._closed:
+            self._read_bytes = _READ_BYTES
             self._partial[:0] = memoryview(data)[rest:]
             self._deliver_partial()
 
     def _deliver_partial(self) -> None:
         """Deliver the frames of what is kept, and of what arrives meanwhile."""
+        if self._large is not None:
+            self._deliver_large(self._large)
         while len(self._partial) >= self._needed_bytes and not self.paused:
             data = bytes(self._partial)
             self._partial = bytearray()
@@ -248,7 +262,35 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
             if self._closed:
                 break
             self._partial[:0] = memoryview(data)[rest:]
+        if self._needed_bytes > max(_READ_BYTES, len(self._partial)) and self._large is None and not self._closed:
+            self._begin_large()
         self._watch()
+
+    def _begin_large(self) -> None:
+        """Collect the frame that is kept, as far as it came, on its own."""
+        self._large = LargePayload(self._needed_bytes - _HEADER_BYTES)
+        self._add_to_large(self._large, bytes(memoryview(self._partial)[_HEADER_BYTES:]))
+        self._partial = self._partial[:_HEADER_BYTES]
+
+    def _add_to_large(self, large: LargePayload, data: bytes) -> bytes:
+        """Give *large* its part of *data*, have as much read as it misses, and return the rest."""
+        rest = large.add(data)
+        self._read_bytes = min(large.missing, _MOST_READ_BYTES) or _HEADER_BYTES
+        return rest
+
+    def _deliver_large(self, large: LargePayload) -> None:
+        """Deliver *large* if it is whole."""
+        if large.missing or self.paused:
+            return
+        self._large = None
+        del self._partial[:_HEADER_BYTES]
+        # After it there may come another: when its header is read alone, the rest may come in one piece.
+        self._needed_bytes = self._read_bytes = _HEADER_BYTES
+        self._had_a_frame = self._parsing = True
+        try:
+            self.stringReceived(large.whole())
+        finally:
+            self._parsing = False
 
     def _deliver(self, data: bytes) -> int:
         """Deliver each whole frame of *data*; return where the rest begins."""
@@ -305,6 +347,7 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
     def _stop_reading(self) -> None:
         self._closed = True
         self._partial = bytearray()
+        self._large = None
 
     # Writing
 

@@ -26,6 +26,7 @@ from gloom.errors import (
     ProtocolError,
     UnknownAction,
 )
+from gloom.largebytes import MAPPED_OVER_BYTES, join_large
 
 PROTOCOL_VERSION = 1
 
@@ -245,7 +246,7 @@ class Vocabulary:
             return self._decode(frame)  # type: ignore[no-any-return]
         except (ValueError, RecursionError) as error:
             # Off the hot path: a second, slower reading finds the words.
-            self._explain(frame, error)
+            self._explain(bytes(frame), error)
 
     def _explain(self, frame: bytes, error: Exception) -> NoReturn:
         fields = _read_fields(frame)
@@ -360,12 +361,14 @@ def encode_request(request: Request) -> bytes:
 
 def encode_job(id: str | int, type: str | None, body: bytes | Raw) -> bytes:
     """Return the message that hands a job to a slave (section 3)."""
-    return b"".join((b'{"action":"job","id":', _encode(id), b',"type":', _encode(type), b',"body":', body, b"}"))
+    pieces = (b'{"action":"job","id":', _encode(id), b',"type":', _encode(type), b',"body":', body, b"}")
+    return b"".join(pieces) if len(body) <= MAPPED_OVER_BYTES else join_large(pieces)
 
 
 def encode_answer(id: str | int, body: bytes | Raw) -> bytes:
     """Return the outcome of a job that was answered; *body* is not touched."""
-    return b"".join((b'{"id":', _encode(id), b',"body":', body, b"}"))
+    pieces = (b'{"id":', _encode(id), b',"body":', body, b"}")
+    return b"".join(pieces) if len(body) <= MAPPED_OVER_BYTES else join_large(pieces)
 
 
 def encode_receipted_answer(
@@ -373,12 +376,14 @@ def encode_receipted_answer(
 ) -> bytes:
     """Return the outcome of a job that was answered, with a receipt (section 4)."""
     receipt = {"queued": queued_seconds, "ran": ran_seconds, "attempts": attempts, "slave": slave}
-    return b"".join((b'{"id":', _encode(id), b',"body":', body, b',"receipt":', _encode(receipt), b"}"))
+    pieces = (b'{"id":', _encode(id), b',"body":', body, b',"receipt":', _encode(receipt), b"}")
+    return b"".join(pieces) if len(body) <= MAPPED_OVER_BYTES else join_large(pieces)
 
 
 def encode_progress(id: str | int, body: bytes | Raw) -> bytes:
     """Return the message that tells a master how its job gets on."""
-    return b"".join((b'{"id":', _encode(id), b',"progress":', body, b"}"))
+    pieces = (b'{"id":', _encode(id), b',"progress":', body, b"}")
+    return b"".join(pieces) if len(body) <= MAPPED_OVER_BYTES else join_large(pieces)
 
 
 def encode_revocation(id: str | int) -> bytes:
