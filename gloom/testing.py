@@ -192,7 +192,7 @@ class RawPeer(FrameProtocol):
         self._gloom = gloom
 
     def stringReceived(self, string: bytes) -> None:
-        self.frames.append(string)
+        self.frames.append(bytes(string))  # a very large one comes in a buffer of another kind
 
     def send(self, message: Any) -> None:
         """Send *message* as JSON, or as it is where it is bytes, and carry it."""
