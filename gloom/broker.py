@@ -100,12 +100,8 @@ class MemoryBroker:
             self._submit_again(master, jobs[id], type, terms)
             return
         size = len(payload)
-        if (
-            len(jobs) >= self._max_jobs
-            or self._bytes + size > self._max_bytes
-            or len(master.jobs) >= self._max_master_jobs
-            or master.queued_bytes + size > self._max_master_bytes
-        ):
+        # While all masters together keep to the share of one, nobody is over any limit.
+        if len(jobs) >= self._max_master_jobs or self._bytes + size > self._max_master_bytes:
             self._make_room(master, size, now)
         if terms.require_slave and not self._pairing.has_slave(type):
             raise NoSlaves("no slave has joined" if type is None else f"no slave has joined the type {_show(type)}")
@@ -261,7 +257,7 @@ class MemoryBroker:
         self._draining = True
         self._drained = drained
         # One comparison in `submit` serves for both.
-        self._max_jobs = 0
+        self._max_master_jobs = 0
         for job in [job for job in self._jobs.values() if job.slave is None]:
             self._fail(job, "draining", "the broker is shutting down")
         self._tell_if_drained()
