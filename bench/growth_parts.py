@@ -76,6 +76,11 @@ class Plan:
         """How long memory must be the same before it is taken down."""
         return max(0.1, 1.5 * self.scale)
 
+    @property
+    def give_back_seconds(self) -> float:
+        """As above, where the broker's timer (`gloom.memory.INTERVAL_SECONDS`) gives memory back meanwhile."""
+        return 2 * self.settle_seconds
+
     def scaled(self, number: int) -> int:
         """Return the part of *number* that is used."""
         return max(1, int(number * self.scale))
@@ -137,7 +142,7 @@ def queued(plan: Plan) -> list[Row]:
             begun = large.cpu_us()
             leaving = probe.waits_during(lambda: (masters[1].close(), large.settled_bytes(plan.settle_seconds)))
         forgetting = large.cpu_us() - begun
-        after = large.settled_bytes(plan.settle_seconds)
+        after = large.settled_bytes(plan.give_back_seconds)
     return [
         _times(part, f"CPU with {many:,} jobs of another type queued, against {few:,}", times),
         _bytes_each(part, "memory of a queued job of 100 B", grown, many, MOST_JOB_BYTES),
@@ -172,7 +177,7 @@ def behind(plan: Plan) -> list[Row]:
         begun = large.cpu_us()
         answer_all(large, masters[1], "echo", many)
         each = (large.cpu_us() - begun) / many
-        after = large.settled_bytes(plan.settle_seconds)
+        after = large.settled_bytes(plan.give_back_seconds)
     return [
         _times(part, f"CPU with {many:,} jobs of the same type queued, of lower priority, against {few:,}", times),
         _left(part, "memory after all of them are answered", before, after),

@@ -32,6 +32,8 @@ from gloom.settings import Settings
 # a million at once would keep every other peer waiting for more than a second.
 _MOST_REAPED = 1000
 _ROOMY_BYTES = 100_000
+# What a job takes besides its payload.
+_JOB_BYTES = 400
 
 
 @implementer(IBroker)
@@ -67,6 +69,11 @@ class MemoryBroker:
         """How many jobs are in flight."""
         return len(self._jobs)
 
+    @property
+    def used_bytes(self) -> int:
+        """About how much memory the jobs in flight take."""
+        return self._bytes + _JOB_BYTES * len(self._jobs)
+
     # Masters
 
     def master_connected(self, peer: Any) -> Master:
@@ -76,6 +83,8 @@ class MemoryBroker:
     def master_lost(self, master: Master, now: float) -> None:
         """See `IBroker.master_lost`."""
         master.is_gone = True
+        # It refers to itself.
+        master.alone = ()
         if master.jobs:
             self._gone_masters.append(master)
             self._reap(now)
@@ -397,6 +406,7 @@ class MemoryBroker:
                 self._abandon(master, master.jobs.popitem()[0])
                 left -= 1
             if not master.jobs:
+                _give_back(master.jobs)
                 self._gone_masters.pop()
         if self._gone_masters:
             self._alarm(now)

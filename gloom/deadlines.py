@@ -11,14 +11,16 @@ from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Generic, TypeVar
 
+from msgspec import Struct
+
 from gloom.lazyheap import LazyHeap
 
 Item = TypeVar("Item")
 
 
-class Deadline(Generic[Item]):
+class Deadline(Struct, Generic[Item], eq=False, gc=False):
     """
-    One moment.
+    One moment. As a job, the garbage collector does not follow it.
 
     Attributes:
         when: Seconds on the caller's clock.
@@ -26,12 +28,9 @@ class Deadline(Generic[Item]):
         queued: Whether it lies ahead.
     """
 
-    __slots__ = ("item", "queued", "when")
-
-    def __init__(self, when: float, item: Item) -> None:
-        self.when = when
-        self.item: Item | None = item
-        self.queued = False
+    when: float
+    item: Item | None
+    queued: int = 0
 
 
 class Deadlines(Generic[Item]):

@@ -182,7 +182,7 @@ class Master:
         peer: The connection, an `IMasterPeer`.
         jobs: Its jobs that have no outcome yet, in the order in which it asked for them.
         queued_bytes: The payloads of these jobs together.
-        alone: ``(self,)``, shared as the masters of all its own jobs.
+        alone: ``(self,)``, shared as the masters of all its own jobs; empty once it has gone.
         is_gone: Whether its connection has ended; its jobs may be forgotten a little later.
     """
 
@@ -193,7 +193,7 @@ class Master:
         self.jobs: dict[Job, None] = {}
         self.queued_bytes = 0
         self.is_gone = False
-        self.alone = (self,)
+        self.alone: tuple[Master, ...] = (self,)
 
 
 class Slave:

@@ -82,6 +82,8 @@ class MasterProtocol(PeerProtocol):
 
     def gone(self) -> None:
         self._broker.master_lost(self._master, self._seconds())
+        # Each refers to the other: kept, they would be garbage only the collector finds.
+        del self._master
 
     def hello(self, request: Hello) -> None:
         super().hello(request)
@@ -128,7 +130,7 @@ class MasterProtocol(PeerProtocol):
 
     def can_wait(self) -> bool:
         # One that waits for few answers is perhaps not doing anything until it has one.
-        return self._broker.in_flight(self._master) >= _MANY_IN_FLIGHT  # type: ignore[no-any-return]
+        return not self._is_gone and self._broker.in_flight(self._master) >= _MANY_IN_FLIGHT
 
     def accepted(self) -> None:
         if self._batch is None:
@@ -211,6 +213,8 @@ class SlaveProtocol(PeerProtocol):
 
     def gone(self) -> None:
         self._broker.slave_lost(self._slave, self._seconds())
+        # As with a master.
+        del self._slave
 
     # Verbs
 

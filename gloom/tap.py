@@ -24,6 +24,7 @@ import gloom
 from gloom.access import Access, read_access
 from gloom.descriptors import DescriptorService
 from gloom.errors import SettingsError, StartupError
+from gloom.memory import MemoryService
 from gloom.peers import Surroundings
 from gloom.service import BrokerService, memory_surroundings
 from gloom.settings import MASTER_PORT, SLAVE_PORT, Settings
@@ -240,12 +241,14 @@ def makeService(options: Options) -> IService:
         options["slave-port-endpoints"],
         encrypted=options["encrypted"],
     )
+    jobs: Any = around.broker
     reload = Reload(around, options["access-file"], options["tls"])
     top = MultiService()
     for service in (
         DescriptorService(options["settings"].max_connections),
         SignalService(reactor, broker.hurry, reload),
         broker,
+        MemoryService(reactor, lambda: jobs.used_bytes),
         SystemdService(reactor),
     ):
         service.setServiceParent(top)

@@ -44,7 +44,7 @@ def test_a_port_is_more_than_its_connections() -> None:
 
 
 def test_a_master_that_waits_for_few_answers_has_each_at_once() -> None:
-    """What is said to a master may wait for a moment while it has many jobs in flight, and to a slave never."""
+    """What is said to a master may wait for a moment while it has many jobs in flight; to a slave never."""
     gloom = MemoryGloom()
     slave, master = slave_of(gloom), gloom.master()
     (of_master,), (of_slave,) = gloom.masters.peers, gloom.slaves.peers
@@ -54,6 +54,10 @@ def test_a_master_that_waits_for_few_answers_has_each_at_once() -> None:
     master.send(submit(15))
     assert of_master.can_wait() and not of_slave.can_wait()
     slave.send(respond())
+    assert not of_master.can_wait()
+    master.send(submit(16))
+    assert of_master.can_wait()
+    of_master.close()
     assert not of_master.can_wait()
 
 
