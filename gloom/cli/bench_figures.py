@@ -117,7 +117,7 @@ class Figures:
             "jobs": self.latency.count,
             "failed": self.failures.total(),
             "failures": dict(sorted(self.failures.items())),
-            "seconds": round(self.seconds, 3),
+            "seconds": round(self.seconds, 6),
             "jobs_per_second": round(_ratio(self.latency.count, self.seconds), 1),
             "latency_p50_ms": _milliseconds(self.latency.percentile(50)),
             "latency_p99_ms": _milliseconds(self.latency.percentile(99)),
