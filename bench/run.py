@@ -14,6 +14,8 @@ RATE_SECONDS = 3
 MOST_BODY_BYTES = 300_000_000
 # One job at a time takes longer, and varies less.
 SYNC_PART = 4
+# Now and then a table of many jobs is made anew: a measurement has its share of that, not one by chance.
+FILLED_TIMES = 5
 CAN_FILL = ("gloom", "gearmand")
 
 
@@ -45,6 +47,8 @@ class Case:
             jobs = round(self.rate * RATE_SECONDS)
         elif self.shape == "S":
             jobs //= SYNC_PART
+        elif self.fill:
+            jobs *= FILLED_TIMES
         jobs = max(1, min(jobs, MOST_BODY_BYTES // self.body_bytes))
         return Load(SHAPES[self.shape], jobs, self.body_bytes, self.rate, self.fill)
 
