@@ -6,6 +6,7 @@ descriptor up, and asks what it is good for: more than the read itself. Here
 one descriptor, an epoll of our own inside the reactor's, stands for all
 connections of the broker; its event reads all that are ready, and then sends
 all that this made the broker say (docs/decisions/0011-one-event-for-all-sockets.md).
+A worker has its children's pipes read so, too.
 
 Only public interfaces of Twisted are used: a connection's transport is paused,
 so that the reactor does not read it, and resumed when there is anything but
