@@ -67,6 +67,15 @@ def _answer(job: bytes) -> bytes:
     return frame(b'{"action":"respond","id":"%b","body":1}' % id)
 
 
+def echo(master: Connection, slave: Connection, body_bytes: int) -> None:
+    """Submit a job with a body of so many bytes, have *slave*, which takes type echo, give it back, and wait for it."""
+    body = b'"' + b"x" * (body_bytes - 2) + b'"'
+    master.send(frame(b'{"action":"submit","id":"echo","type":"echo","body":%b}' % body))
+    slave.swallow(body_bytes)
+    slave.send(frame(b'{"action":"respond","body":%b}' % body))
+    master.swallow(body_bytes)
+
+
 class Load:
     """
     Masters and slaves in a closed loop; use it as a context manager.

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from bench.growth_broker import Broker, frame
-from bench.growth_load import HELLO, Load, answer_all, idle, join, wait_in
+from bench.growth_load import HELLO, Load, answer_all, echo, idle, join, wait_in
 from bench.growth_probe import PING, Probe
 
 ROOMY = (
@@ -87,11 +87,13 @@ class Plan:
 
     def compare(self, small: Callable[[], float], large: Callable[[], float]) -> tuple[float, float]:
         """Return the medians of two measurements, made in turn."""
-        smalls, larges = [], []
-        for _ in range(self.rounds):
-            smalls.append(small())
-            larges.append(large())
+        smalls, larges = self.in_turn([small, large])
         return statistics.median(smalls), statistics.median(larges)
+
+    def in_turn(self, measurements: Sequence[Callable[[], float]]) -> list[list[float]]:
+        """Return the figures of each of *measurements*, made in turn: a busy moment counts for all."""
+        rounds = [[measure() for measure in measurements] for _ in range(self.rounds)]
+        return [list(figures) for figures in zip(*rounds, strict=True)]
 
 
 # Of a figure that others are divided by.
@@ -257,18 +259,14 @@ def large(plan: Plan) -> list[Row]:
         master, slave = broker.connect_master(), broker.connect_slave()
         slave.ask(join("echo"), 2)
 
-        def echo(body_bytes: int) -> float:
-            body = b'"' + b"x" * (body_bytes - 2) + b'"'
+        def cpu_of_echo(body_bytes: int) -> float:
             begun = broker.rested_cpu_us()
-            master.send(frame(b'{"action":"submit","id":"large","type":"echo","body":%b}' % body))
-            slave.swallow(body_bytes)
-            slave.send(frame(b'{"action":"respond","body":%b}' % body))
-            master.swallow(body_bytes)
+            echo(master, slave, body_bytes)
             return broker.rested_cpu_us() - begun
 
         small, big = (plan.scaled(size * MIB) for size in (16, 64))
-        echo(big)
-        times = plan.compare(lambda: echo(small) / 1000, lambda: echo(big) / 1000)
+        cpu_of_echo(big)
+        times = plan.compare(lambda: cpu_of_echo(small) / 1000, lambda: cpu_of_echo(big) / 1000)
     return [_times("large", "CPU of a job of 64 MiB, against 16 MiB", times, MOST_TIMES_LARGE, "ms")]
 
 
