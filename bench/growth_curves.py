@@ -28,12 +28,14 @@ class Curve:
         load: What the broker does meanwhile.
         sizes: How large it is at each point.
         cpu_us: The CPU of a job at each point, in microseconds, once for each round.
+        proportional: Whether the cost must grow with the size: it is drawn so that both are seen.
     """
 
     name: str
     load: str
     sizes: list[int]
     cpu_us: list[list[float]]
+    proportional: bool = False
 
     @property
     def medians(self) -> list[float]:
@@ -103,7 +105,7 @@ def bodies(plan: Plan) -> Curve:
         slave.ask(join("echo"), 2)
         echo(master, slave, sizes[-1])
         figures = plan.in_turn([partial(_echo_cpu_us, broker, master, slave, size) for size in sizes])
-    return Curve("bytes of the body", "one job at a time", sizes, figures)
+    return Curve("bytes of the body", "one job at a time", sizes, figures, proportional=True)
 
 
 def _echo_cpu_us(broker: Broker, master: Connection, slave: Connection, body_bytes: int) -> float:

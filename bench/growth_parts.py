@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from bench.growth_broker import Broker, frame
+from bench.growth_broker import Broker
 from bench.growth_load import HELLO, Load, answer_all, echo, idle, join, wait_in
 from bench.growth_probe import PING, Probe
 

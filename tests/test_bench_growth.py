@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -70,3 +71,44 @@ def test_numbers_are_scaled_and_medians_taken_in_turn() -> None:
     assert plan.compare(lambda: measured("small"), lambda: measured("large")) == (3, 4)
     assert calls == ["small", "large"] * 3
     assert [plan.scaled(1_000_000), plan.scaled(10)] == [10_000, 1]
+
+
+def test_the_curves_are_measured_and_drawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A figure of each size for each round, printed and in the file; drawn with matplotlib, which dev has not."""
+    picture, file = tmp_path / "growth.svg", tmp_path / "growth.json"
+    if not importlib.util.find_spec("matplotlib"):
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+        monkeypatch.setattr(growth, "plot", lambda curves, about, path: path.write_text(curves[0].name))
+    arguments = ["--scale=0.001", "--jobs=2000", "--rounds=2"]
+    assert growth.main([*arguments, "--plot", str(picture), "--json", str(file)]) == 0
+    written = json.loads(file.read_text())
+    assert {"processor", "cores", "time"} < written["about"].keys()
+    curves = written["curves"]
+    assert [curve["sizes"] for curve in curves] == [
+        [0, 1, 10, 100, 1000], [1, 10], [1, 5], [100, 1000, 16_000, 64_000],
+    ]  # fmt: skip
+    for curve in curves:
+        assert [len(figures) for figures in curve["cpu_us"]] == [2] * len(curve["sizes"])
+        assert all(us > 0 for figures in curve["cpu_us"] for us in figures)
+    printed = capsys.readouterr().out
+    assert all(f"{curve['name']}: " in printed for curve in curves)
+    assert picture.stat().st_size > 0
+
+
+def test_without_matplotlib_nothing_is_measured(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """The command says how to get it before it starts, not after three minutes."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(importlib.util, "find_spec", lambda _: None)
+        growth.main([*SMALL, "--plot", str(tmp_path / "growth.png")])
+    captured = capsys.readouterr()
+    assert "pip install --group bench" in captured.err
+    assert captured.out == ""
+
+
+def test_a_part_alone_and_the_curves_exclude_each_other(capsys: pytest.CaptureFixture[str]) -> None:
+    """Curves are measured instead of the parts: to ask for both is an error, and nothing is left out silently."""
+    with pytest.raises(SystemExit):
+        growth.main(["--only", "large", "--plot", "growth.png"])
+    assert "not allowed with" in capsys.readouterr().err
