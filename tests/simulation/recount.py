@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from typing import Any
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from typing import Any, TypeVar
 
 from recording import standing_in
 
 from gloom.jobs import Crew, Line, Slave
 
-from .mirror import Mirror, MirrorJob, MirrorSlave, expiry
+from .mirror import Mirror, MirrorJob, expiry
 
 _ROUNDING_SECONDS = 1e-6
+
+Thing = TypeVar("Thing")
 
 
 def check_quickly(mirror: Mirror) -> None:
@@ -90,9 +93,11 @@ def _check_lines(mirror: Mirror) -> None:
     pairing = mirror.broker._pairing
     crews = Counter(line for slave in mirror.slaves for line in slave.record.lines if isinstance(line, Crew))
     assert {crew: crew.joined for crew in pairing.crews.values()} == crews, "crews"
+    jobs_of = _by_type((job, (job.type,)) for job in mirror.jobs.values())
+    joined_of = _by_type((slave, set(slave.types)) for slave in mirror.slaves)
+    idle_of = _by_type((slave, set(slave.types)) for slave in mirror.idle)
     for type, line in pairing.lines.items():
-        joined: list[MirrorSlave] = [slave for slave in mirror.slaves if type in slave.types]
-        jobs = [job for job in mirror.jobs.values() if job.type == type]
+        joined, jobs = joined_of[type], jobs_of[type]
         alone = [slave for slave in joined if line in slave.record.lines]
         assert len(line.crews) == sum(line in crew.lines for crew in crews), "crews of a type"
         assert len(joined) == len(alone) + sum(crew.joined for crew in line.crews), "slaves of a type"
@@ -100,9 +105,17 @@ def _check_lines(mirror: Mirror) -> None:
         assert line.users == line.joined + len(jobs) > 0, "users of a type"
         waiting = [job for job in jobs if job.slave is None and not job.is_delayed]
         assert len(line.queue) == len(waiting), "the length of a queue"
-        assert [slave.peer for slave in _idle(line)] == [slave for slave in mirror.idle if type in slave.types], "idle"
+        assert [slave.peer for slave in _idle(line)] == idle_of[type], "idle"
     for slave in mirror.slaves:
         assert (slave in mirror.idle) == bool(slave.types and len(slave.hand) < slave.slots), "idle slaves"
+
+
+def _by_type(things: Iterable[tuple[Thing, Iterable[str | None]]]) -> dict[str | None, list[Thing]]:
+    by_type = defaultdict(list)
+    for thing, types in things:
+        for type in types:
+            by_type[type].append(thing)
+    return by_type
 
 
 def _check_deadlines(mirror: Mirror, now: float | None) -> None:
@@ -127,4 +140,4 @@ def check_empty(mirror: Mirror, around: Any, factories: Any) -> None:
     assert not broker._pairing.lines and not broker._bytes and not len(broker._deadlines), "something leaks"
     assert not around.connections and not any(factory.peers for factory in factories), "connections leak"
     assert not around.stalls._watched and around.stalls._timer is None
-    assert not around.flushes._waiting
+    assert not around.flushes._waiting and not around.answers._waiting
