@@ -3,10 +3,10 @@ The in-memory broker: all state, and every transition of a job.
 
 Implements docs/protocol.md, sections 3 to 5. Two rules. All state lives here
 (its records are in `gloom.jobs`, and what waits is in `gloom.pairing`): no
-other room keeps a fact about a job. And this room knows no transport, no JSON and no clock of its own: payloads and
-bodies are opaque bytes, it is told the time, it asks for one alarm, and it
-tells peers through `gloom.interfaces`, whose methods only buffer, so that no
-call comes back in while a transition runs.
+other room keeps a fact about a job. And this room knows no transport, no JSON
+and no clock of its own: payloads and bodies are opaque bytes, it is told the
+time, it asks for one alarm, and it tells peers through `gloom.interfaces`, whose
+methods only buffer, so that no call comes back in while a transition runs.
 
 A job that is in flight is in exactly one place: delayed (only a deadline knows
 it), in the queue of its type, or in the hand of one slave. A slave that could
@@ -387,8 +387,7 @@ class MemoryBroker:
             job.line.queue.remove(job)
             # The queue drops its entry later, perhaps much later.
             job.payload = b""
-        if job.deadline is not None:
-            self._drop_deadline(job)
+        self._drop_deadline(job)
         self._pairing.unuse(job.line)
         if not jobs:
             _give_back(jobs)
