@@ -1,6 +1,7 @@
 # Each target, alone, sets up what it needs in .venv, and then runs one command.
 #
 #   make test ARGS=tests/test_broker.py     what ARGS says goes to the command
+#   make test ARGS='-n0 -s -k attach'       in one process, with what the tests print
 #   make test PYTHON=python3.13             another Python, 3.11 or later
 
 PYTHON ?= python3
@@ -19,7 +20,7 @@ demo: $(VENV)/installed ## count the words of Python's standard library with two
 	@$(BIN)/gloom demo $(ARGS)
 
 test: $(VENV)/installed-dev ## run the tests
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses auto --dist worksteal $(ARGS)
 
 lint: $(VENV)/installed-dev ## check format, style, types and the laws of imports
 	@$(BIN)/ruff format --check .

@@ -17,7 +17,7 @@ from gloom.pairing import Pairing
 from gloom.testing import MemoryGloom
 
 
-@pytest.mark.parametrize("seed", [1, random.randrange(2**32)])
+@pytest.mark.parametrize("seed", [1, random.randrange(2**32)], ids=["fixed", "random"])  # one id in all processes
 def test_nothing_is_lost_whatever_happens(seed: int) -> None:
     """Under faults of every kind each job has one outcome, limits and orders hold, and nothing is left behind."""
     print(f"seed {seed}")  # noqa: T201 (pytest shows it when the test fails)

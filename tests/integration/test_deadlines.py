@@ -62,6 +62,7 @@ def moments_of(is_it: Callable[[Any], bool], peers: list[Peer], pinging: Pinging
     return moments
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     ("field", "joins", "is_it"),
     [

@@ -89,6 +89,7 @@ def test_what_takes_longer_than_drain_seconds_ends_as_draining(daemon: StartDaem
     assert "ending 1 jobs that are still in hand" in messages(broker)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_ends_at_once(number: signal.Signals, daemon: StartDaemon) -> None:
     """SIGTERM or Ctrl-C again: less than a second, with a job in hand and peers that do not close."""

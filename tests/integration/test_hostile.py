@@ -43,6 +43,7 @@ async def test_good_peers_are_served_beside(daemon: Start, attack: hostile.Attac
     assert await hostile.beside_good_peers(reactor, broker, attack, quiet_seconds=0.3) == []
 
 
+@pytest.mark.alone
 async def test_a_master_that_never_reads_takes_little_from_others(daemon: Start) -> None:
     """It is dropped at the bound, memory stays bounded, and good peers keep 0.8 of their throughput."""
     assert await hostile.beside_a_slow_reader(reactor, daemon(*hostile.OPTIONS), seconds=3) == []

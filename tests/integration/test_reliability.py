@@ -151,6 +151,7 @@ reactor.run()
 """
 
 
+@pytest.mark.alone
 @pytest.mark.deferred_timeout(60)
 async def test_the_job_of_a_killed_slave_is_answered_by_another_at_once(
     daemon: Callable[..., Daemon], tmp_path: Path
