@@ -313,14 +313,15 @@ async def test_ctrl_c_stops_a_slave_script_without_a_traceback(tmp_path: Path) -
 
         def run() -> tuple[list[Any], int, str, str]:
             command = [sys.executable, str(script), f"127.0.0.1:{farm.slave_port}"]
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-            try:
-                # Once it has answered, it is inside serve.
-                answers = outcomes(farm, "double", 21)
-                process.send_signal(signal.SIGINT)
-                out, err = process.communicate(timeout=4)
-            finally:
-                process.kill()
+            # It closes the pipes too when this fails: else a later test fails for an open file.
+            with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+                try:
+                    # Once it has answered, it is inside serve.
+                    answers = outcomes(farm, "double", 21)
+                    process.send_signal(signal.SIGINT)
+                    out, err = process.communicate(timeout=4)
+                finally:
+                    process.kill()
             return [job.body for job in answers], process.returncode, out, err
 
         assert await deferToThread(run) == ([42], 0, "served\n", "")
