@@ -96,6 +96,12 @@ def test_python_m_runs_the_same_command() -> None:
         (["submit", "t", "b", "--tls-cert", "/no/such"], "tls certificate: cannot read /no/such"),
         (["map", "t", "--tls", "--master", "unix:/run/x"], "needs server_name: whose certificate it must be"),
         (["work", "math:sqrt", "--type", "a", "--type", ""], "1 to 255 characters, got 0"),
+        (["submit", "\udcff"], "Invalid value for 'TYPE': must be UTF-8, got a wrong byte at character 1"),
+        (["submit", "t", "b", "--id", "a\udcff"], "must be UTF-8, got a wrong byte at character 2"),
+        (["work", "math:sqrt", "--type", "\udcff"], "must be UTF-8, got a wrong byte at character 1"),
+        (["work", "math:sqrt", "--name", "\udcff"], "Invalid value for '--name': must be UTF-8"),
+        (["work", "math:sqrt", "--name", "a\n\x1b[1m"], "Invalid value for '--name': must have no control characters"),
+        (["work", "math:sqrt", "--finish-seconds", "nan"], "must be 0 to 1000000000 seconds, got nan"),
         (["demo", "now"], "unexpected extra argument"),
     ],
 )
@@ -125,6 +131,26 @@ def test_a_token_file_of_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "token").write_bytes(b"secret\xff")
     result = gloom("submit", "t", "b", "--token-file", str(tmp_path / "token"))
     assert "it is not text" in result.output
+    assert "secret" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("token", "complaint"), [("secret\nmore", "must hold one line, the token"), ("secret\udcff", "is not UTF-8")]
+)
+def test_a_token_in_the_environment_that_is_none_is_refused(token: str, complaint: str) -> None:
+    """A variable that holds two lines, or another encoding, was filled by mistake; nothing of it is shown."""
+    result = gloom("submit", "t", "b", env={"GLOOM_TOKEN": token})
+    assert result.exit_code == 2
+    assert f"GLOOM_TOKEN {complaint}" in result.output
+    assert "secret" not in result.output
+
+
+def test_a_token_file_holds_the_token_alone(tmp_path: Path) -> None:
+    """Two lines are a file that was made by mistake: the broker would only say that it does not know the token."""
+    (tmp_path / "token").write_text('secret\ntoken_sha256 = "..."\n')
+    result = gloom("submit", "t", "b", "--token-file", str(tmp_path / "token"))
+    assert result.exit_code == 2
+    assert "must hold one line, the token" in " ".join(result.output.split())
     assert "secret" not in result.output
 
 

@@ -73,7 +73,7 @@ def _place(address: str, token_file: str | None, use_tls: bool, **files: str | N
 
 def _token(file: str | None) -> str | None:
     if file is None:
-        return os.environ.get("GLOOM_TOKEN") or None
+        return _token_of_environment()
     try:
         token = Path(file).read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
@@ -81,7 +81,21 @@ def _token(file: str | None) -> str | None:
         raise click.BadParameter(f"cannot read {file}: {why}", param_hint="--token-file") from None
     if not token:
         raise click.BadParameter(f"{file} is empty", param_hint="--token-file")
+    if len(token.splitlines()) > 1:
+        raise click.BadParameter(f"{file} must hold one line, the token", param_hint="--token-file")
     return token
+
+
+def _token_of_environment() -> str | None:
+    token = os.environ.get("GLOOM_TOKEN", "").strip()
+    # Nothing of it is quoted.
+    if len(token.splitlines()) > 1:
+        raise click.UsageError("GLOOM_TOKEN must hold one line, the token")
+    try:
+        token.encode()
+    except UnicodeEncodeError:
+        raise click.UsageError("GLOOM_TOKEN is not UTF-8") from None
+    return token or None
 
 
 def _place_options(role: str, port: int, what_for: str) -> Decorator:

@@ -8,11 +8,16 @@ costs more time than reading a help text may.
 
 from __future__ import annotations
 
+import sys
+from contextlib import suppress
 from importlib import import_module
+from typing import Any, NoReturn
 
 import click
 
 import gloom
+from gloom.cli.output import FAILED, STDOUT_CLOSED, StdoutClosed, leave_stdout, say, writing_stdout
+from gloom.errors import GloomError
 
 #: Each verb with what it does, as ``gloom --help`` says it.
 VERBS = {
@@ -36,6 +41,16 @@ class _Verbs(click.Group):
             return None
         command: click.Command = import_module(f"gloom.cli.{cmd_name}").command
         return command
+
+    # click prints help texts in these two, and makes status 1 of a closed standard output.
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        with writing_stdout():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with writing_stdout():
+            return super().invoke(ctx)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -80,6 +95,26 @@ def command() -> None:
     """Distribute jobs: masters submit them to a broker, slaves take them one at a time, answers come back."""
 
 
-def main() -> None:
-    """Run the command line of this process, and exit."""
-    command(prog_name="gloom")
+def main() -> NoReturn:
+    """
+    Run the command line of this process, and exit.
+
+    A verb that runs in the reactor exits by itself (`gloom.cli.run`); this is
+    the way out of all others, and of help texts.
+
+    Raises:
+        SystemExit: Always; the statuses are in ``gloom --help``.
+    """
+    try:
+        # Of a help text it is the status; a verb that returns has succeeded.
+        status = command.main(prog_name="gloom", standalone_mode=False) or 0
+    except click.ClickException as error:
+        with suppress(OSError):  # standard error is closed, and with it the one place to say so
+            error.show()
+        status = error.exit_code
+    except StdoutClosed:
+        status = STDOUT_CLOSED
+    except GloomError as error:
+        say(str(error))
+        status = FAILED
+    sys.exit(leave_stdout(status))

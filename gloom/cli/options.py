@@ -1,7 +1,8 @@
-"""What the verbs that submit jobs have in common on their command lines."""
+"""What verbs have in common on their command lines."""
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable
 from typing import Any
 
@@ -16,10 +17,45 @@ def valid_short_text(_context: click.Context, _parameter: click.Parameter, value
     Return *value*, a job type or a job id, or None where it is absent.
 
     Raises:
-        click.BadParameter: It has not 1 to 255 characters.
+        click.BadParameter: It has not 1 to 255 characters, or is not UTF-8.
     """
     if value is not None and not 1 <= len(value) <= 255:
         raise click.BadParameter(f"must have 1 to 255 characters, got {len(value)}")
+    if value is not None:
+        utf_8_text(value)
+    return value
+
+
+def valid_short_texts(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    """Return *values*, each of them valid for `valid_short_text`, which says what is raised."""
+    for value in values:
+        valid_short_text(context, parameter, value)
+    return values
+
+
+def valid_name(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """
+    Return *value*, the name of a peer, or None where it is absent.
+
+    Raises:
+        click.BadParameter: As `valid_short_text`, or it holds a control character.
+    """
+    if valid_short_text(context, parameter, value) and any(unicodedata.category(one) == "Cc" for one in str(value)):
+        raise click.BadParameter("must have no control characters")
+    return value
+
+
+def utf_8_text(value: str) -> str:
+    """
+    Return *value*.
+
+    Raises:
+        click.BadParameter: Its bytes were no UTF-8, so Python reads them as half surrogates.
+    """
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise click.BadParameter(f"must be UTF-8, got a wrong byte at character {error.start + 1}") from None
     return value
 
 

@@ -4,11 +4,17 @@ What people read, on standard error, one line a message; and what programs read,
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import TextIO
 
 from gloom.errors import GloomError
+
+FAILED = 1
+STDOUT_CLOSED = 128 + signal.SIGPIPE
 
 
 class StdoutClosed(GloomError):
@@ -34,6 +40,25 @@ def on_terminal(stream: TextIO | None) -> bool:
     return stream is not None and stream.isatty()
 
 
+@contextmanager
+def writing_stdout() -> Iterator[None]:
+    """
+    Turn the errors of writing standard output into ours.
+
+    Raises:
+        StdoutClosed: Nobody reads it.
+        GloomError: It cannot be written.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise StdoutClosed from None
+    except OSError as error:
+        if error.filename is not None:
+            raise  # of another file
+        raise GloomError(f"cannot write to standard output: {error.strerror}") from None
+
+
 def print_out(data: bytes) -> None:
     """
     Write *data* to standard output, all of it.
@@ -43,13 +68,37 @@ def print_out(data: bytes) -> None:
         GloomError: It cannot be written.
     """
     descriptor(sys.stdout, "standard output")
-    try:
+    with writing_stdout():
         sys.stdout.buffer.write(data)
         sys.stdout.flush()
-    except BrokenPipeError:
-        raise StdoutClosed from None
-    except OSError as error:
-        raise GloomError(f"cannot write to standard output: {error.strerror}") from None
+
+
+def leave_stdout(status: int) -> int:
+    """
+    Write the rest of standard output here, where a failure can be handled: the interpreter would print it.
+
+    Args:
+        status: The exit status so far.
+
+    Returns:
+        The exit status; where it was 0 and the rest cannot be written, another.
+    """
+    try:
+        with writing_stdout():
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except GloomError as error:
+        # The interpreter flushes once more when it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return status or _status_of(error)
+    return status
+
+
+def _status_of(error: GloomError) -> int:
+    if isinstance(error, StdoutClosed):
+        return STDOUT_CLOSED
+    say(str(error))
+    return FAILED
 
 
 def descriptor(stream: TextIO | None, name: str) -> int:

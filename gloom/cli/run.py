@@ -7,7 +7,6 @@ a user's mistakes is a traceback.
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import traceback
@@ -19,12 +18,11 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import ILogObserver, globalLogBeginner
 
 from gloom.cli.loglines import LogLines
-from gloom.cli.output import StdoutClosed, say
+from gloom.cli.output import FAILED as FAILED  # for the verbs
+from gloom.cli.output import STDOUT_CLOSED, StdoutClosed, leave_stdout, say
 from gloom.errors import GloomError
 
-FAILED = 1
 NO_ANSWER = 124  # as timeout(1) has it
-STDOUT_CLOSED = 128 + signal.SIGPIPE
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 #: What a verb is: called with the reactor, it returns its exit status.
@@ -67,7 +65,7 @@ class _Run:
     def until_it_ends(self) -> int:
         self._reactor.callWhenRunning(self._start)
         self._reactor.run()
-        return self._flushed(self._status)
+        return leave_stdout(self._status)
 
     def _start(self) -> None:
         # The reactor has just set its own, which would end it at once.
@@ -109,14 +107,3 @@ class _Run:
         self._running = None
         self._status = status
         self._reactor.stop()
-
-    def _flushed(self, status: int) -> int:
-        """Write what is left for standard output here, where a failure can be handled."""
-        try:
-            if sys.stdout is not None:
-                sys.stdout.flush()
-        except OSError as error:
-            # The interpreter flushes once more when it exits.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return status or (STDOUT_CLOSED if isinstance(error, BrokenPipeError) else FAILED)
-        return status

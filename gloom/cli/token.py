@@ -4,12 +4,15 @@
 
 from __future__ import annotations
 
+import os
 import secrets
+import stat
+import sys
 
 import click
 
 from gloom.access import hash_token
-from gloom.cli.output import print_out
+from gloom.cli.output import on_terminal, print_out, say, tell
 
 _TOKEN_BYTES = 32
 
@@ -19,10 +22,26 @@ def command() -> None:
     """
     Make a token for a broker's access file.
 
-    The first line is the token, for the client: keep it in a file that only
-    the client reads (--token-file), or in GLOOM_TOKEN. The second is what goes
+    Standard output is the token, for the client: it reads it from a file of
+    its own (--token-file), or from GLOOM_TOKEN. Standard error has what goes
     into the broker's access file (twistd gloom --access FILE), under
     [[identity]]: a hash, from which nobody gets the token back.
+
+    \b
+    Examples:
+        gloom token
+        (umask 077; gloom token > shop.token)
     """
     token = secrets.token_urlsafe(_TOKEN_BYTES)
-    print_out(f'{token}\ntoken_sha256 = "{hash_token(token)}"\n'.encode())
+    print_out(f"{token}\n".encode())
+    if not on_terminal(sys.stdout):
+        say("the token is on standard output; this is for the broker's access file:")
+    tell(f'token_sha256 = "{hash_token(token)}"')
+    if _others_may_read():
+        say("everybody on this host can read that file: chmod 600")
+
+
+def _others_may_read() -> bool:
+    """Return whether standard output is a file that its mode shows to more than its owner."""
+    mode = os.fstat(sys.stdout.fileno()).st_mode
+    return stat.S_ISREG(mode) and bool(mode & (stat.S_IRGRP | stat.S_IROTH))

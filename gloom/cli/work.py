@@ -20,6 +20,7 @@ from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, formatEvent
 from zope.interface import implementer
 
 from gloom.cli.connect import Place, slave_options
+from gloom.cli.options import valid_name, valid_short_texts, valid_wait
 from gloom.cli.run import FAILED, run
 from gloom.errors import GloomError
 from gloom.worker.pool import ChildError, start_child
@@ -53,18 +54,6 @@ def _cpus() -> int:
     return os.cpu_count() or 1
 
 
-def _short_text(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
-    if value is not None and not 1 <= len(value) <= 255:
-        raise click.BadParameter(f"1 to 255 characters, got {len(value)}")
-    return value
-
-
-def _short_texts(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
-    for value in values:
-        _short_text(context, parameter, value)
-    return values
-
-
 @click.command(cls=_ProgramAfterDashes)
 @click.argument("target", metavar="MODULE:FUNCTION", required=False)
 @slave_options
@@ -74,7 +63,7 @@ def _short_texts(context: click.Context, parameter: click.Parameter, values: tup
     "types",
     metavar="TYPE",
     multiple=True,
-    callback=_short_texts,
+    callback=valid_short_texts,
     help="The job type; may be given more than once.  [default: the function's name]",
 )
 @click.option(
@@ -90,13 +79,14 @@ def _short_texts(context: click.Context, parameter: click.Parameter, values: tup
 @click.option(
     "--name",
     metavar="NAME",
-    callback=_short_text,
+    callback=valid_name,
     help="How the broker names this worker, in failures for example.  [default: host:pid]",
 )
 @click.option(
     "--finish-seconds",
     metavar="SECONDS",
     type=click.FloatRange(0, 86400),
+    callback=valid_wait,
     default=30,
     show_default=True,
     help="How long Ctrl-C or SIGTERM waits for jobs in hand.",

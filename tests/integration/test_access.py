@@ -310,12 +310,3 @@ async def test_a_certificate_says_who_one_is(daemon: StartDaemon, authority: Aut
         assert await answer(broker, "x", tls=tls) == "X"
         with pytest.raises(TransportError, match="unauthorized"):
             await answer(broker, "x", tls=ClientTLS(ca=authority.file, certificate=other, key=other_key))
-
-
-def test_the_command_makes_tokens(tmp_path: Path) -> None:
-    """`gloom token` prints a token and its line of the file, another one each time."""
-    tokens = [run_gloom("token").stdout.splitlines() for _ in range(2)]
-    for token, line in tokens:
-        assert line == f'token_sha256 = "{hash_token(token)}"'
-        assert len(token) > 40
-    assert tokens[0] != tokens[1]
