@@ -104,11 +104,11 @@ class Farm:
         self._serving: list[Any] = []
 
     def master(self) -> Master:
-        return Master(("127.0.0.1", self.master_port), timeout=4)
+        return Master(("127.0.0.1", self.master_port), timeout=20)
 
     def slave(self, type: str | list[str]) -> Slave:
-        slave = Slave(("127.0.0.1", self.slave_port), timeout=4)
-        slave.join(type, timeout=4)
+        slave = Slave(("127.0.0.1", self.slave_port), timeout=20)
+        slave.join(type, timeout=20)
         return slave
 
     def serve(self, type: str, function: Callable[[Any], Any]) -> None:

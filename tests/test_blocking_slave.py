@@ -319,7 +319,7 @@ async def test_ctrl_c_stops_a_slave_script_without_a_traceback(tmp_path: Path) -
                     # Once it has answered, it is inside serve.
                     answers = outcomes(farm, "double", 21)
                     process.send_signal(signal.SIGINT)
-                    out, err = process.communicate(timeout=4)
+                    out, err = process.communicate(timeout=20)
                 finally:
                     process.kill()
             return [job.body for job in answers], process.returncode, out, err

@@ -391,13 +391,15 @@ def test_a_lost_connection_ends_the_bench_with_what_was_measured(farm: Farm) -> 
     assert report.failed
 
 
-def test_a_broker_that_shuts_down_ends_the_bench_at_once(farm: Farm) -> None:
-    """The clients would wait for another in its place."""
+@pytest.mark.parametrize("port", ["slaves", "masters"])
+def test_a_broker_that_shuts_down_ends_the_bench_at_once(farm: Farm, port: str) -> None:
+    """Whichever client hears of it first: the others may only see that their connection ends."""
     report, bench = benched(farm, [echo_slave(farm, SlowEcho)], replace(OPTIONS, jobs=None, seconds=60))
     running = Deferred.fromCoroutine(bench.run())
     farm.advance(1.05)
-    farm.gloom.slaves.quiet()
+    getattr(farm.gloom, port).quiet()
     farm.advance()
+    farm.drop()
     farm.gloom.result(running)
     assert re.search(r"^  draining +1$", report.printed(drawn=False).decode(), re.MULTILINE)
     assert report.lost == "it shuts down"

@@ -289,13 +289,15 @@ def seconds_to_receive(payload_bytes: int, piece_bytes: int) -> float:
     return seconds
 
 
+@pytest.mark.alone
 def test_a_frame_costs_the_same_in_few_pieces_and_in_many() -> None:
     """A frame of 64 MiB in 1,024 reads is not copied anew at each of them: it costs about what it costs in 8 reads."""
-    few = min(seconds_to_receive(64 * MIB, 8 * MIB) for _ in range(2))
-    many = min(seconds_to_receive(64 * MIB, 64 * 1024) for _ in range(2))
+    # In turn: a busy machine counts for both.
+    costs = [(seconds_to_receive(64 * MIB, 8 * MIB), seconds_to_receive(64 * MIB, 64 * 1024)) for _ in range(4)]
+    few, many = (min(times) for times in zip(*costs, strict=True))
     # Twisted's receiver takes more than 30 times as long. Comparing sizes instead
     # would measure whether malloc has the memory at hand or gets it page by page.
-    assert many < 5 * few
+    assert many < 10 * few
 
 
 # Writing

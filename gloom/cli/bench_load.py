@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredList
@@ -163,7 +164,9 @@ class Bench:
         for link in (*masters, *slaves):
             self._watch(link)
         for slave in slaves:
-            slave.quieted.addCallback(self._lost, "draining", "it shuts down")
+            slave.quieted.addCallback(self._shuts_down)
+        for master in masters:
+            master.told_quiet = partial(self._shuts_down, None)  # type: ignore[method-assign]
 
     async def run(self) -> None:
         """
@@ -209,6 +212,9 @@ class Bench:
             self._lost(None, *lost)
         else:
             link.connection.ended.addBoth(self._lost, *lost)
+
+    def _shuts_down(self, _result: object) -> None:
+        self._lost(None, "draining", "it shuts down")
 
     def _lost(self, _result: object, code: str, why: str) -> None:
         if not self._ended and self._report.lost is None:

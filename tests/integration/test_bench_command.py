@@ -171,7 +171,9 @@ def test_a_broker_that_ends_ends_the_bench(
     assert told["lost"] == why
     assert told["one_at_a_time"]["failures"] in ({}, {code: 1})
     assert "closed_loop" not in told
-    assert stderr == f"gloom: the broker is lost, and that ended the bench: {why}\n"
+    # It may say too that this process had all of a busy CPU.
+    (line,) = (line for line in stderr.splitlines() if "part 1: " not in line)
+    assert line == f"gloom: the broker is lost, and that ended the bench: {why}"
 
 
 @pytest.mark.parametrize(
