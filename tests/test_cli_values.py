@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gloom.cli.values import error_fields, read_body, to_json, to_plain
+from gloom.cli.values import error_fields, read_body, to_indented_json, to_json, to_plain
 from gloom.errors import BodyError, JobFailed, RequestRefused
 from gloom.messages import encode_body
 
@@ -54,6 +54,31 @@ def test_half_a_character_is_printed_as_json_has_it() -> None:
     """An answer that UTF-8 cannot say is escaped, not lost."""
     assert json.loads(to_json("\ud800")) == "\ud800"
     assert to_json("\ud800").isascii()
+
+
+@pytest.mark.parametrize(("before", "after"), [("[", "]"), ('{"a":', "}"), ('[0,{"b":null,"c":', '},"d"]')])
+def test_an_answer_is_printed_however_deep_it_is(before: str, after: str) -> None:
+    """No reader of JSON gives up at fewer levels than the writer: a deep answer is printed, without a traceback."""
+    answer: Any = "end"
+    for _ in range(2000):
+        answer = {"[": [answer], '{"a":': {"a": answer}}.get(before, [0, {"b": None, "c": answer}, "d"])
+    expected = f'{before * 2000}"end"{after * 2000}'.encode()
+    assert to_json(answer) == expected
+    assert to_indented_json(answer) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "{}", "[[],{}]", '{"a":[1,2.5,true],"b":{"c":"\\u00e4"},"":null}', '["\\ud800",[3]]', "[1,[2],3]"]
+)
+def test_an_answer_is_printed_in_pieces_as_at_once(text: str) -> None:
+    """Half a character leads to the slower way of printing; the JSON is the same there."""
+    half = json.loads(f'["\\ud800",{text}]')
+    assert to_json(half) == f'["\\ud800",{text}]'.encode()
+
+
+def test_an_answer_for_a_person_is_indented() -> None:
+    """On a terminal its parts stand on lines of their own."""
+    assert to_indented_json({"a": ["ä"]}).decode() == '{\n  "a": [\n    "ä"\n  ]\n}'
 
 
 def test_a_number_beyond_a_double_is_not_printed_as_something_else() -> None:

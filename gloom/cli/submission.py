@@ -18,7 +18,7 @@ from gloom.cli.connect import Place, connected_master
 from gloom.cli.output import on_terminal, print_out, say, tell
 from gloom.cli.progress import Patience
 from gloom.cli.run import FAILED, NO_ANSWER
-from gloom.cli.values import error_fields, one_line, to_json, to_plain
+from gloom.cli.values import error_fields, one_line, to_indented_json, to_json, to_plain
 from gloom.errors import BodyError, GloomError, JobFailed, ServerError, TimedOut
 
 
@@ -127,7 +127,7 @@ def _printed(job: Submission, id: str, answer: Any) -> bytes:
     if job.as_json:
         return b'{"id":%b,"answer":%b}\n' % (msgspec.json.encode(id), to_json(answer))
     if not isinstance(answer, str) and on_terminal(sys.stdout):
-        return json.dumps(answer, indent=2, ensure_ascii=False).encode(errors="surrogatepass") + b"\n"
+        return to_indented_json(answer) + b"\n"
     plain = to_plain(answer)
     return plain if plain.endswith(b"\n") else plain + b"\n"
 

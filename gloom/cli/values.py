@@ -5,6 +5,7 @@ What a person writes -> a job's body; an answer -> what a person or a program re
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -54,10 +55,47 @@ def to_json(answer: Any) -> bytes:
     except BodyError:
         pass
     try:
-        # Half a surrogate pair, which JSON can say and UTF-8 cannot.
-        return json.dumps(answer, allow_nan=False).encode()
+        # Half a surrogate pair, which JSON can say and UTF-8 cannot; or so many levels that msgspec's stack ends.
+        return "".join(_pieces(answer)).encode()
     except ValueError:
         raise BodyError("the answer holds a number beyond the range of a double") from None
+
+
+def to_indented_json(answer: Any) -> bytes:
+    """
+    Return *answer* as JSON for a person: on lines of their own, indented, unless it is too deep for that.
+
+    Raises:
+        BodyError: As `to_json`.
+    """
+    try:
+        return json.dumps(answer, indent=2, ensure_ascii=False, allow_nan=False).encode(errors="surrogatepass")
+    except (ValueError, RecursionError):
+        return to_json(answer)
+
+
+def _pieces(answer: Any) -> Iterator[str]:
+    """Yield the JSON of *answer* in pieces, however deep it is: `json` would need a level of the stack for each."""
+    # What is still to be written, last first: text, or a value in a tuple of its own.
+    rest: list[str | tuple[Any]] = [(answer,)]
+    while rest:
+        one = rest.pop()
+        if isinstance(one, str):
+            yield one
+            continue
+        (value,) = one
+        if isinstance(value, dict) and value:
+            rest.append("}")
+            for key, item in reversed(value.items()):
+                rest += [(item,), f",{json.dumps(key)}:"]
+            rest[-1] = "{" + str(rest[-1])[1:]
+        elif isinstance(value, list) and value:
+            rest.append("]")
+            for item in reversed(value):
+                rest += [(item,), ","]
+            rest[-1] = "["
+        else:
+            yield json.dumps(value, allow_nan=False)
 
 
 def to_plain(answer: Any) -> bytes:
