@@ -13,10 +13,9 @@ from twisted.logger import LogEvent, LogLevel, formatEvent
 from twisted.python.failure import Failure
 
 from gloom.access import Access, Identity, hash_token
-from gloom.client.framebuffer import to_frame
 from gloom.messages import Fail
 from gloom.testing import MemoryGloom, RawPeer
-from gloom.worker.pipe import ANSWER, FAILURE, OUTCOMES_FD, PROGRESS, READY, UNUSABLE, Job, decode_job, encode_failure
+from gloom.worker.pipe import ANSWER, FAILURE, OUTCOMES_FD, PROGRESS, READY, UNUSABLE, Job, encode_failure, frame_of
 from gloom.worker.pool import Child, ChildError
 from gloom.worker.service import Worker
 
@@ -35,9 +34,9 @@ class PlayedChild(Child):
         self.jobs: list[Job] = []
         self.was_killed = False
 
-    def run(self, frame: bytes, *told: Any) -> None:
-        self.jobs.append(decode_job(frame))
-        super().run(frame, *told)
+    def run(self, job: Job, *told: Any) -> None:
+        self.jobs.append(job)
+        super().run(job, *told)
 
     def end(self) -> None:
         self._ends(ProcessDone(0))
@@ -47,7 +46,7 @@ class PlayedChild(Child):
         self.dies()
 
     def says(self, kind: bytes, content: bytes = b"") -> None:
-        self.childDataReceived(OUTCOMES_FD, to_frame(kind + content))
+        self.childDataReceived(OUTCOMES_FD, frame_of(kind + self.number, content))
 
     def dies(self) -> None:
         self._ends(ProcessTerminated(signal=9))

@@ -23,7 +23,7 @@ from gloom.errors import RequestRefused, TransportError
 from gloom.framing import FlushTurn
 from gloom.messages import Fail, Leave
 from gloom.polling import SocketPoll
-from gloom.worker.pipe import Job, encode_job
+from gloom.worker.pipe import Job
 from gloom.worker.pool import Child, ChildError
 
 _ONLY_ERRORS = LogLevelFilterPredicate(defaultLogLevel=LogLevel.error)
@@ -109,8 +109,8 @@ class ChildrenSlave(SlaveLink):
         child = self._free.popleft()
         self._working[child] = run
         job = run.job
-        frame = encode_job(Job(job.id, job.type, run.max_answer_bytes(), job.body))
-        child.run(frame, partial(self._run_ended, run, child), run.tell)
+        its_job = Job(job.id, job.type, run.max_answer_bytes(), job.body)
+        child.run(its_job, partial(self._run_ended, run, child), run.tell)
 
     def _run_ended(self, run: Run, child: Child, result: Raw | ChildError) -> None:
         if isinstance(result, Raw):
