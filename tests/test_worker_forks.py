@@ -281,9 +281,7 @@ async def test_any_exception_fails_its_job_only(reactor: Any, name: str) -> None
 async def test_an_exception_that_cannot_be_told_fails_its_job_only(reactor: Any) -> None:
     """Its text and its notes raise exceptions themselves, and those that are no Exception."""
     async with ready_child(reactor, "throw") as child:
-        failed = await failure(reactor, child, "WithoutAnything")
-        assert failed.kind == "WithoutAnything"
-        assert failed.reason == "its text could not be made: KeyboardInterrupt"
+        assert (await failure(reactor, child, "WithoutAnything")).reason.endswith(": KeyboardInterrupt")
         assert (await failure(reactor, child, "KeyboardInterrupt")).reason == "KeyboardInterrupt()"
 
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ from contextlib import suppress
 from functools import partial
 from time import localtime, strftime
 from typing import Any
+from unicodedata import category
 
 import click
 from twisted.internet.defer import CancelledError
@@ -21,11 +23,14 @@ from zope.interface import implementer
 
 from gloom.cli.connect import Place, slave_options
 from gloom.cli.run import FAILED, run
-from gloom.errors import GloomError
+from gloom.errors import GloomError, InvalidAction, RequestRefused
+from gloom.settings import SLAVE_PORT
 from gloom.worker.pool import ChildError, start_child
-from gloom.worker.service import Worker
+from gloom.worker.service import Refused, Worker
 
 _TARGET = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+# Controls, formats and ends of lines, by their Unicode categories.
+_UNSEEN = frozenset({"Cc", "Cf", "Zl", "Zp"})
 _PROGRAM = "gloom.cli.work.program"
 
 
@@ -56,6 +61,22 @@ def _cpus() -> int:
 def _short_text(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
     if value is not None and not 1 <= len(value) <= 255:
         raise click.BadParameter(f"1 to 255 characters, got {len(value)}")
+    if value is not None and any(category(character) == "Cs" for character in value):
+        raise click.BadParameter(f"Unicode, got {value!r}")
+    return value
+
+
+def _name(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    _short_text(context, parameter, value)
+    if value is not None and any(category(character) in _UNSEEN for character in value):
+        # It stands in logs and in failures.
+        raise click.BadParameter(f"characters that can be seen, got {value!r}")
+    return value
+
+
+def _number(_context: click.Context, _parameter: click.Parameter, value: float) -> float:
+    if math.isnan(value):
+        raise click.BadParameter("nan is not a number of seconds")
     return value
 
 
@@ -90,7 +111,7 @@ def _short_texts(context: click.Context, parameter: click.Parameter, values: tup
 @click.option(
     "--name",
     metavar="NAME",
-    callback=_short_text,
+    callback=_name,
     help="How the broker names this worker, in failures for example.  [default: host:pid]",
 )
 @click.option(
@@ -99,6 +120,7 @@ def _short_texts(context: click.Context, parameter: click.Parameter, values: tup
     type=click.FloatRange(0, 86400),
     default=30,
     show_default=True,
+    callback=_number,
     help="How long Ctrl-C or SIGTERM waits for jobs in hand.",
 )
 @click.option("-v", "--verbose", is_flag=True, help="Log tracebacks of jobs that fail, and connections.")
@@ -132,6 +154,9 @@ def command(
     that its master cancels, or that takes longer than its --job-timeout, is
     ended: its process is killed, with all that it has started.
 
+    A job ends when its function returns or its process ends, whatever it has
+    forked or started: nothing of the worker runs in a forked process.
+
     Ctrl-C, SIGTERM or SIGHUP: no more jobs are taken, those in hand are
     finished, and the exit status is 0, or 1 if some took too long. A second
     one ends at once. A broker that is not there is waited for.
@@ -151,7 +176,8 @@ def command(
     async def verb(reactor: Any) -> int:
         start = partial(start_child, reactor, work)
         place: Any = {"token": slave.token, "tls": slave.tls}
-        return await _until_stopped(Worker(start, chosen, slave.address, reactor=reactor, **place, **options), work)
+        worker = Worker(start, chosen, slave.address, reactor=reactor, **place, **options)
+        return await _until_stopped(worker, work, slave.address)
 
     run(verb, WorkLog(LogLevel.debug if verbose else LogLevel.info))
 
@@ -179,7 +205,7 @@ def _program(program: list[str], as_json: bool) -> Sequence[str]:
     return ["json" if as_json else "text", *program]
 
 
-async def _until_stopped(worker: Worker, work: Sequence[str]) -> int:
+async def _until_stopped(worker: Worker, work: Sequence[str], address: str) -> int:
     """Have *worker* work until a signal cancels this; return the exit status."""
     worker.startService()
     try:
@@ -187,6 +213,9 @@ async def _until_stopped(worker: Worker, work: Sequence[str]) -> int:
     except ChildError as error:
         await worker.stopService()
         raise CannotWork(_why(work, error)) from None
+    except Refused as refused:
+        await worker.stopService()
+        raise CannotWork(_why_refused(address, refused.error)) from None
     except CancelledError:
         pass  # asked to stop
     try:
@@ -212,6 +241,12 @@ def _why(work: Sequence[str], error: ChildError) -> str:
     told = error.fail
     reason = told.reason if told.traceback is None else f"\n{told.traceback.rstrip()}"
     return f"cannot work with {' '.join(work[1:])}: {reason}"
+
+
+def _why_refused(address: str, error: RequestRefused) -> str:
+    if error.error == InvalidAction.code:
+        return f"{address} is the broker's port for masters; a worker needs its slave port: --slave HOST:{SLAVE_PORT}"
+    return f"the broker at {address} refuses: {error}"
 
 
 @implementer(ILogObserver)

@@ -186,27 +186,31 @@ def outcome_of(work: Work, encoded: bytes | memoryview, outlet: Outlet | None = 
         return ANSWER, body
     except BaseException as error:
         # SystemExit and asyncio's CancelledError too: a job that raises them has failed, no more.
-        return FAILURE, memoryview(encode_failure(describe(error)))
+        return FAILURE, memoryview(encode_failure(_described(error)))
+
+
+def _described(error: BaseException) -> Fail:
+    try:
+        return describe(error)
+    except BaseException as second:
+        # What an exception says of itself may raise others, and memory may run out: the job has failed either way.
+        return Fail(f"an exception that cannot be described: {type(second).__name__}", kind="Exception")
 
 
 def describe(error: BaseException) -> Fail:
     """Return what the master is told of *error*, its traceback without this runner's frames."""
-    try:
-        return Fail(
-            reason=_clean(_text_of(error))[:_LONGEST_REASON],
-            kind=_clean(type(error).__name__)[:255],
-            traceback=_traceback_of(error),
-            retry=isinstance(error, TryAgain),
-        )
-    except BaseException as second:
-        # A class may give its exceptions a name and an ancestry that raise others; and memory may run out.
-        return Fail(f"an exception that cannot be described: {type(second).__name__}", kind="Exception")
+    return Fail(
+        reason=_clean(_text_of(error))[:_LONGEST_REASON],
+        kind=_clean(type(error).__name__)[:255],
+        traceback=_traceback_of(error),
+        retry=isinstance(error, TryAgain),
+    )
 
 
 def _text_of(error: BaseException) -> str:
     try:
         return str(error) or repr(error)
-    except BaseException as second:
+    except Exception as second:
         return f"its text could not be made: {type(second).__name__}"
 
 
@@ -215,11 +219,7 @@ def _traceback_of(error: BaseException) -> str | None:
     if frames is None:
         # Raised by this runner: the reason says all.
         return None
-    try:
-        lines = format_exception(type(error), error, frames)
-    except BaseException:
-        return None  # its notes or its cause cannot be read
-    return _clean("".join(lines))[-_LONGEST_TRACEBACK:]
+    return _clean("".join(format_exception(type(error), error, frames)))[-_LONGEST_TRACEBACK:]
 
 
 def _users_frames(traceback: TracebackType | None) -> TracebackType | None:
@@ -267,7 +267,7 @@ def main(arguments: list[str]) -> int:
     except BaseException as error:
         if os.getpid() != process_id:
             forked.end(error, _users_frames(error.__traceback__))
-        pipes.write(UNUSABLE + NO_JOB, encode_failure(describe(error)))
+        pipes.write(UNUSABLE + NO_JOB, encode_failure(_described(error)))
         return 1
     if os.getpid() != process_id:
         forked.end(None, None)

@@ -233,4 +233,4 @@ def _json_answer(output: bytes) -> Raw:
         msgspec.json.decode(output, type=Raw)
     except (ValueError, RecursionError) as error:
         raise BodyError(f"the program's output is not one JSON value: {error}: {quote(output)}") from None
-    return Raw(output.strip())
+    return encode_body(Raw(output.strip()))

@@ -70,10 +70,16 @@ class ChildError(GloomError):
 
 
 class WorkerDied(ChildError):
-    """The child ended while it had the job in hand, or before it was ready."""
+    """
+    The child ended while it had the job in hand, or before it was ready.
 
-    def __init__(self, how: str) -> None:
+    Attributes:
+        by_signal: Whether a signal has ended it, and not its own code.
+    """
+
+    def __init__(self, how: str, by_signal: bool = False) -> None:
         super().__init__(Fail(f"the worker process {how}", kind="WorkerDied", retry=True))
+        self.by_signal = by_signal
 
 
 class Unusable(ChildError):
@@ -266,7 +272,7 @@ class Child(ProcessProtocol):
 
     def processEnded(self, reason: Failure) -> None:
         self._stop_limit()
-        self._died = WorkerDied(self._why or _how(reason.value))
+        self._died = WorkerDied(self._why or _how(reason.value), getattr(reason.value, "signal", None) is not None)
         self.ended.callback(self._died.fail.reason)
         if not self.ready.called:
             self.ready.errback(self._died)
