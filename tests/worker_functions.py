@@ -264,25 +264,37 @@ def fork_without_python(way: str) -> int:
     return _leave(way)
 
 
+def _become_daemon() -> None:
+    """Leave the session, and the standard streams, which the tests read to their end."""
+    os.setsid()
+    null = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(null, stream)
+
+
 def fork_twice(fifos: dict[str, str]) -> None:
     """Become two: this job, and a daemon in a session of its own, which keeps all that it has inherited."""
     process_id = os.fork()
     if process_id == 0:
-        os.setsid()
+        _become_daemon()
         if os.fork() == 0:
             arrive_and_wait(fifos)
         os._exit(0)
     os.waitpid(process_id, 0)
 
 
-def fork_and_die(fifos: dict[str, str]) -> None:
+def fork_and_die(fifos: dict[str, str] | None) -> None:
     """Leave a daemon that no code of Python's has prepared, and take this process down."""
     import ctypes
 
+    there, here = os.pipe()
     if ctypes.PyDLL(None).fork() == 0:
-        os.setsid()
-        arrive_and_wait(fifos)
+        _become_daemon()
+        os.write(here, b".")
+        if fifos is not None:
+            arrive_and_wait(fifos)
         os._exit(0)
+    os.read(there, 1)  # what is in the group of the process ends with it
     os._exit(7)
 
 
@@ -396,3 +408,18 @@ def move_away(_body: Any) -> None:
     os.chdir("/")
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGUSR1):
         signal.signal(number, lambda *_: None)
+
+
+def fork_and_both_return(body: Any) -> Any:
+    """Return from the job and from the process that it forks, each with words of its own."""
+    if os.fork() == 0:
+        return "the fork's answer"
+    return body
+
+
+def harm(body: Any) -> Any:
+    """Do what *body* says to this process, or wait."""
+    if isinstance(body, dict):
+        return arrive_and_wait(body)
+    name, value = body
+    return globals()[name](value)

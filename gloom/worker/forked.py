@@ -85,7 +85,7 @@ def _status(error: BaseException | None, frames: TracebackType | None) -> int:
     if error is None:
         return 0
     if not isinstance(error, SystemExit):
-        sys.excepthook(type(error), error, frames)
+        sys.excepthook(type(error), error.with_traceback(frames), frames)
         return 1
     if error.code is None or isinstance(error.code, int):
         return (error.code or 0) & 0xFF

@@ -201,10 +201,15 @@ class ChildrenSlave(SlaveLink):
             self.own_log.warn(what + ": {why}; trying on", why=why, **self._fields)
 
     def heard(self, connection: BrokerConnection, event: Event) -> None:
-        if type(event) is Reply and type(event.request) is ExtendedJoin:
-            self._join_answered(event.error)
-        else:
-            super().heard(connection, event)
+        if type(event) is Reply:
+            request = type(event.request)
+            if request is ExtendedJoin:
+                self._join_answered(event.error)
+                return
+            if request is Leave and not self._has_joined:
+                # There is nothing to leave: it does not matter that the broker refuses it.
+                event = Reply(event.request, None, event.message)
+        super().heard(connection, event)
 
     def _join_answered(self, error: RequestRefused | None) -> None:
         if error is None:
