@@ -303,16 +303,21 @@ class Child(ProcessProtocol):
             self._distrust(f"a payload of the kind {kind!r}")
         elif kind == READY:
             self.ready.callback(None)
-        else:
-            self.ready.errback(Unusable(decode_failure(content)))
+        elif (fail := self._failure_in(content)) is not None:
+            self.ready.errback(Unusable(fail))
 
     def _failed(self, content: memoryview) -> None:
+        fail = self._failure_in(content)
+        if fail is not None:
+            self._settle(ChildError(fail))
+
+    def _failure_in(self, content: memoryview) -> Fail | None:
+        """Return the failure that *content* tells of; None for garbage, which ends the process."""
         try:
-            fail = decode_failure(content)
+            return decode_failure(content)
         except (MsgspecError, ValueError) as error:
             self._distrust(f"a failure that cannot be read: {error}")
-        else:
-            self._settle(ChildError(fail))
+            return None
 
     def _distrust(self, what: str) -> None:
         """End a process whose pipe another than this package's code has written to."""
