@@ -55,7 +55,8 @@ class PlayedChild(Child):
 
     def __init__(self) -> None:
         super().__init__(Clock())
-        self.transport = PlayedProcess()  # type: ignore[assignment]
+        self.process = PlayedProcess()
+        self.transport = self.process  # type: ignore[assignment]
         self.ready.addErrback(lambda _: None)
 
     def _kill_group(self) -> None:
@@ -92,4 +93,4 @@ def test_the_childs_own_words_are_taken(pieces: int) -> None:
         for start in range(0, len(data), pieces):
             child.childDataReceived(OUTCOMES_FD, data[start : start + pieces])
     assert [bytes(one) for one in heard] == [b"1", b"2"] * 3
-    assert not child.transport.was_killed  # type: ignore[attr-defined]
+    assert not child.process.was_killed
