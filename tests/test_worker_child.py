@@ -36,8 +36,7 @@ def run(awaiter: Awaiter) -> Run:
 
     def run(function: Callable[[Any], Any], body: Any, max_answer_bytes: int = 1000) -> Any:
         job = Job("one", "type", max_answer_bytes, encode_body(body))
-        outcome = outcome_of(FunctionCall(function, awaiter), encode_job(job))
-        kind, content = outcome[:1], outcome[1:]
+        kind, content = outcome_of(FunctionCall(function, awaiter), encode_job(job))
         return msgspec.json.decode(content) if kind == ANSWER else decode_failure(content)
 
     return run
@@ -103,9 +102,9 @@ def test_an_answer_that_is_not_json_fails_the_job(run: Run, answer: Any) -> None
 def test_a_body_that_python_cannot_read_fails_the_job(awaiter: Awaiter) -> None:
     """A number with more digits than Python reads is a failure of that job."""
     job = Job(1, None, 100, Raw(b"9" * 10_000))
-    outcome = outcome_of(FunctionCall(worker_functions.echo, awaiter), encode_job(job))
-    assert outcome[:1] == FAILURE
-    failure = decode_failure(outcome[1:])
+    kind, content = outcome_of(FunctionCall(worker_functions.echo, awaiter), encode_job(job))
+    assert kind == FAILURE
+    failure = decode_failure(content)
     assert failure.kind == "BodyError"
     assert failure.reason.startswith("cannot read the body")
     assert failure.traceback is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from typing import Any
 
@@ -144,3 +145,32 @@ def test_a_program_that_is_gone_fails_its_job() -> None:
     """A program that was removed while the worker runs fails jobs with the system's reason."""
     with pytest.raises(FileNotFoundError, match="no_such_program"):
         Program(["/no_such_program"], as_json=False)(job(None))
+
+
+# What it leaves behind
+
+
+def test_a_process_that_a_program_leaves_does_not_hold_its_job() -> None:
+    """The end of the program is the end of the job, whoever holds its output open."""
+    left = int(text("sleep 1000 & echo $!", None))
+    os.kill(left, signal.SIGKILL)
+
+
+def test_a_process_that_goes_on_printing_does_not_hold_its_job() -> None:
+    """What was printed when the program ended is the answer, and no more is waited for."""
+    answer = text("yes & exit 0", None, 1 << 30)
+    assert set(answer) <= {"y", "\n"}
+
+
+def test_a_program_may_close_its_output_and_work_on() -> None:
+    """Its end is waited for, and its exit status counts."""
+    assert text("echo 5; exec >&- 2>&-; sleep 0.01", None) == "5"
+    with pytest.raises(ExitStatus, match=r"^exit status 3$"):
+        text("exec >&- 2>&-; sleep 0.01; exit 3", None)
+
+
+def test_without_a_descriptor_for_its_end_a_program_is_asked_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on systems other than Linux."""
+    monkeypatch.delattr(os, "pidfd_open", raising=False)
+    assert text("cat", "banana") == "banana"
+    os.kill(int(text("sleep 1000 & echo $!", None)), signal.SIGKILL)

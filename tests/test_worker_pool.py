@@ -19,7 +19,7 @@ from twisted.internet.task import Clock
 from gloom.framing import FlushTurn
 from gloom.messages import Fail, decode_body, encode_body
 from gloom.polling import SocketPoll
-from gloom.worker.pipe import Job, encode_job
+from gloom.worker.pipe import Job
 from gloom.worker.pool import Child, ChildError, Unusable, WorkerDied, spawn, start_child
 
 # Interpreters are started, on machines that do other things too.
@@ -70,14 +70,14 @@ def function(name: str) -> list[str]:
     return ["function", f"worker_functions:{name}"]
 
 
-def frame(body: Any, max_answer_bytes: int = 1 << 25) -> bytes:
-    return encode_job(Job("one", "type", max_answer_bytes, encode_body(body)))
+def job(body: Any, max_answer_bytes: int = 1 << 25) -> Job:
+    return Job("one", "type", max_answer_bytes, encode_body(body))
 
 
 def run(child: Child, body: Any, max_answer_bytes: int = 1 << 25, **options: Any) -> Deferred[Any]:
     """Have a job done; fires with its answer, or fails with why there is none."""
     ended: Deferred[Any] = Deferred()
-    child.run(frame(body, max_answer_bytes), lambda end: _fire(ended, end), **options)
+    child.run(job(body, max_answer_bytes), lambda end: _fire(ended, end), **options)
     return ended
 
 
@@ -222,7 +222,7 @@ async def test_a_child_that_dies_early_is_never_ready(reactor: Any) -> None:
 async def test_an_abandoned_job_is_left_a_moment_to_end(reactor: Any, fifos: dict[str, str]) -> None:
     """A job that nobody waits for may end by itself; then the process is free again, and the same."""
     async with ready_child(reactor, *function("arrive_and_wait")) as child:
-        child.run(frame(fifos), _nobody_waits)
+        child.run(job(fifos), _nobody_waits)
         free = child.when_free()
         child.abandon()
         assert child.busy
@@ -240,7 +240,7 @@ async def test_an_abandoned_job_that_does_not_end_is_killed(reactor: Any, fifos:
     child = Child(clock)
     spawn(reactor, child, function("arrive_and_wait"))
     await child.ready
-    child.run(frame(fifos), _nobody_waits)
+    child.run(job(fifos), _nobody_waits)
     child.abandon()
     clock.advance(0.9)
     os.kill(child.pid, 0)
@@ -252,7 +252,7 @@ async def test_an_abandoned_job_that_does_not_end_is_killed(reactor: Any, fifos:
 async def test_a_child_whose_answer_cannot_be_taken_is_killed(reactor: Any, logged_errors: Any) -> None:
     """An exception in gloom itself is logged and ends one process, not the reading of the others."""
     async with ready_child(reactor, *function("echo")) as child:
-        child.run(frame(1), lambda _: 1 / 0)
+        child.run(job(1), lambda _: 1 / 0)
         assert await child.ended == "the worker process was killed by SIGKILL"
     assert len(logged_errors(ZeroDivisionError)) == 1
 

@@ -8,17 +8,18 @@ from typing import Any
 
 import pytest
 from logged import logged
+from msgspec import Raw
 from twisted.internet.error import ProcessDone, ProcessTerminated
 from twisted.logger import LogEvent, LogLevel, formatEvent
 from twisted.python.failure import Failure
 
 from gloom.access import Access, Identity, hash_token
-from gloom.client.framebuffer import to_frame
-from gloom.messages import Fail
+from gloom.client.run import Run
+from gloom.messages import ExtendedRespond, Fail
 from gloom.testing import MemoryGloom, RawPeer
-from gloom.worker.pipe import ANSWER, FAILURE, OUTCOMES_FD, PROGRESS, READY, UNUSABLE, Job, decode_job, encode_failure
+from gloom.worker.pipe import ANSWER, FAILURE, OUTCOMES_FD, PROGRESS, READY, UNUSABLE, Job, encode_failure, frame_of
 from gloom.worker.pool import Child, ChildError
-from gloom.worker.service import Worker
+from gloom.worker.service import Refused, Worker
 
 
 class PlayedChild(Child):
@@ -35,9 +36,9 @@ class PlayedChild(Child):
         self.jobs: list[Job] = []
         self.was_killed = False
 
-    def run(self, frame: bytes, *told: Any) -> None:
-        self.jobs.append(decode_job(frame))
-        super().run(frame, *told)
+    def run(self, job: Job, *told: Any) -> None:
+        self.jobs.append(job)
+        super().run(job, *told)
 
     def end(self) -> None:
         self._ends(ProcessDone(0))
@@ -47,10 +48,13 @@ class PlayedChild(Child):
         self.dies()
 
     def says(self, kind: bytes, content: bytes = b"") -> None:
-        self.childDataReceived(OUTCOMES_FD, to_frame(kind + content))
+        self.childDataReceived(OUTCOMES_FD, frame_of(kind + self.number, content))
 
     def dies(self) -> None:
         self._ends(ProcessTerminated(signal=9))
+
+    def ends(self, status: int) -> None:
+        self._ends(ProcessTerminated(exitCode=status))
 
     def _ends(self, how: Exception) -> None:
         if not self.ended.called:
@@ -65,12 +69,14 @@ class Workshop:
         gloom: The broker.
         worker: The worker.
         children: Every child that it has started, oldest first.
+        shortage: Why the system starts no process; None where it does.
         log: What it has logged.
     """
 
     def __init__(self, log: list[LogEvent]) -> None:
         self.gloom = MemoryGloom()
         self.children: list[PlayedChild] = []
+        self.shortage: OSError | None = None
         self.advance = self.gloom.advance
         self._log = log
 
@@ -78,7 +84,7 @@ class Workshop:
         self.worker = Worker(
             self._new_child,
             types,
-            self.gloom.slave_endpoint,
+            options.pop("endpoint", self.gloom.slave_endpoint),
             reactor=self.gloom.clock,
             concurrency=concurrency,
             name="shop",
@@ -113,6 +119,8 @@ class Workshop:
         return self.gloom.result(stopped)
 
     def _new_child(self) -> Child:
+        if self.shortage is not None:
+            raise self.shortage
         self.children.append(PlayedChild(self.gloom.clock))
         return self.children[-1]
 
@@ -372,7 +380,163 @@ def test_a_worker_that_never_could_start_is_broken(shop: Workshop) -> None:
     assert shop.stop() == 0
 
 
+def test_a_first_child_that_is_killed_is_started_again(shop: Workshop) -> None:
+    """A signal while it starts says nothing of the function: another one starts, and the worker works."""
+    shop.start()
+    shop.children[0].dies()
+    shop.advance(1)
+    assert shop.lines() == [
+        "cannot start a worker process: WorkerDied: the worker process was killed by SIGKILL",
+    ]
+    assert len(shop.children) == 2
+    shop.ready(1)
+    shop.master(1)
+    assert [job.id for job in shop.children[1].jobs] == [0]
+    assert not shop.worker.broken.called
+
+
+def test_a_first_child_that_is_always_killed_ends_the_worker(shop: Workshop) -> None:
+    """Five deaths in a row are no accident."""
+    shop.start()
+    for _ in range(100):
+        shop.children[-1].dies()
+        shop.advance(0.1)
+    with pytest.raises(ChildError, match="was killed by SIGKILL"):
+        shop.gloom.result(shop.worker.broken)
+    assert len(shop.children) == 5
+    assert shop.stop() == 0
+
+
+def test_a_first_child_that_ends_by_itself_ends_the_worker(shop: Workshop) -> None:
+    """A module that calls os._exit does so each time."""
+    shop.start()
+    shop.children[0].ends(3)
+    with pytest.raises(ChildError, match="ended with exit status 3"):
+        shop.gloom.result(shop.worker.broken)
+    assert len(shop.children) == 1
+    assert shop.stop() == 0
+
+
+def test_a_system_that_starts_no_process_is_asked_again(shop: Workshop) -> None:
+    """Too many processes, or no descriptor left, is said, and waited for, from the start and later."""
+    shop.shortage = OSError(11, "Resource temporarily unavailable")
+    shop.start()
+    shop.shortage = None
+    shop.advance(1)
+    assert shop.lines() == [
+        "cannot start a worker process: WorkerDied: the system cannot start a process: Resource temporarily unavailable"
+    ]
+    shop.ready()
+    shop.shortage = OSError(24, "Too many open files")
+    shop.lines()
+    shop.children[0].dies()
+    shop.advance(1)
+    assert "the system cannot start a process: Too many open files" in shop.lines()[1]
+    shop.shortage = None
+    shop.advance(15)
+    assert len(shop.children) == 2
+    assert shop.stop() == 0
+
+
+def test_a_worker_stops_though_it_has_never_had_a_child(shop: Workshop) -> None:
+    """No process could be started yet."""
+    shop.shortage = OSError(11, "Resource temporarily unavailable")
+    shop.start(2)
+    assert shop.worker.busy == 0
+    assert shop.stop() == 0
+    shop.worker.kill()
+
+
+def test_an_answer_that_cannot_be_sent_fails_its_job_only(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory may run out for one large answer; the other job, and the process, go on."""
+    shop.start(2)
+    shop.ready()
+    master = shop.master(1, 2)
+
+    def answer(run: Run, body: Raw) -> None:
+        if bytes(body) == b"1":
+            raise MemoryError
+        run.say(ExtendedRespond(body, run.job.id))
+
+    monkeypatch.setattr(shop.worker._slave, "answer", answer)
+    shop.children[0].says(ANSWER, b"1")
+    shop.children[1].says(ANSWER, b"2")
+    shop.advance()
+    failed, answered = master.take()
+    assert (failed["id"], failed["kind"]) == (0, "MemoryError")
+    assert failed["reason"] == "the answer could not be sent: MemoryError()"
+    assert answered == {"id": 1, "body": 2}
+    assert not any(child.was_killed for child in shop.children)
+    master.ask({"action": "submit", "id": 3, "type": "count", "body": 3})
+    assert [len(child.jobs) for child in shop.children] == [2, 1]
+
+
+def test_a_job_that_cannot_be_given_to_a_child_fails_alone(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever happens between the broker and the process is the end of that job only."""
+    shop.start()
+    shop.ready()
+    master = shop.master()
+    with monkeypatch.context() as patch:
+        patch.setattr("gloom.worker.pool.encode_job", lambda _job: 1 / 0)
+        _, failed = master.ask({"action": "submit", "id": 0, "type": "count", "body": 1})
+    assert (failed["id"], failed["kind"]) == (0, "ZeroDivisionError")
+    assert master.ask({"action": "submit", "id": 1, "type": "count", "body": 1})[0] == {"ok": True}
+    shop.children[0].says(ANSWER, b"1")
+    shop.advance()
+    assert master.take() == [{"id": 1, "body": 1}]
+
+
 # The broker
+
+
+def test_a_port_for_masters_is_no_place_for_a_worker(shop: Workshop) -> None:
+    """The broker refuses the join, and the worker says so at once instead of waiting for jobs."""
+    shop.start(endpoint=shop.gloom.master_endpoint)
+    shop.ready()
+    with pytest.raises(Refused) as refused:
+        shop.gloom.result(shop.worker.broken)
+    assert refused.value.error.error == "invalid_action"
+    assert not shop.lines()
+    assert shop.stop() == 0
+
+
+def test_a_type_that_the_worker_may_not_have_ends_it(shop: Workshop) -> None:
+    """The broker's rules say so; it has not joined, and does not say that it has."""
+    shop.gloom.access = Access([Identity("farm", frozenset({"slave"}), ("mail",), token_sha256=hash_token("t"))])
+    shop.gloom.restart()
+    shop.start(token="t")
+    shop.ready()
+    with pytest.raises(Refused, match="forbidden -> farm may not have jobs of the type count"):
+        shop.gloom.result(shop.worker.broken)
+    assert not shop.lines()
+    assert shop.stop() == 0
+
+
+def test_a_worker_that_is_refused_later_tries_on(shop: Workshop) -> None:
+    """Rules may change, and change again: it says so once, and joins when the broker takes it."""
+
+    def allow(type: str) -> None:
+        farm = Identity("farm", frozenset({"slave"}), (type,), token_sha256=hash_token("t"))
+        shop.gloom.access = Access([farm])
+        shop.gloom.restart()
+        shop.gloom.drop_all()
+
+    allow("count")
+    shop.start(token="t")
+    shop.ready()
+    shop.lines()
+    allow("mail")
+    shop.advance(60)
+    gone, refused = shop.lines()
+    assert gone.endswith(" is gone; trying on")
+    assert refused.endswith(" refuses count: forbidden -> farm may not have jobs of the type count; trying on")
+    allow("count")
+    shop.advance(60)
+    gone, again = shop.lines()
+    assert again.endswith(" again (1 at once)")
+    allow("mail")
+    shop.advance(1)
+    assert shop.stop() == 0
 
 
 def test_the_broker_is_told_of_once_for_all_slots(shop: Workshop) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from gloom.errors import BodyError
 from gloom.worker import progress
-from gloom.worker.pipe import ANSWER, PROGRESS
+from gloom.worker.pipe import ANSWER, PROGRESS, job_number
 from gloom.worker.telling import Outlet
 
 
@@ -18,12 +18,13 @@ def test_progress_outside_a_worker_does_nothing() -> None:
 def test_progress_goes_out_between_the_begin_and_the_end_of_a_job() -> None:
     """Before and after, nothing does; and never more than the broker takes."""
     written: list[bytes] = []
-    outlet = Outlet(written.append)
+    outlet = Outlet(lambda head, content: written.append(head + content))
+    outlet.number = number = job_number(1)
     outlet.say(memoryview(b"0"))
     outlet.begin(5)
     outlet.say(memoryview(b"1234"))
     with pytest.raises(BodyError, match="the progress has 5 bytes, the broker takes 4"):
         outlet.say(memoryview(b"12345"))
-    outlet.end(ANSWER + b"2")
+    outlet.end(ANSWER, b"2")
     outlet.say(memoryview(b"3"))
-    assert written == [PROGRESS + b"1234", ANSWER + b"2"]
+    assert written == [PROGRESS + number + b"1234", ANSWER + number + b"2"]

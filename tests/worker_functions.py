@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -10,6 +11,8 @@ import sys
 import threading
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from gloom.errors import BodyError, TryAgain
 from gloom.worker import progress
@@ -199,3 +202,224 @@ def deferred_that_fails(reason: str) -> Any:
 def never_ends(_body: Any) -> None:
     """Answer, and leave a thread that keeps the process."""
     threading.Thread(target=threading.Event().wait).start()
+
+
+# Forks
+
+
+def fork(way: str) -> int:
+    """Fork, have the new process leave this function in some way, and return its exit status."""
+    process_id = os.fork()
+    if process_id:
+        return _status_of(process_id)
+    return _leave(way)
+
+
+def _status_of(process_id: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(process_id, 0)[1])
+
+
+def _leave(way: str) -> int:
+    if way == "raise":
+        raise LookupError("in the fork")
+    if way == "return":
+        return 0
+    if way == "_exit 4":
+        os._exit(4)
+    if way == "exec":
+        os.execv("/bin/sh", ["sh", "-c", "exit 5"])
+    sys.exit({"exit": None, "exit 0": 0, "exit 3": 3, "exit text": "no more"}[way])
+
+
+async def fork_in_a_coroutine(way: str) -> int:
+    await asyncio.sleep(0)
+    return fork(way)
+
+
+async def fork_after_twisted(way: str) -> int:
+    """Fork where Twisted's reactor runs, and other work waits in its loop."""
+    from twisted.internet import reactor
+    from twisted.internet.task import deferLater
+
+    await deferLater(reactor, 0, double, 1)
+    return fork(way)
+
+
+def fork_in_a_thread(way: str) -> int:
+    statuses: list[int] = []
+    thread = threading.Thread(target=lambda: statuses.append(fork(way)))
+    thread.start()
+    thread.join()
+    return statuses[0]
+
+
+def fork_without_python(way: str) -> int:
+    """Fork as a library of another language does."""
+    import ctypes
+
+    process_id = ctypes.PyDLL(None).fork()
+    if process_id:
+        return _status_of(process_id)
+    progress("from the fork")
+    return _leave(way)
+
+
+def _become_daemon() -> None:
+    """Leave the session, and the standard streams, which the tests read to their end."""
+    os.setsid()
+    null = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(null, stream)
+
+
+def fork_twice(fifos: dict[str, str]) -> None:
+    """Become two: this job, and a daemon in a session of its own, which keeps all that it has inherited."""
+    process_id = os.fork()
+    if process_id == 0:
+        _become_daemon()
+        if os.fork() == 0:
+            arrive_and_wait(fifos)
+        os._exit(0)
+    os.waitpid(process_id, 0)
+
+
+def fork_and_die(fifos: dict[str, str] | None) -> None:
+    """Leave a daemon that no code of Python's has prepared, and take this process down."""
+    import ctypes
+
+    there, here = os.pipe()
+    if ctypes.PyDLL(None).fork() == 0:
+        _become_daemon()
+        os.write(here, b".")
+        if fifos is not None:
+            arrive_and_wait(fifos)
+        os._exit(0)
+    os.read(there, 1)  # what is in the group of the process ends with it
+    os._exit(7)
+
+
+def fork_at_exit(path: str) -> str:
+    """Return what a forked process has called at its exit."""
+    import atexit
+
+    def note(who: str) -> None:
+        with Path(path).open("a") as file:
+            file.write(f"{who};")
+
+    atexit.register(note, "parent's")
+    if os.fork() == 0:
+        atexit.register(note, "fork's")
+        sys.exit()
+    os.wait()
+    return Path(path).read_text()
+
+
+def fork_and_signal(number: int) -> int:
+    """Send a forked process a signal, and return its exit status."""
+    there, here = os.pipe()
+    process_id = os.fork()
+    if process_id == 0:
+        os.write(here, b".")
+        threading.Event().wait()
+    if number == signal.SIGINT:
+        os.read(there, 1)  # Python cannot raise KeyboardInterrupt while it forks
+    os.kill(process_id, number)
+    return _status_of(process_id)
+
+
+def processes_of_multiprocessing(numbers: list[int]) -> list[int]:
+    import multiprocessing
+
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        return pool.map(double, numbers)
+
+
+def say_and_fork(text: str) -> None:
+    sys.stdout.write(text)
+    fork("exit")
+
+
+# What harms a process
+
+
+def close_descriptors(most: int) -> str:
+    os.closerange(0, most)
+    return "closed"
+
+
+def write_to_pipes(data: str) -> None:
+    """Write to every pipe that this process has, as code does that mistakes one for its own."""
+    for one in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            if int(one.name) > 2 and str(one.readlink()).startswith("pipe:"):
+                os.write(int(one.name), data.encode("latin-1"))
+
+
+def descriptors(_body: Any) -> list[str]:
+    """Return where this process's descriptors lead."""
+    found = []
+    for one in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            found.append(f"{one.name} {one.readlink()}")
+    return found
+
+
+class WithoutAnything(BaseException):
+    __notes__ = property(lambda self: 1 / 0)
+
+    def __str__(self) -> str:
+        raise KeyboardInterrupt
+
+    __repr__ = __str__
+
+
+EXCEPTIONS = {
+    "KeyboardInterrupt": KeyboardInterrupt,
+    "GeneratorExit": GeneratorExit,
+    "SystemExit": SystemExit,
+    "RecursionError": RecursionError,
+    "MemoryError": MemoryError,
+    "StopIteration": StopIteration,
+    "WithoutAnything": WithoutAnything,
+}
+
+
+def throw(name: str) -> None:
+    raise EXCEPTIONS[name]
+
+
+def recurse(_body: Any) -> Any:
+    return recurse(_body)
+
+
+def nested(depth: int) -> Any:
+    answer: Any = 1
+    for _ in range(depth):
+        answer = [answer]
+    return answer
+
+
+def raw(text: str) -> Any:
+    return msgspec.Raw(text.encode())
+
+
+def move_away(_body: Any) -> None:
+    """Change directory, take signals, and leave."""
+    os.chdir("/")
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGUSR1):
+        signal.signal(number, lambda *_: None)
+
+
+def fork_and_both_return(body: Any) -> Any:
+    """Return from the job and from the process that it forks, each with words of its own."""
+    if os.fork() == 0:
+        return "the fork's answer"
+    return body
+
+
+def harm(body: Any) -> Any:
+    """Do what *body* says to this process, or wait."""
+    if isinstance(body, dict):
+        return arrive_and_wait(body)
+    name, value = body
+    return globals()[name](value)

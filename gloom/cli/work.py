@@ -22,9 +22,10 @@ from zope.interface import implementer
 from gloom.cli.connect import Place, slave_options
 from gloom.cli.options import valid_name, valid_short_texts, valid_wait
 from gloom.cli.run import FAILED, run
-from gloom.errors import GloomError
+from gloom.errors import GloomError, InvalidAction, RequestRefused
+from gloom.settings import SLAVE_PORT
 from gloom.worker.pool import ChildError, start_child
-from gloom.worker.service import Worker
+from gloom.worker.service import Refused, Worker
 
 _TARGET = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 _PROGRAM = "gloom.cli.work.program"
@@ -122,6 +123,9 @@ def command(
     that its master cancels, or that takes longer than its --job-timeout, is
     ended: its process is killed, with all that it has started.
 
+    A job ends when its function returns or its process ends, whatever it has
+    forked or started: nothing of the worker runs in a forked process.
+
     Ctrl-C, SIGTERM or SIGHUP: no more jobs are taken, those in hand are
     finished, and the exit status is 0, or 1 if some took too long. A second
     one ends at once. A broker that is not there is waited for.
@@ -141,7 +145,8 @@ def command(
     async def verb(reactor: Any) -> int:
         start = partial(start_child, reactor, work)
         place: Any = {"token": slave.token, "tls": slave.tls}
-        return await _until_stopped(Worker(start, chosen, slave.address, reactor=reactor, **place, **options), work)
+        worker = Worker(start, chosen, slave.address, reactor=reactor, **place, **options)
+        return await _until_stopped(worker, work, slave.address)
 
     run(verb, WorkLog(LogLevel.debug if verbose else LogLevel.info))
 
@@ -169,7 +174,7 @@ def _program(program: list[str], as_json: bool) -> Sequence[str]:
     return ["json" if as_json else "text", *program]
 
 
-async def _until_stopped(worker: Worker, work: Sequence[str]) -> int:
+async def _until_stopped(worker: Worker, work: Sequence[str], address: str) -> int:
     """Have *worker* work until a signal cancels this; return the exit status."""
     worker.startService()
     try:
@@ -177,6 +182,9 @@ async def _until_stopped(worker: Worker, work: Sequence[str]) -> int:
     except ChildError as error:
         await worker.stopService()
         raise CannotWork(_why(work, error)) from None
+    except Refused as refused:
+        await worker.stopService()
+        raise CannotWork(_why_refused(address, refused.error)) from None
     except CancelledError:
         pass  # asked to stop
     try:
@@ -202,6 +210,12 @@ def _why(work: Sequence[str], error: ChildError) -> str:
     told = error.fail
     reason = told.reason if told.traceback is None else f"\n{told.traceback.rstrip()}"
     return f"cannot work with {' '.join(work[1:])}: {reason}"
+
+
+def _why_refused(address: str, error: RequestRefused) -> str:
+    if error.error == InvalidAction.code:
+        return f"{address} is the broker's port for masters; a worker needs its slave port: --slave HOST:{SLAVE_PORT}"
+    return f"the broker at {address} refuses: {error}"
 
 
 @implementer(ILogObserver)

@@ -51,6 +51,11 @@ class FrameBuffer:
             self._data = data
         self._start, self._end = 0, pending
 
+    @property
+    def needed(self) -> int:
+        """The bytes of the frame at the start, header included, as far as known."""
+        return self._needed
+
     def received(self, count: int) -> None:
         """Note that *count* bytes were put into `room`."""
         self._end += count

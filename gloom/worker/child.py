@@ -6,15 +6,18 @@ The child process: answers one job after the other until its parent has no more.
 
 Jobs come in on one descriptor and what became of them goes out on another
 (`gloom.worker.pipe`); the standard streams are the job's own. Nothing that a
-job does or raises ends the loop, only what ends the process.
+job does or raises ends the loop, only what ends the process. A process that a
+job forks has no part in the loop (`gloom.worker.forked`).
 """
 
 from __future__ import annotations
 
+import fcntl
 import importlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from inspect import isawaitable
 from io import TextIOWrapper
 from pathlib import Path
@@ -22,23 +25,28 @@ from traceback import format_exception
 from types import TracebackType
 from typing import Any
 
+import msgspec
 from msgspec import Raw
 
-from gloom.client.framebuffer import FrameBuffer, to_frame
+from gloom.client.framebuffer import FrameBuffer
 from gloom.errors import BodyError, GloomError, SizeError, TryAgain
 from gloom.messages import Fail, encode_body
+from gloom.worker import forked
 from gloom.worker.awaiting import Awaiter
 from gloom.worker.command import Program
 from gloom.worker.pipe import (
     ANSWER,
     FAILURE,
     JOBS_FD,
+    NO_JOB,
+    NUMBER_BYTES,
     OUTCOMES_FD,
     READY,
     UNUSABLE,
     Job,
     decode_job,
     encode_failure,
+    frame_of,
     value_of,
 )
 from gloom.worker.process import detach, die_with_parent, take_the_group_along
@@ -50,6 +58,9 @@ _LONGEST_REASON = 8 * 1024
 _LONGEST_TRACEBACK = 64 * 1024
 _OWN_FILES = str(Path(__file__).parent) + os.sep
 _IMPORT_FILES = (importlib.__file__, "<frozen importlib")
+
+# Descriptors under this one are often closed by a loop over all of them.
+_FIRST_OWN_FD = 32
 
 # No need to look what they can do.
 _PLAIN_TYPES = frozenset({type(None), bool, int, float, str, list, dict})
@@ -74,15 +85,51 @@ class FunctionCall:
     def __init__(self, function: Callable[[Any], Any], awaiter: Awaiter) -> None:
         self._function = function
         self._awaiter = awaiter
+        self._process_id = os.getpid()
 
     def __call__(self, job: Job) -> Raw:
-        answer = self._function(value_of(job))
-        if type(answer) not in _PLAIN_TYPES and isawaitable(answer):
-            answer = self._awaiter.result_of(answer)
+        answer = self._answer_to(value_of(job))
         try:
-            return encode_body(answer)
+            body = encode_body(answer)
         except BodyError as error:
             raise BodyError(f"the answer is {error}") from None
+        if isinstance(answer, Raw):
+            _check_raw(answer)
+        return body
+
+    def _answer_to(self, value: Any) -> Any:
+        try:
+            answer = self._function(value)
+            if type(answer) not in _PLAIN_TYPES and isawaitable(answer):
+                answer = self._awaiter.result_of(self._result_of(answer))
+        except BaseException as error:
+            self._end_if_forked(error)
+            raise
+        self._end_if_forked(None)
+        return answer
+
+    async def _result_of(self, awaitable: Awaitable[Any]) -> Any:
+        # Looked at here too: a forked process must not take another turn in the event loop, whose sockets it shares.
+        try:
+            answer = await awaitable
+        except BaseException as error:
+            self._end_if_forked(error)
+            raise
+        self._end_if_forked(None)
+        return answer
+
+    def _end_if_forked(self, error: BaseException | None) -> None:
+        if os.getpid() != self._process_id:
+            forked.end(error, None if error is None else _users_frames(error.__traceback__))
+
+
+def _check_raw(answer: Raw) -> None:
+    """Check JSON that the function has made itself: the broker drops a slave that sends anything else."""
+    try:
+        bytes(answer).decode()
+        msgspec.json.decode(answer, type=Raw)
+    except (ValueError, RecursionError) as error:
+        raise BodyError(f"the answer is not JSON: {error}") from None
 
 
 def load(target: str) -> Callable[[Any], Any]:
@@ -120,19 +167,34 @@ def _name_of(thing: Any) -> str:
 # Outcomes
 
 
-def outcome_of(work: Work, frame: bytes, outlet: Outlet | None = None) -> bytes:
-    """Return the payload that tells what became of the job in *frame*; its progress goes to *outlet*."""
+def outcome_of(work: Work, encoded: bytes | memoryview, outlet: Outlet | None = None) -> tuple[bytes, memoryview]:
+    """
+    Return the kind and the content of what tells how the job in *encoded* ended.
+
+    Args:
+        work: Answers the job.
+        encoded: A `Job`.
+        outlet: Takes the job's progress.
+    """
     try:
-        job = decode_job(frame)
+        job = decode_job(encoded)
         if outlet is not None:
             outlet.begin(job.max_answer_bytes)
         body = memoryview(work(job))
         if len(body) > job.max_answer_bytes:
             raise SizeError(f"the answer has {len(body)} bytes, the broker takes {job.max_answer_bytes}")
-        return ANSWER + body
+        return ANSWER, body
     except BaseException as error:
         # SystemExit and asyncio's CancelledError too: a job that raises them has failed, no more.
-        return FAILURE + encode_failure(describe(error))
+        return FAILURE, memoryview(encode_failure(_described(error)))
+
+
+def _described(error: BaseException) -> Fail:
+    try:
+        return describe(error)
+    except BaseException as second:
+        # What an exception says of itself may raise others, and memory may run out: the job has failed either way.
+        return Fail(f"an exception that cannot be described: {type(second).__name__}", kind="Exception")
 
 
 def describe(error: BaseException) -> Fail:
@@ -193,19 +255,24 @@ def main(arguments: list[str]) -> int:
     parent, kind, *arguments = arguments
     detach()
     (die_with_parent if kind == "function" else take_the_group_along)(int(parent))
-    for descriptor in (JOBS_FD, OUTCOMES_FD):
-        os.set_inheritable(descriptor, False)
+    pipes = _Pipes()
+    forked.prepare_for_forks(pipes.close)
     if isinstance(sys.stdout, TextIOWrapper):
         # What a job prints is seen when it prints it, also if it is killed later.
         sys.stdout.reconfigure(line_buffering=True)
     awaiter = Awaiter()
+    process_id = os.getpid()
     try:
         work = _prepare(kind, arguments, awaiter)
     except BaseException as error:
-        _write(UNUSABLE + encode_failure(describe(error)))
+        if os.getpid() != process_id:
+            forked.end(error, _users_frames(error.__traceback__))
+        pipes.write(UNUSABLE + NO_JOB, encode_failure(_described(error)))
         return 1
-    _write(READY)
-    _serve(work)
+    if os.getpid() != process_id:
+        forked.end(None, None)
+    pipes.write(READY + NO_JOB, b"")
+    _serve(work, pipes)
     awaiter.close()
     return 0
 
@@ -223,20 +290,46 @@ def _prepare(kind: str, arguments: list[str], awaiter: Awaiter) -> Work:
     return FunctionCall(function, awaiter)
 
 
-def _serve(work: Work) -> None:
+class _Pipes:
+    """The child's ends of the pipes, out of the way of a job that closes or replaces low descriptors."""
+
+    def __init__(self) -> None:
+        self.jobs, self.outcomes = _moved_up(JOBS_FD), _moved_up(OUTCOMES_FD)
+
+    def write(self, head: bytes, content: bytes | memoryview) -> None:
+        """Write one payload, given in two parts."""
+        frame = frame_of(head, content)
+        written = os.write(self.outcomes, frame)
+        while written < len(frame):
+            written += os.write(self.outcomes, memoryview(frame)[written:])
+
+    def close(self) -> None:
+        """Close both, in a process that has no part in them."""
+        for descriptor in (self.jobs, self.outcomes):
+            with suppress(OSError):  # the job's code has closed it
+                os.close(descriptor)
+
+
+def _moved_up(descriptor: int) -> int:
+    """Move *descriptor*; its new number is not inherited by programs."""
+    try:
+        moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _FIRST_OWN_FD)
+    except OSError:
+        # The system allows fewer descriptors than that.
+        os.set_inheritable(descriptor, False)
+        return descriptor
+    os.close(descriptor)
+    return moved
+
+
+def _serve(work: Work, pipes: _Pipes) -> None:
     buffer = FrameBuffer()
-    outlet = Outlet(_write)
+    outlet = Outlet(pipes.write)
     use(outlet)
-    while data := os.read(JOBS_FD, _READ_BYTES):
-        for frame in buffer.payloads_of(data):
-            outlet.end(outcome_of(work, frame, outlet))
-
-
-def _write(payload: bytes) -> None:
-    frame = to_frame(payload)
-    written = os.write(OUTCOMES_FD, frame)
-    while written < len(frame):
-        written += os.write(OUTCOMES_FD, memoryview(frame)[written:])
+    while data := os.read(pipes.jobs, _READ_BYTES):
+        for payload in buffer.payloads_of(data):
+            outlet.number = payload[:NUMBER_BYTES]
+            outlet.end(*outcome_of(work, memoryview(payload)[NUMBER_BYTES:], outlet))
 
 
 if __name__ == "__main__":

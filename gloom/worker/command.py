@@ -6,13 +6,16 @@ Runs in a child of the worker, one program at a time. Imports no Twisted.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import selectors
 import signal
 import subprocess
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import termios
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
+from struct import Struct
 from typing import IO
 
 import msgspec
@@ -25,6 +28,9 @@ from gloom.worker.pipe import Job, value_of
 _CHUNK_BYTES = 1 << 16
 _TAIL_BYTES = 4096
 _TAIL_LINES = 10
+# How often a system that has no descriptor for the end of a process is asked for it.
+_LOOK_SECONDS = 0.05
+_INT = Struct("i")
 
 
 class ExitStatus(GloomError):
@@ -87,7 +93,10 @@ class Program:
 
 class _Run:
     """
-    One program at work: feeds it, and takes what it prints.
+    One program at work: feeds it, and takes what it prints until it ends.
+
+    The end of the program is the end of the run: another process that it has
+    left behind may hold its streams open for ever.
 
     Attributes:
         output: What it has printed on standard output.
@@ -103,7 +112,7 @@ class _Run:
 
     def until_it_ends(self) -> None:
         """
-        Return when the program has ended and its output is read.
+        Return when the program has ended and its output until then is read.
 
         Raises:
             SizeError: It has printed too much; it still runs.
@@ -114,10 +123,28 @@ class _Run:
             self._watch(self._process.stdin, selectors.EVENT_WRITE, self._feed)
             self._watch(self._process.stdout, selectors.EVENT_READ, self._take_output)
             self._watch(self._process.stderr, selectors.EVENT_READ, self._take_complaint)
-            while self._open.get_map():
-                for key, _ in self._open.select():
-                    key.data()
-        self._process.wait()
+            with _exit_descriptor(self._process.pid) as ended:
+                self._until_it_has_ended(ended)
+            for pipe in (self._process.stdout, self._process.stderr):
+                self._take_the_rest(pipe)
+
+    def _until_it_has_ended(self, ended: int | None) -> None:
+        if ended is not None:
+            self._open.register(ended, selectors.EVENT_READ, lambda: None)
+        while self._process.poll() is None:
+            for key, _ in self._open.select(_LOOK_SECONDS if ended is None else None):
+                key.data()
+        if ended is not None:
+            self._open.unregister(ended)
+
+    def _take_the_rest(self, pipe: IO[bytes]) -> None:
+        """Read all that is in *pipe* now: it may be held open, and written to, by others."""
+        if pipe.closed:
+            return
+        act = self._open.get_key(pipe).data
+        (rest,) = _INT.unpack(fcntl.ioctl(pipe, termios.FIONREAD, bytes(_INT.size)))
+        for _ in range(0, rest, _CHUNK_BYTES):
+            act()
 
     def last_lines(self) -> str:
         """Return the end of what it has printed on standard error."""
@@ -157,6 +184,20 @@ class _Run:
             os.write(2, data)
 
 
+@contextmanager
+def _exit_descriptor(process_id: int) -> Iterator[int | None]:
+    """Yield a descriptor that is readable when a process has ended; None where the system has none."""
+    try:
+        descriptor = os.pidfd_open(process_id)
+    except (AttributeError, OSError):
+        yield None
+        return
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
 def _how_it_ended(status: int, last_lines: str) -> str:
     if status < 0:
         with suppress(ValueError):  # a real-time signal has no name
@@ -192,4 +233,4 @@ def _json_answer(output: bytes) -> Raw:
         msgspec.json.decode(output, type=Raw)
     except (ValueError, RecursionError) as error:
         raise BodyError(f"the program's output is not one JSON value: {error}: {quote(output)}") from None
-    return Raw(output.strip())
+    return encode_body(Raw(output.strip()))

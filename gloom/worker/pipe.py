@@ -1,9 +1,11 @@
 """
 What a worker and its child say to each other: frames, as on the wire, through two pipes.
 
-The parent writes `Job` frames to the child's descriptor 3; the child writes to
-4, each payload led by one byte that says what it is. One job at a time, so one
-answer or failure for each job, in order, and progress of the one that runs.
+The parent writes jobs to the child's descriptor 3, each a number of eight bytes
+and a `Job`; the child writes to 4, each payload led by one byte that says its
+kind, and by the number of the job that it is about. One job at a time, so one
+answer or failure for each job, in order, and progress of the one that runs. The
+parent ignores a payload with another number than that of the job in hand.
 Imports no Twisted.
 """
 
@@ -45,11 +47,26 @@ class Job(Struct, array_like=True):
     body: Raw
 
 
+#: The number in payloads before the first job.
+NO_JOB = bytes(8)
+NUMBER_BYTES = len(NO_JOB)
+_LENGTH_BYTES = 4
+
 encode_job = msgspec.json.Encoder().encode
 decode_job = msgspec.json.Decoder(Job).decode
 
 encode_failure = encode_request
 decode_failure = msgspec.json.Decoder(Fail).decode
+
+
+def job_number(count: int) -> bytes:
+    """Return the number of the job that is a child's *count*-th."""
+    return count.to_bytes(NUMBER_BYTES)
+
+
+def frame_of(head: bytes, content: bytes | memoryview) -> bytes:
+    """Return the frame whose payload is *head* and *content*, which is copied once."""
+    return (len(head) + len(content)).to_bytes(_LENGTH_BYTES) + head + content
 
 
 def value_of(job: Job) -> Any:

@@ -4,25 +4,42 @@ One child process, as its parent sees it. Knows pipes, signals and outcomes; kno
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import sys
+import termios
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from msgspec import Raw
+from msgspec import MsgspecError, Raw
 from twisted.internet.defer import Deferred
-from twisted.internet.error import ProcessExitedAlready
+from twisted.internet.error import ConnectionDone, ProcessExitedAlready
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
-from gloom.client.framebuffer import FrameBuffer, to_frame
+from gloom.client.framebuffer import FrameBuffer
 from gloom.errors import GloomError
 from gloom.messages import Fail
 from gloom.polling import SocketPoll
-from gloom.worker.pipe import ANSWER, JOBS_FD, OUTCOMES_FD, PROGRESS, READY, UNUSABLE, decode_failure
+from gloom.worker.pipe import (
+    ANSWER,
+    FAILURE,
+    JOBS_FD,
+    NO_JOB,
+    NUMBER_BYTES,
+    OUTCOMES_FD,
+    PROGRESS,
+    READY,
+    UNUSABLE,
+    Job,
+    decode_failure,
+    encode_job,
+    frame_of,
+    job_number,
+)
 from gloom.worker.process import STOP_SIGNALS
 
 # What a pipe holds.
@@ -31,6 +48,12 @@ _READ_BYTES = 1 << 16
 _ABANDONED_SECONDS = 1.0
 # What a child may take to end when there are no more jobs: its functions' threads, and atexit.
 _ENDING_SECONDS = 5.0
+# What a child may take to end once it has closed a pipe: the end of a process closes them just before.
+_CLOSED_SECONDS = 1.0
+# A payload's kind and the number of its job.
+_HEAD_BYTES = 1 + NUMBER_BYTES
+# More than the texts of a failure can be.
+_LONGEST_FAILURE_BYTES = 1 << 20
 
 
 class ChildError(GloomError):
@@ -47,10 +70,16 @@ class ChildError(GloomError):
 
 
 class WorkerDied(ChildError):
-    """The child ended while it had the job in hand, or before it was ready."""
+    """
+    The child ended while it had the job in hand, or before it was ready.
 
-    def __init__(self, how: str) -> None:
+    Attributes:
+        by_signal: Whether a signal has ended it, and not its own code.
+    """
+
+    def __init__(self, how: str, by_signal: bool = False) -> None:
         super().__init__(Fail(f"the worker process {how}", kind="WorkerDied", retry=True))
+        self.by_signal = by_signal
 
 
 class Unusable(ChildError):
@@ -68,7 +97,7 @@ class Child(ProcessProtocol):
         ready: Fires when jobs may come, or fails with a `ChildError`.
         ended: Fires when the process has ended, with how, before the job in hand fails.
         pid: The process's id, and its group's.
-        worked: Whether it was given a job, ever.
+        number: The number of the job in hand, or of the last one.
     """
 
     pid: int
@@ -76,8 +105,14 @@ class Child(ProcessProtocol):
     def __init__(self, clock: Any) -> None:
         self.ready: Deferred[None] = Deferred()
         self.ended: Deferred[str] = Deferred()
-        self.worked = False
+        self.number = NO_JOB
+        self._count = 0
         self._died: WorkerDied | None = None
+        # Why it is killed, where the signal alone would not tell.
+        self._why: str | None = None
+        # Whether it has closed a pipe, without being asked to end.
+        self._deaf = self._ending = False
+        self._longest_payload_bytes = _LONGEST_FAILURE_BYTES
         self._clock = clock
         self._buffer = FrameBuffer()
         # What reads its pipe, and the pipe's number; None for the reactor.
@@ -98,9 +133,14 @@ class Child(ProcessProtocol):
         """Whether a job runs, even one that was abandoned."""
         return self._busy
 
+    @property
+    def worked(self) -> bool:
+        """Whether it was given a job, ever."""
+        return self._count > 0
+
     def run(
         self,
-        frame: bytes,
+        job: Job,
         on_end: Callable[[Raw | ChildError], object],
         on_progress: Callable[[Raw], object] | None = None,
     ) -> None:
@@ -108,7 +148,7 @@ class Child(ProcessProtocol):
         Have a job done; only one at a time, see `when_free`.
 
         Args:
-            frame: An encoded `gloom.worker.pipe.Job`.
+            job: The job.
             on_end: Called once, unless the job is abandoned: with the answer, as JSON, or
                 with why there is none, because the job failed there or the process ended.
             on_progress: Called with each word of how it gets on, as JSON.
@@ -116,9 +156,14 @@ class Child(ProcessProtocol):
         if self._died is not None:
             on_end(self._died)
             return
-        self.worked = self._busy = True
+        number = job_number(self._count + 1)
+        frame = frame_of(number, encode_job(job))
+        self._count += 1
+        self.number = number
+        self._busy = True
+        self._longest_payload_bytes = max(_LONGEST_FAILURE_BYTES, job.max_answer_bytes) + _HEAD_BYTES
         self._on_end, self._on_progress = on_end, on_progress
-        self._send(to_frame(frame))
+        self._send(frame)
 
     def abandon(self) -> None:
         """Wait no more for the job that runs; if it does not end soon, the process is killed."""
@@ -134,6 +179,7 @@ class Child(ProcessProtocol):
 
     def end(self) -> None:
         """Have the process end, after its job; it is killed if it takes long."""
+        self._ending = True
         if self._died is None:
             self._kill_after(_ENDING_SECONDS)
         self._process.closeChildFD(JOBS_FD)
@@ -180,12 +226,19 @@ class Child(ProcessProtocol):
 
     def childDataReceived(self, childFD: int, data: bytes) -> None:
         for payload in self._buffer.payloads_of(data):
-            self._heard(payload)
+            if self._why is None:
+                self._heard(payload)
+        if self._buffer.needed > self._longest_payload_bytes:
+            self._distrust(f"a payload of {self._buffer.needed} bytes")
 
     def childConnectionLost(self, childFD: int) -> None:
         if childFD == JOBS_FD:
             # Its number may soon be another's.
             self._jobs_fd = None
+        if not self._ending and not self._deaf:
+            # The process ends; if it does not, its code has closed a descriptor that it does not know.
+            self._deaf = True
+            self._kill_after(_CLOSED_SECONDS, "closed its pipe to its parent, and was killed")
 
     def connectionMade(self) -> None:
         self.pid = self._process.pid
@@ -194,10 +247,32 @@ class Child(ProcessProtocol):
     def processExited(self, reason: Failure) -> None:
         # What it has started holds its pipes, perhaps, and has nobody to work for.
         self._kill_group()
+        try:
+            self._read_the_rest()
+        finally:
+            # A daemon that it has left may hold them for ever: the end of the process is the end of the attempt.
+            self._close_pipes()
+
+    def _read_the_rest(self) -> None:
+        """Read what the process has said before it ended, and nothing of what others say after it."""
+        pipe = self._process.pipes.get(OUTCOMES_FD)
+        rest = 0 if pipe is None else _unread_bytes(pipe.fileno())
+        while rest and (data := os.read(pipe.fileno(), rest)):
+            rest -= len(data)
+            self.childDataReceived(OUTCOMES_FD, data)
+
+    def _close_pipes(self) -> None:
+        self._ending = True
+        if self._poll is not None:
+            self._poll.remove(self._outcomes_fd)
+            self._poll = None
+        for pipe in list(self._process.pipes.values()):
+            # Not loseConnection, which would wait until a job that is still in the pipe has been read.
+            pipe.connectionLost(Failure(ConnectionDone()))
 
     def processEnded(self, reason: Failure) -> None:
         self._stop_limit()
-        self._died = WorkerDied(_how(reason.value))
+        self._died = WorkerDied(self._why or _how(reason.value), getattr(reason.value, "signal", None) is not None)
         self.ended.callback(self._died.fail.reason)
         if not self.ready.called:
             self.ready.errback(self._died)
@@ -208,24 +283,53 @@ class Child(ProcessProtocol):
         return self.transport
 
     def _heard(self, payload: bytes) -> None:
-        kind, content = payload[:1], memoryview(payload)[1:]
-        if kind == ANSWER:
+        kind, number, content = payload[:1], payload[1:_HEAD_BYTES], memoryview(payload)[_HEAD_BYTES:]
+        if number != self.number:
+            # Of a job that has ended, or of no job: nothing about the one in hand.
+            if len(number) < NUMBER_BYTES:
+                self._distrust("a payload without a job's number")
+        elif kind == ANSWER:
             self._settle(Raw(content))
-        elif kind == READY:
-            self.ready.callback(None)
-        elif kind == UNUSABLE:
-            self.ready.errback(Unusable(decode_failure(content)))
         elif kind == PROGRESS:
             if self._on_progress is not None:
                 self._on_progress(Raw(content))
+        elif kind == FAILURE:
+            self._failed(content)
         else:
-            self._settle(ChildError(decode_failure(content)))
+            self._began(kind, content)
+
+    def _began(self, kind: bytes, content: memoryview) -> None:
+        if self.ready.called or kind not in (READY, UNUSABLE):
+            self._distrust(f"a payload of the kind {kind!r}")
+        elif kind == READY:
+            self.ready.callback(None)
+        elif (fail := self._failure_in(content)) is not None:
+            self.ready.errback(Unusable(fail))
+
+    def _failed(self, content: memoryview) -> None:
+        fail = self._failure_in(content)
+        if fail is not None:
+            self._settle(ChildError(fail))
+
+    def _failure_in(self, content: memoryview) -> Fail | None:
+        """Return the failure that *content* tells of; None for garbage, which ends the process."""
+        try:
+            return decode_failure(content)
+        except (MsgspecError, ValueError) as error:
+            self._distrust(f"a failure that cannot be read: {error}")
+            return None
+
+    def _distrust(self, what: str) -> None:
+        """End a process whose pipe another than this package's code has written to."""
+        self._why = self._why or f"wrote {what} into its pipe to its parent, and was killed"
+        self.kill()
 
     def _settle(self, result: Raw | ChildError) -> None:
         if not self._busy:
             return
         self._busy = False
-        self._stop_limit()
+        if not self._deaf:
+            self._stop_limit()
         on_end, self._on_end, self._on_progress = self._on_end, None, None
         if on_end is not None:
             on_end(result)
@@ -247,12 +351,13 @@ class Child(ProcessProtocol):
         if sent < len(data):
             self._process.writeToChild(JOBS_FD, data[sent:])
 
-    def _kill_after(self, seconds: float) -> None:
+    def _kill_after(self, seconds: float, why: str | None = None) -> None:
         self._stop_limit()
-        self._limit = self._clock.callLater(seconds, self._too_late)
+        self._limit = self._clock.callLater(seconds, self._too_late, why)
 
-    def _too_late(self) -> None:
+    def _too_late(self, why: str | None) -> None:
         self._limit = None
+        self._why = self._why or why
         self.kill()
 
     def _stop_limit(self) -> None:
@@ -263,6 +368,11 @@ class Child(ProcessProtocol):
     def _kill_group(self) -> None:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
+
+
+def _unread_bytes(descriptor: int) -> int:
+    """Return how many bytes wait in a pipe."""
+    return int.from_bytes(fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 def _how(end: Any) -> str:

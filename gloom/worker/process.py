@@ -66,5 +66,12 @@ def disregard_stop_signals() -> None:
         signal.signal(number, _nothing)
 
 
+def heed_stop_signals() -> None:
+    """Undo `disregard_stop_signals`, where the handlers are still those."""
+    for number in STOP_SIGNALS:
+        if signal.getsignal(number) is _nothing:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+
 def _nothing(number: int, frame: object) -> None:
     pass

@@ -16,8 +16,33 @@ from twisted.logger import Logger
 
 from gloom.client.link import retry_delay_seconds
 from gloom.client.tls import ClientTLS
-from gloom.worker.pool import Child, ChildError
+from gloom.errors import GloomError, RequestRefused
+from gloom.messages import Fail
+from gloom.worker.pool import Child, ChildError, WorkerDied
 from gloom.worker.slave import ChildrenSlave
+
+# Starts in a row that may end by a signal before the worker has ever been ready: memory may be short for a while.
+_MOST_EARLY_DEATHS = 5
+
+
+class Refused(GloomError):
+    """
+    The broker refuses the worker's first join.
+
+    Attributes:
+        error: The broker's word.
+    """
+
+    def __init__(self, error: RequestRefused) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+class NotStarted(ChildError):
+    """The system has no process for a child now."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(Fail(f"the system cannot start a process: {error.strerror}", kind="WorkerDied", retry=True))
 
 
 class Slot:
@@ -29,14 +54,14 @@ class Slot:
         start: Starts a child.
         serve: Gives jobs to a child that is ready, until `dismiss`.
         dismiss: Gives no more jobs to a child: it has ended.
-        cannot_start: Is told why a child could not start; returns whether to try on.
+        cannot_start: Is told why a child could not start, and how many in a row could not;
+            returns whether to try on.
 
     Attributes:
-        child: The present child; the first one once `start` was called.
+        child: The present child, or the last one; None before the first.
     """
 
     log = Logger()
-    child: Child
 
     def __init__(
         self,
@@ -44,8 +69,9 @@ class Slot:
         start: Callable[[], Child],
         serve: Callable[[Child], None],
         dismiss: Callable[[Child], None],
-        cannot_start: Callable[[ChildError], bool],
+        cannot_start: Callable[[ChildError, int], bool],
     ) -> None:
+        self.child: Child | None = None
         self._reactor = reactor
         self._start = start
         self._serve = serve
@@ -66,32 +92,52 @@ class Slot:
         if self._pause is not None:
             self._pause.cancel()
         if not self._serving:
+            self.kill()
+
+    def kill(self) -> None:
+        """End the child now."""
+        if self.child is not None:
             self.child.kill()
+
+    @property
+    def busy(self) -> bool:
+        """Whether the child is at a job."""
+        return self.child is not None and self.child.busy
 
     async def stop(self) -> bool:
         """End the child; return whether its job had to be cut off."""
-        cut = self.child.busy
-        if self._serving and not cut:
+        cut = self.busy
+        if self.child is not None and self._serving and not cut:
             self.child.end()
         else:
-            self.child.kill()
+            self.kill()
         await self._ended
         return cut
 
     async def _run(self) -> None:
         while not self._stopping:
-            self.child = self._start()
             try:
-                await self.child.ready
+                child = self.child = await self._ready_child()
             except ChildError as error:
-                self.child.end()
-                await self.child.ended
-                if self._stopping or not self._cannot_start(error):
-                    return
                 self._failures += 1
+                if self._stopping or not self._cannot_start(error, self._failures):
+                    return
             else:
-                await self._serve_until_it_ends(self.child)
+                await self._serve_until_it_ends(child)
             await self._wait_before_the_next()
+
+    async def _ready_child(self) -> Child:
+        try:
+            child = self.child = self._start()
+        except OSError as error:
+            raise NotStarted(error) from None
+        try:
+            await child.ready
+        except ChildError:
+            child.end()
+            await child.ended
+            raise
+        return child
 
     async def _serve_until_it_ends(self, child: Child) -> None:
         self._serving = True
@@ -129,7 +175,8 @@ class Worker(Service):
         tls: How TLS is spoken where *endpoint* is a string; None for not at all.
 
     Attributes:
-        broken: Fails with a `ChildError` if no child can be started at all.
+        broken: Fails if the worker can do nothing: with a `ChildError` if no child can
+            be started at all, with `Refused` if the broker refuses its first join.
     """
 
     log = Logger()
@@ -152,6 +199,7 @@ class Worker(Service):
             endpoint,
             types,
             concurrency,
+            self._join_refused,
             reactor=reactor,
             name=name,
             finish_seconds=finish_seconds,
@@ -166,7 +214,7 @@ class Worker(Service):
     @property
     def busy(self) -> int:
         """How many jobs run."""
-        return sum(slot.child.busy for slot in self._slots)
+        return sum(slot.busy for slot in self._slots)
 
     def startService(self) -> None:
         super().startService()
@@ -189,7 +237,7 @@ class Worker(Service):
         for slot in self._slots:
             slot.begin_to_stop()
         for slot in self._slots:
-            slot.child.kill()
+            slot.kill()
 
     async def _stop(self) -> int:
         for slot in self._slots:
@@ -206,10 +254,22 @@ class Worker(Service):
             self._was_ready = True
             self._slave.startService()
 
-    def _cannot_start(self, error: ChildError) -> bool:
-        if self._was_ready:
-            # It could a while ago: perhaps it can again.
+    def _cannot_start(self, error: ChildError, failures: int) -> bool:
+        if self._was_ready or (_may_pass(error) and failures < _MOST_EARLY_DEATHS):
+            # It could a while ago, or nothing says that it never can: perhaps it can the next time.
             self.log.error("cannot start a worker process: {error}", error=error)
-        elif not self.broken.called:
+            return True
+        self._break(error)
+        return False
+
+    def _join_refused(self, error: RequestRefused) -> None:
+        self._break(Refused(error))
+
+    def _break(self, error: GloomError) -> None:
+        if not self.broken.called:
             self.broken.errback(error)
-        return self._was_ready
+
+
+def _may_pass(error: ChildError) -> bool:
+    """Return whether another start may go well: the system was short of something, or a signal ended this one."""
+    return isinstance(error, NotStarted) or (isinstance(error, WorkerDied) and error.by_signal)

@@ -5,28 +5,32 @@ The slave of a worker: one connection, and a slot for each child that could take
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from msgspec import Raw, structs
-from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
 from twisted.logger import FilteringLogObserver, Logger, LogLevel, LogLevelFilterPredicate, globalLogPublisher
 from twisted.python.failure import Failure
 
 from gloom.client.connection import BrokerConnection
+from gloom.client.link import retry_delay_seconds
 from gloom.client.run import Run
-from gloom.client.session import Assignment
+from gloom.client.session import Assignment, Event, Reply
 from gloom.client.slavelink import SlaveLink
-from gloom.errors import RequestRefused, TransportError
+from gloom.errors import Busy, Draining, RequestRefused, TransportError
 from gloom.framing import FlushTurn
-from gloom.messages import Fail, Leave
+from gloom.messages import ExtendedJoin, Fail, Leave
 from gloom.polling import SocketPoll
-from gloom.worker.pipe import Job, encode_job
+from gloom.worker.pipe import Job
 from gloom.worker.pool import Child, ChildError
 
+# A broker that refuses a join so may take it later.
+_PASSING = frozenset({Busy.code, Draining.code})
 _ONLY_ERRORS = LogLevelFilterPredicate(defaultLogLevel=LogLevel.error)
+_LONGEST_REASON = 1000
 
 
 class NoChild(ChildError):
@@ -34,6 +38,13 @@ class NoChild(ChildError):
 
     def __init__(self) -> None:
         super().__init__(Fail("the worker process that it came for has died", kind="WorkerDied", retry=True))
+
+
+class CannotDo(ChildError):
+    """A job could not be given to a process, or its answer could not be sent."""
+
+    def __init__(self, what: str, error: Exception) -> None:
+        super().__init__(Fail(f"{what}: {error!r}"[:_LONGEST_REASON], kind=type(error).__name__))
 
 
 class ChildrenSlave(SlaveLink):
@@ -48,6 +59,7 @@ class ChildrenSlave(SlaveLink):
         endpoint: Where the broker is; its text is what the log says.
         types: The job types.
         concurrency: How many children there are to be.
+        refused: Is told why the broker refuses the first join; it is not tried again then.
         options: What `SlaveLink` takes by name.
     """
 
@@ -56,11 +68,20 @@ class ChildrenSlave(SlaveLink):
     own_log = Logger()
 
     def __init__(
-        self, endpoint: IStreamClientEndpoint | str, types: Sequence[str], concurrency: int, **options: Any
+        self,
+        endpoint: IStreamClientEndpoint | str,
+        types: Sequence[str],
+        concurrency: int,
+        refused: Callable[[RequestRefused], None],
+        **options: Any,
     ) -> None:
         super().__init__(endpoint, types[0] if len(types) == 1 else types, slots=concurrency, **options)
         self._fields = {"type": ", ".join(types), "address": str(endpoint), "concurrency": concurrency}
-        self._again = ""
+        self._refused = refused
+        # Whether the broker has taken a join: ever, and on this connection.
+        self._has_joined = self._is_joined = False
+        self._refusals = 0
+        self._next_join: IDelayedCall | None = None
         self._free: deque[Child] = deque()
         self._working: dict[Child, Run] = {}
         if SocketPoll.is_possible(self._reactor):
@@ -109,17 +130,27 @@ class ChildrenSlave(SlaveLink):
         child = self._free.popleft()
         self._working[child] = run
         job = run.job
-        frame = encode_job(Job(job.id, job.type, run.max_answer_bytes(), job.body))
-        child.run(frame, partial(self._run_ended, run, child), run.tell)
+        on_end = partial(self._run_ended, run, child)
+        try:
+            child.run(Job(job.id, job.type, run.max_answer_bytes(), job.body), on_end, run.tell)
+        except Exception as error:
+            # No memory for it, for example: the other jobs go on.
+            on_end(CannotDo("the job could not be given to a worker process", error))
 
     def _run_ended(self, run: Run, child: Child, result: Raw | ChildError) -> None:
         if isinstance(result, Raw):
-            self.answer(run, result)
+            self._answer(run, result)
         else:
             self.failed(Failure(result), run)
         if self._working.pop(child, None) is not None:  # else it has ended
             self._free.append(child)
         self.done(run)
+
+    def _answer(self, run: Run, body: Raw) -> None:
+        try:
+            self.answer(run, body)
+        except Exception as error:
+            self.failed(Failure(CannotDo("the answer could not be sent", error)), run)
 
     def cancel(self, run: Run) -> None:
         # With the connection that it came from: the child is free when it has done it, or is killed.
@@ -169,14 +200,57 @@ class ChildrenSlave(SlaveLink):
             what = "the broker at {address} does not let it in" if refused else "no broker at {address}"
             self.own_log.warn(what + ": {why}; trying on", why=why, **self._fields)
 
+    def heard(self, connection: BrokerConnection, event: Event) -> None:
+        if type(event) is Reply:
+            request = type(event.request)
+            if request is ExtendedJoin:
+                self._join_answered(event.error)
+                return
+            if request is Leave and not self._has_joined:
+                # There is nothing to leave: it does not matter that the broker refuses it.
+                event = Reply(event.request, None, event.message)
+        super().heard(connection, event)
+
+    def _join_answered(self, error: RequestRefused | None) -> None:
+        if error is None:
+            self._joined()
+        elif self._has_joined or error.error in _PASSING:
+            self._join_later(error)
+        else:
+            self._refused(error)
+
+    def _joined(self) -> None:
+        self._refusals = 0
+        if not self._is_joined:
+            again = " again" if self._has_joined else ""
+            self.own_log.info("joined {type} at {address}{again} ({concurrency} at once)", again=again, **self._fields)
+        self._has_joined = self._is_joined = True
+
+    def _join_later(self, error: RequestRefused) -> None:
+        if not self._refusals:
+            self.own_log.error("the broker at {address} refuses {type}: {why}; trying on", why=error, **self._fields)
+        self._refusals += 1
+        self._stop_joining()
+        self._next_join = self._reactor.callLater(retry_delay_seconds(self._refusals), self._join_next)
+
+    def _join_next(self) -> None:
+        self._next_join = None
+        self._join_anew()
+
+    def _stop_joining(self) -> None:
+        if self._next_join is not None:
+            self._next_join.cancel()
+            self._next_join = None
+
+    def give_up(self) -> None:
+        self._stop_joining()
+
     def connected(self, connection: BrokerConnection) -> None:
-        self.own_log.info(
-            "joined {type} at {address}{again} ({concurrency} at once)", again=self._again, **self._fields
-        )
-        self._again = " again"
         self._join(connection)
 
     def disconnected(self) -> None:
+        self._stop_joining()
+        self._is_joined = False
         if self.running:
             self.own_log.warn("the broker at {address} is gone; trying on", **self._fields)
         super().disconnected()
