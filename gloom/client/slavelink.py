@@ -14,11 +14,12 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.python.failure import Failure
 
 from gloom.client.connection import BrokerConnection
+from gloom.client.failing import failure_of, fitted
 from gloom.client.link import BrokerLink, seconds, short_text
 from gloom.client.run import Run, fire
 from gloom.client.session import Assignment, Event, Quiet, Reply, Revocation
 from gloom.client.tls import ClientTLS
-from gloom.messages import ExtendedJoin, ExtendedRespond, Fail, Leave, encode_request
+from gloom.messages import ExtendedJoin, ExtendedRespond, Fail, Leave
 
 _MOST_TYPES = 1000
 _MOST_SLOTS = 1000
@@ -108,11 +109,17 @@ class SlaveLink(BrokerLink):
             # Nobody hears it; the slot is free again.
             run.say(Fail("the broker has ended this attempt", kind="Cancelled", id=run.job.id))
             return
-        said = self.describe(run.job, failure)
-        if len(encode_request(said)) > run.connection.max_frame_bytes:
-            # The least of it that says something: each character may take six bytes.
-            said = Fail(said.reason[:50], kind=(said.kind or "")[:50] or None, retry=said.retry, id=run.job.id)
-        run.say(said)
+        try:
+            said = self.describe(run.job, failure)
+        except Exception as error:
+            # A subclass's own words: the broker must hear of the job's end all the same.
+            self.log.failure("{name}: the failure of job {id!r} has no words", name=self.peer_name, id=run.job.id)
+            said = failure_of(error, run.job.id)
+        self.tell_failed(run, said)
+
+    def tell_failed(self, run: Run, said: Fail) -> None:
+        """Tell the broker *said*, cut to what it takes."""
+        run.say(fitted(said, run.connection.max_frame_bytes))
 
     def done(self, run: Run) -> None:
         """A run has ended: its slot is free."""
