@@ -671,7 +671,7 @@ def test_a_second_stop_is_the_same_stop(farm: Farm) -> None:
         ({"type": "x" * 256}, "type must be 1 to 255 characters, got 256"),
         ({"type": "\ud800"}, "surrogates"),
         ({"name": ""}, "name must be 1 to 255 characters"),
-        ({"heartbeat_seconds": -1}, "heartbeat_seconds must be 0 to 1e9, got -1"),
+        ({"heartbeat_seconds": -1}, "heartbeat_seconds must be 0 to 1e9 seconds, got -1"),
         ({"heartbeat_seconds": float("nan")}, "heartbeat_seconds"),
         ({"finish_seconds": float("inf")}, "finish_seconds"),
     ],
@@ -680,6 +680,26 @@ def test_what_no_broker_takes_is_a_mistake_at_once(farm: Farm, options: dict[str
     """ValueError when it is made, rather than a slave that never gets a job."""
     given: dict[str, Any] = {"type": "work", "function": len, "reactor": farm.gloom.clock} | options
     with pytest.raises(ValueError, match=words):
+        Slave(farm.gloom.slave_endpoint, **given)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"type": b"t"}, "type must be a string, a list of strings or None, got b't'"),
+        ({"type": 5}, "type must be a string, a list of strings or None, got 5"),
+        ({"type": ["a", 5]}, "type must be a string, got 5"),
+        ({"function": "len"}, "function must be a function, got 'len'"),
+        ({"slots": 1.5}, "slots must be an integer, 1 to 1000, got 1.5"),
+        ({"slots": True}, "slots must be an integer"),
+        ({"finish_seconds": None}, "finish_seconds must be a number of seconds, got None"),
+        ({"token": object()}, "token must be a string, got object"),
+    ],
+)
+def test_what_is_of_another_kind_is_a_mistake_at_once(farm: Farm, options: dict[str, Any], words: str) -> None:
+    """TypeError when it is made."""
+    given: dict[str, Any] = {"type": "work", "function": len, "reactor": farm.gloom.clock} | options
+    with pytest.raises(TypeError, match=words):
         Slave(farm.gloom.slave_endpoint, **given)
 
 

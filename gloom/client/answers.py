@@ -13,6 +13,8 @@ from msgspec import Struct
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from gloom.client.arguments import checked_number
+
 
 class Answer(Struct, frozen=True):
     """
@@ -61,8 +63,7 @@ class Answers:
     def __init__(
         self, submit: Callable[[Any], Deferred[Any]], bodies: Iterable[Any] | AsyncIterable[Any], window: int
     ) -> None:
-        if window < 1:
-            raise ValueError(f"window must be 1 or more, got {window}")
+        checked_number("window", window, 1)
         self._submit = submit
         self._read = self._way_to_read(bodies)
         self._window = window

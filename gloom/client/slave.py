@@ -7,11 +7,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-from msgspec import Raw
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.python.failure import Failure
 
+from gloom.client.arguments import checked_function
 from gloom.client.failing import failure_of
 from gloom.client.run import Run
 from gloom.client.session import Assignment
@@ -86,7 +86,7 @@ class Slave(SlaveLink):
             token=token,
             tls=tls,
         )
-        self._function = function
+        self._function: Callable[[Any], Any] = checked_function("function", function)
 
     # What a subclass may do in another way
 

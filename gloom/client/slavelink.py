@@ -13,16 +13,14 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.python.failure import Failure
 
+from gloom.client.arguments import MOST_SLOTS, checked_number, checked_types, seconds
 from gloom.client.connection import BrokerConnection
 from gloom.client.failing import failure_of, fitted
-from gloom.client.link import BrokerLink, seconds, short_text
+from gloom.client.link import BrokerLink
 from gloom.client.run import Run, fire
 from gloom.client.session import Assignment, Event, Quiet, Reply, Revocation
 from gloom.client.tls import ClientTLS
 from gloom.messages import ExtendedJoin, ExtendedRespond, Fail, Leave
-
-_MOST_TYPES = 1000
-_MOST_SLOTS = 1000
 
 
 class SlaveLink(BrokerLink):
@@ -66,9 +64,7 @@ class SlaveLink(BrokerLink):
         super().__init__(
             endpoint, reactor=reactor, name=name, heartbeat_seconds=heartbeat_seconds, token=token, tls=tls
         )
-        if not 1 <= slots <= _MOST_SLOTS:
-            raise ValueError(f"slots must be 1 to {_MOST_SLOTS}, got {slots}")
-        self.joining = _join(type, slots)
+        self.joining = _join(type, checked_number("slots", slots, 1, MOST_SLOTS))
         self._finish_seconds = seconds("finish_seconds", finish_seconds)
         # One a slot; more only where a cancelled one takes its time.
         self._runs: set[Run] = set()
@@ -185,9 +181,5 @@ class SlaveLink(BrokerLink):
 
 
 def _join(type: str | Sequence[str] | None, slots: int) -> ExtendedJoin:
-    if type is None or isinstance(type, str):
-        return ExtendedJoin(None if type is None else short_text("type", type), slots=slots)
-    types = list(dict.fromkeys(short_text("type", one) for one in type))
-    if not 1 <= len(types) <= _MOST_TYPES:
-        raise ValueError(f"type must be one or a list of 1 to {_MOST_TYPES}, got {len(types)}")
-    return ExtendedJoin(types=types, slots=slots)
+    types = checked_types(type)
+    return ExtendedJoin(types=types, slots=slots) if isinstance(types, list) else ExtendedJoin(types, slots=slots)
