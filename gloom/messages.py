@@ -27,6 +27,7 @@ from gloom.errors import (
     UnknownAction,
 )
 from gloom.largebytes import MAPPED_OVER_BYTES, join_large
+from gloom.plainvalues import check_plain
 
 PROTOCOL_VERSION = 1
 
@@ -455,11 +456,12 @@ def encode_body(value: Any) -> Raw:
     """
     Return *value* as JSON; a `Raw` is JSON already, and returned as it is.
 
-    Beyond what `json` takes, msgspec writes bytes as base64, sets as lists,
-    dates and UUIDs as text, dataclasses as objects: they come back as those.
+    Every value comes back as it was given, but for tuples, which come back as
+    lists (`gloom.plainvalues`).
 
     Raises:
-        BodyError: JSON cannot carry it: an object of another kind, NaN or an
+        BodyError: JSON cannot carry it: bytes, sets, dates, dataclasses or
+            another kind of object, a key that is not a string, NaN or an
             infinity, a lone surrogate, nesting without an end.
     """
     if isinstance(value, Raw):
@@ -471,6 +473,7 @@ def encode_body(value: Any) -> Raw:
             _refuse_nan(value)
     except (TypeError, ValueError, RecursionError) as error:
         raise BodyError(f"not JSON: {error}") from None
+    check_plain(value)
     return Raw(data)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
 from farm import Farm, Firings
+from twisted.internet import defer
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 
@@ -230,7 +232,7 @@ def test_bodies_that_fail_end_it_after_the_answers_that_are_due(farm: Farm, bodi
 
 
 def test_breaking_off_leaves_nothing_that_fails(farm: Farm) -> None:
-    """After a break without cancel a window of jobs runs on; what becomes of them is nobody's error."""
+    """After a break without cancel what has become of the window's jobs is nobody's error."""
     farm.slave("half", lambda n: 1 / n)
     master = farm.master()
 
@@ -357,16 +359,107 @@ def test_cancel_may_come_out_of_an_answer_that_fails_at_once(farm: Farm, iterabl
     assert master.unanswered == 0
 
 
-def test_a_reader_that_is_cancelled_loses_no_answer(farm: Farm) -> None:
-    """A wait with a time limit may be given up, and begun again."""
-    slave = farm.raw_slave("echo")
-    answers = farm.master().map("echo", [1])
-    waiting = next_of(answers).addTimeout(1, farm.gloom.clock)
+def test_a_reader_that_is_cancelled_stops_the_window(farm: Farm) -> None:
+    """Its jobs are cancelled at the broker, no more bodies are read, and nothing is left that fails."""
+    master, slave = farm.master(), farm.raw_slave("echo")
+    bodies = iter(range(100))
+    answers = master.map("echo", bodies, window=5)
+    reading = Deferred.fromCoroutine(all_of(answers))
     farm.advance()
+    reading.cancel()
+    with pytest.raises(CancelledError):
+        farm.result(reading)
+    assert master.unanswered == 0
+    assert next(bodies) == 5
+    slave.ask({"action": "respond", "body": 1})
+    farm.advance()
+    assert slave.take() == []
+    assert farm.gloom.broker.unanswered == 0  # type: ignore[attr-defined]
+
+
+def test_a_map_whose_reader_was_cancelled_does_not_look_finished(farm: Farm) -> None:
+    """Reading on says what has happened, once; a time limit for one wait does not pass for the end of the bodies."""
+    answers = farm.master().map("nobody", [1])
+    waiting = next_of(answers).addTimeout(1, farm.gloom.clock)
     farm.advance(1)
-    waiting.addErrback(lambda failure: None)
-    slave.ask({"action": "respond", "body": "late, and not lost"})
-    assert farm.result(next_of(answers)) == Answer(0, "late, and not lost")
+    with pytest.raises(defer.TimeoutError):
+        farm.result(waiting)
+    with pytest.raises(CancelledError, match="its reader was cancelled"):
+        farm.result(next_of(answers))
+    assert collected(farm, answers) == []
+
+
+def test_one_of_two_readers_may_be_cancelled(farm: Farm) -> None:
+    """The other one goes on, and gets everything."""
+    answers = farm.master().map("echo", range(10), window=3)
+    first, second = (Deferred.fromCoroutine(all_of(answers)) for _ in range(2))
+    farm.advance()
+    first.cancel()
+    with pytest.raises(CancelledError):
+        farm.result(first)
+    farm.slave("echo", lambda body: body)
+    assert sorted(answer.value for answer in farm.result(second)) == list(range(10))
+
+
+@pytest.mark.parametrize("iterable", [iter, asynchronously])
+@pytest.mark.parametrize("way", ["break", "raise", "drop", "async with", "aclose"])
+def test_a_map_that_is_left_early_stops(farm: Farm, way: str, iterable: Callable[[Any], Any]) -> None:
+    """However the loop is left: no job of it runs on, at the broker neither, and nothing fails unheard."""
+    farm.slave("half", lambda n: 1 / n)
+    waiting = farm.raw_slave("half")
+    master = farm.master()
+
+    async def read() -> None:
+        answers = master.map("half", iterable([1, 0, 0, 0, 2]), window=4)
+        if way == "async with":
+            async with answers:
+                assert (await anext(answers)).value == 1
+                return
+        async for _ in answers:
+            if way == "raise":
+                raise LookupError
+            if way == "aclose":
+                await answers.aclose()
+                assert [answer async for answer in answers] == []
+            break
+
+    reading = Deferred.fromCoroutine(read() if way != "drop" else _read_one(master.map("half", [1, 2, 3], window=2)))
+    farm.advance()
+    if way == "raise":
+        with pytest.raises(LookupError):
+            farm.result(reading)
+    else:
+        farm.result(reading)
+    gc.collect()
+    farm.advance()
+    assert master.unanswered == 0
+    waiting.drop()
+    farm.advance()
+    assert farm.gloom.broker.unanswered == 0  # type: ignore[attr-defined]
+
+
+async def _read_one(answers: Answers) -> None:
+    await anext(answers)
+
+
+def test_a_reader_that_is_dropped_stops_the_window(farm: Farm) -> None:
+    """A coroutine that waits for an answer, and is thrown away with its Deferred."""
+    jobs = Jobs()
+    coroutine = all_of(Answers(jobs.submit, range(10), window=3))
+    coroutine.send(None)
+    assert len(jobs.open) == 3
+    coroutine.close()
+    assert jobs.open == {}
+
+
+def test_aclose_drops_what_is_ready(farm: Farm) -> None:
+    """And what the bodies have failed with: nobody reads on."""
+    answers = farm.master().map("echo", failing(OSError("gone")), window=5)
+    first = next_of(answers)
+    farm.slave("echo", lambda body: body)
+    farm.result(first)
+    farm.result(Deferred.fromCoroutine(answers.aclose()))
+    assert collected(farm, answers) == []
 
 
 def test_two_readers_share_the_answers(farm: Farm) -> None:

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from asyncio import CancelledError
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,59 @@ class UnprintableError(Exception):
         raise RuntimeError
 
 
+class SilentError(Exception):
+    def __str__(self) -> str:
+        return ""
+
+    def __repr__(self) -> str:
+        raise RuntimeError
+
+
+class StubbornError(Exception):
+    def __str__(self) -> str:
+        raise SystemExit
+
+
+UGLY_ERRORS: list[type[BaseException]] = [
+    SilentError,
+    StubbornError,
+    type("", (Exception,), {}),
+    type("N" * 300, (Exception,), {}),
+    GeneratorExit,
+    CancelledError,
+]
+
+
+async def test_whatever_a_function_raises_ends_its_job() -> None:
+    """Its master hears of it, and the process serves on."""
+
+    def work(body: int) -> str:
+        if body < len(UGLY_ERRORS):
+            raise UGLY_ERRORS[body]
+        return "next"
+
+    async with Farm() as farm:
+        farm.serve("work", work)
+        *failed, answered = await deferToThread(outcomes, farm, "work", *range(len(UGLY_ERRORS) + 1))
+        assert [error.error for error in failed] == ["job_failed"] * len(UGLY_ERRORS)
+        assert all(error.reason for error in failed)
+        assert [error.kind for error in failed] == [kind.__name__[:255] or None for kind in UGLY_ERRORS]
+        assert answered.body == "next"
+
+
+def test_a_function_that_ends_the_program_gives_its_job_back(broker: Scripted) -> None:
+    """As after Ctrl-C: it leaves, another slave gets the job, and SystemExit goes on its way."""
+    slave = Slave(broker.near)
+    broker.says(OK, OK, {"action": "job", "id": 1, "type": "a", "body": 1})
+    slave.join("a")
+    broker.says(OK, OK)
+    with pytest.raises(SystemExit):
+        slave.serve(lambda _: sys.exit(3))
+    *_, leave, fail = broker.heard()
+    assert leave == {"action": "leave"}
+    assert (fail["action"], fail["kind"], fail["retry"]) == ("fail", "SystemExit", True)
+
+
 async def test_what_a_function_raises_reaches_the_master() -> None:
     """A function that raises fails its job with kind, reason and traceback, and the slave serves on."""
     async with Farm() as farm:
@@ -176,8 +230,8 @@ async def test_what_a_function_raises_reaches_the_master() -> None:
         *failed, answered = await deferToThread(outcomes, farm, "touchy", 0, "unprintable", "surrogate", "long", 2)
         assert [(error.kind, error.reason[:20]) for error in failed] == [
             ("ZeroDivisionError", "division by zero"),
-            ("UnprintableError", "<exception str() fai"),
-            ("OSError", "?"),
+            ("UnprintableError", "UnprintableError, wh"),
+            ("OSError", "\\ud800"),
             ("ValueError", "x" * 20),
         ]
         assert "return 1 / body" in failed[0].traceback

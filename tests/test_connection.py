@@ -773,4 +773,4 @@ def test_what_is_said_in_one_turn_leaves_in_one_piece(farm: Farm) -> None:
 def test_a_refusal_is_typed(farm: Farm) -> None:
     """RequestRefused is what a caller catches, whatever refused."""
     with pytest.raises(RequestRefused):
-        farm.result(farm.master().submit("", 1))
+        farm.result(farm.master().submit("nobody", 1, require_slave=True))

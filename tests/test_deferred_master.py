@@ -185,36 +185,105 @@ def test_an_id_that_another_master_has_in_flight_is_refused(farm: Farm) -> None:
     assert farm.result(mine.submit("echo", 3, id="x")) == 3
 
 
+WRONG_FIELDS: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"type": ""}, ValueError, "type must be 1 to 255 characters, got 0"),
+    ({"type": "x" * 256}, ValueError, "type must be 1 to 255 characters, got 256"),
+    ({"type": 5}, TypeError, "type must be a string of 1 to 255 characters or None, got 5"),
+    ({"type": b"t"}, TypeError, "type must be a string of 1 to 255 characters or None, got b't'"),
+    ({"type": ["t"]}, TypeError, r"type must be a string .*, got \['t'\]"),
+    ({"type": "\ud800"}, ValueError, r"type must be text that UTF-8 can carry.*, got '\\ud800'"),
+    ({"priority": "high"}, TypeError, "priority must be an integer, got 'high'"),
+    ({"priority": 2**63}, ValueError, r"priority must be -2\*\*63 to 2\*\*63 - 1, got 9223372036854775808"),
+    ({"priority": 10**5000}, ValueError, "priority must be .*, got int"),
+    ({"priority": True}, TypeError, "priority must be an integer, got True"),
+    ({"priority": 1.0}, TypeError, "priority must be an integer, got 1.0"),
+    ({"retries": 1.5}, TypeError, "retries must be an integer, 0 to 100, got 1.5"),
+    ({"retries": -1}, ValueError, "retries must be 0 to 100, got -1"),
+    ({"timeout": "5"}, TypeError, "timeout must be a number of seconds, got '5'"),
+    ({"expires": float("nan")}, ValueError, "expires must be 0 to 1e9 seconds, got nan"),
+    ({"delay": b""}, TypeError, "delay must be a number of seconds, got b''"),
+    ({"require_slave": 1}, TypeError, "require_slave must be True or False, got 1"),
+    ({"on_progress": 5}, TypeError, "on_progress must be a function, got 5"),
+    ({"on_receipt": print}, ValueError, "on_receipt needs a master with receipts"),
+]
+
+
 @pytest.mark.parametrize(
-    ("options", "field"),
+    ("options", "kind", "told"),
     [
-        ({"type": ""}, "type"),
-        ({"type": 5}, "type"),
-        ({"type": object()}, "object"),
-        ({"type": "\ud800"}, "surrogates"),
-        ({"id": ""}, "id"),
-        ({"id": "x" * 256}, "id"),
-        ({"id": object()}, "object"),
-        ({"id": "\ud800"}, "surrogates"),
-        ({"priority": "high"}, "priority"),
-        ({"priority": 2**63}, "priority"),
-        ({"priority": object()}, "object"),
+        *WRONG_FIELDS,
+        ({"id": ""}, ValueError, "id must be 1 to 255 characters, got 0"),
+        ({"id": "x" * 256}, ValueError, "id must be 1 to 255 characters, got 256"),
+        ({"id": b"x"}, TypeError, "id must be a string of 1 to 255 characters or an integer, got b'x'"),
+        ({"id": True}, TypeError, "id must be a string .*, got True"),
+        ({"id": []}, TypeError, r"id must be a string .*, got \[\]"),
+        ({"id": "\ud800"}, ValueError, "id must be text that UTF-8 can carry"),
+        ({"prority": 5}, TypeError, "prority"),
     ],
 )
 @pytest.mark.parametrize("early", [True, False])
 def test_what_the_protocol_does_not_take_is_refused(
-    farm: Farm, options: dict[str, Any], field: str, early: bool
+    farm: Farm, options: dict[str, Any], kind: type[Exception], told: str, early: bool
 ) -> None:
-    """A wrong field costs its own job only, also when it was submitted before the first connection."""
+    """A wrong field fails its own job at once, before anything is sent; also where no broker is there yet."""
     farm.slave("echo", lambda body: body)
     master = farm.master(start=not early)
     given: dict[str, Any] = {"type": "echo", "body": 2} | options
     before, wrong, after = master.submit("echo", 1), master.submit(**given), master.submit("echo", 3)
+    with pytest.raises(kind, match=told):
+        farm.gloom.result(wrong)
     master.startService()
-    with pytest.raises(RequestRefused, match=field) as raised:
-        farm.result(wrong)
-    assert raised.value.error == "invalid_type"
     assert (farm.result(before), farm.result(after)) == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "told"),
+    [
+        *WRONG_FIELDS,
+        ({"id": "mine"}, TypeError, "map takes no id"),
+        ({"prority": 5}, TypeError, "map takes no prority; its keywords are window, priority, timeout"),
+        ({"window": 0}, ValueError, "window must be 1 or more, got 0"),
+        ({"window": 2.0}, TypeError, "window must be an integer, 1 or more, got 2.0"),
+        ({"bodies": 5}, TypeError, "not iterable"),
+    ],
+)
+def test_map_refuses_at_the_call(farm: Farm, options: dict[str, Any], kind: type[Exception], told: str) -> None:
+    """What every job of it would be refused for is said once, and no body is read."""
+    bodies = iter(range(3))
+    with pytest.raises(kind, match=told):
+        farm.master().map(**({"type": "echo", "bodies": bodies} | options))
+    assert next(bodies) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "told"),
+    [
+        ({"token": "secret\ud800"}, ValueError, "token must be text that UTF-8 can carry"),
+        ({"token": b"secret"}, TypeError, "token must be a string, got bytes$"),
+        ({"token": 7777}, TypeError, "token must be a string, got int$"),
+        ({"name": b"n"}, TypeError, "name must be a string, got b'n'"),
+        ({"name": "\ud800"}, ValueError, "name must be text that UTF-8 can carry"),
+        ({"heartbeat_seconds": "5"}, TypeError, "heartbeat_seconds must be a number of seconds, got '5'"),
+        ({"heartbeat_seconds": float("nan")}, ValueError, "heartbeat_seconds must be 0 to 1e9 seconds, got nan"),
+        ({"receipts": 1}, TypeError, "receipts must be True or False, got 1"),
+        ({"endpoint": 9998}, TypeError, "endpoint must be a string or an IStreamClientEndpoint, got int"),
+        ({"endpoint": ("127.0.0.1", 9998)}, TypeError, "endpoint must be a string or .*, got tuple"),
+    ],
+)
+def test_a_master_is_not_made_of_what_cannot_be(
+    farm: Farm, options: dict[str, Any], kind: type[Exception], told: str
+) -> None:
+    """A wrong argument is said by the constructor; nothing hangs later, and no error shows a token."""
+    with pytest.raises(kind, match=told) as raised:
+        Master(**({"endpoint": farm.gloom.master_endpoint, "reactor": farm.gloom.clock} | options))
+    assert "secret" not in str(raised.value) and "7777" not in str(raised.value)
+
+
+@pytest.mark.parametrize(("attempts", "kind"), [(0, ValueError), (-1, ValueError), (1.5, TypeError), ("1", TypeError)])
+def test_a_wait_has_one_attempt_or_more(farm: Farm, attempts: Any, kind: type[Exception]) -> None:
+    """Else it would end, or never end, by accident."""
+    with pytest.raises(kind, match="attempts must be"):
+        farm.master().when_connected(attempts)
 
 
 def test_a_type_that_the_broker_requires_is_missed() -> None:

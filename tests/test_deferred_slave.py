@@ -279,6 +279,105 @@ def test_an_exception_without_words_is_told(farm: Farm) -> None:
     assert "MuteError" in outcome_of(farm, master.submit("work", 1)).reason
 
 
+class Nameless(type):
+    """A metaclass whose classes raise when they are asked for anything of their own."""
+
+    def __getattribute__(cls, name: str) -> Any:
+        if name in ("__name__", "__qualname__", "__module__"):
+            raise RuntimeError("no name")
+        return super().__getattribute__(name)
+
+
+class SilentError(Exception):
+    """It has no text, and none can be made."""
+
+    def __str__(self) -> str:
+        return ""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("silent")
+
+
+class StubbornError(Exception):
+    def __str__(self) -> str:
+        raise SystemExit("not even this")
+
+
+class NamelessError(Exception, metaclass=Nameless):
+    pass
+
+
+def noted() -> Exception:
+    error = ValueError("v" * 20_000_000)
+    error.add_note("n" * 20_000_000)
+    return error
+
+
+UGLY_ERRORS: list[Callable[[], BaseException]] = [
+    SilentError,
+    StubbornError,
+    NamelessError,
+    type("", (Exception,), {}),
+    type("N" * 300, (Exception,), {}),
+    noted,
+    lambda: SystemExit(3),
+    lambda: GeneratorExit(),
+    lambda: SyntaxError("s", (b"\xff", 1, 1, 5)),  # type: ignore[arg-type]
+]
+
+
+@pytest.mark.parametrize("make_error", UGLY_ERRORS, ids=range(len(UGLY_ERRORS)))
+@pytest.mark.parametrize("limit", [1024, 16 * 1024 * 1024])
+@pytest.mark.parametrize("later", [False, True])
+def test_whatever_a_function_raises_ends_its_job(
+    make_error: Callable[[], BaseException], limit: int, later: bool
+) -> None:
+    """Its master hears of it, and the slot takes the next job; nothing hangs, and no connection ends."""
+    runs = list[Deferred[Any]]()
+
+    def work(body: Any) -> Any:
+        if body is None:
+            return "next"
+        if later:
+            runs.append(Deferred())
+            return runs[0]
+        raise make_error()
+
+    with Farm(Settings(max_frame_bytes=limit)) as farm:
+        farm.slave("work", work)
+        master = farm.master()
+        answer = master.submit("work", 1)
+        farm.advance()
+        if later:
+            runs[0].errback(make_error())
+        failed = outcome_of(farm, answer)
+        assert failed.error == "job_failed"
+        assert 0 < len(failed.reason) <= 64 * 1024
+        assert farm.result(master.submit("work", None)) == "next"
+        assert len(farm.gloom.slave_endpoint.connections) == 1
+
+
+@pytest.mark.parametrize("id", ["x" * 255, "\x01" * 100])
+def test_a_failure_fits_beside_a_long_id(id: str) -> None:
+    """The id takes its part of the frame first."""
+    with Farm(Settings(max_frame_bytes=1024)) as farm:
+        farm.slave("work", lambda body: body["no"])
+        assert outcome_of(farm, farm.master().submit("work", 1, id=id)).error == "job_failed"
+        assert len(farm.gloom.slave_endpoint.connections) == 1
+
+
+def test_a_subclass_that_finds_no_words_fails_the_job(farm: Farm, logged_errors: Any) -> None:
+    """`describe` of a program's own may raise: the job ends all the same."""
+
+    class Wordless(Slave):
+        def describe(self, job: Assignment, failure: Failure) -> Fail:
+            raise KeyError("words")
+
+    farm.add(Wordless(farm.gloom.slave_endpoint, "work", lambda body: 1 / body, reactor=farm.gloom.clock))
+    assert outcome_of(farm, farm.master().submit("work", 0)).reason == "'words'"
+    assert len(logged_errors(KeyError)) == 1
+
+
 # Connections that end
 
 
@@ -572,7 +671,7 @@ def test_a_second_stop_is_the_same_stop(farm: Farm) -> None:
         ({"type": "x" * 256}, "type must be 1 to 255 characters, got 256"),
         ({"type": "\ud800"}, "surrogates"),
         ({"name": ""}, "name must be 1 to 255 characters"),
-        ({"heartbeat_seconds": -1}, "heartbeat_seconds must be 0 to 1e9, got -1"),
+        ({"heartbeat_seconds": -1}, "heartbeat_seconds must be 0 to 1e9 seconds, got -1"),
         ({"heartbeat_seconds": float("nan")}, "heartbeat_seconds"),
         ({"finish_seconds": float("inf")}, "finish_seconds"),
     ],
@@ -581,6 +680,26 @@ def test_what_no_broker_takes_is_a_mistake_at_once(farm: Farm, options: dict[str
     """ValueError when it is made, rather than a slave that never gets a job."""
     given: dict[str, Any] = {"type": "work", "function": len, "reactor": farm.gloom.clock} | options
     with pytest.raises(ValueError, match=words):
+        Slave(farm.gloom.slave_endpoint, **given)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"type": b"t"}, "type must be a string, a list of strings or None, got b't'"),
+        ({"type": 5}, "type must be a string, a list of strings or None, got 5"),
+        ({"type": ["a", 5]}, "type must be a string, got 5"),
+        ({"function": "len"}, "function must be a function, got 'len'"),
+        ({"slots": 1.5}, "slots must be an integer, 1 to 1000, got 1.5"),
+        ({"slots": True}, "slots must be an integer"),
+        ({"finish_seconds": None}, "finish_seconds must be a number of seconds, got None"),
+        ({"token": object()}, "token must be a string, got object"),
+    ],
+)
+def test_what_is_of_another_kind_is_a_mistake_at_once(farm: Farm, options: dict[str, Any], words: str) -> None:
+    """TypeError when it is made."""
+    given: dict[str, Any] = {"type": "work", "function": len, "reactor": farm.gloom.clock} | options
+    with pytest.raises(TypeError, match=words):
         Slave(farm.gloom.slave_endpoint, **given)
 
 

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import date, datetime, timedelta
 from decimal import Decimal
-from typing import Any, NoReturn
+from enum import Enum, IntEnum, StrEnum
+from typing import Any, NamedTuple, NoReturn
+from uuid import UUID
 
 import pytest
 from hypothesis import given, settings
@@ -630,6 +635,23 @@ class Point:
     x: float
 
 
+class Pair(NamedTuple):
+    first: int
+    second: str
+
+
+class Level(IntEnum):
+    HIGH = 2
+
+
+class Colour(StrEnum):
+    RED = "red"
+
+
+class Shade(Enum):
+    DARK = 1
+
+
 class Odd:
     """Something that JSON has no form for."""
 
@@ -675,18 +697,70 @@ def test_null_is_a_value_like_another(value: Any) -> None:
     ("value", "comes_back"),
     [
         ((1, 2), [1, 2]),
-        ({1: "a"}, {"1": "a"}),
-        (b"ab", "YWI="),
-        (frozenset([1]), [1]),
-        (Point(1.5), {"x": 1.5}),
-        (Decimal("1.10"), "1.10"),
+        ({"a": (1, (2,))}, {"a": [1, [2]]}),
+        (Pair(1, "b"), [1, "b"]),
+        (OrderedDict(b=1, a=2), {"b": 1, "a": 2}),
+        ([Level.HIGH, Colour.RED, {Colour.RED: Level.HIGH}], [2, "red", {"red": 2}]),
+        ([Raw(b'{"a":1}')], [{"a": 1}]),
         (2**70, 2**70),
     ],
     ids=short,
 )
 def test_what_comes_back_as_something_else(value: Any, comes_back: Any) -> None:
-    """Python's other values take the form that the documentation says."""
+    """Tuples come back as lists, subclasses as what they are built on; a `Raw` as what it holds."""
     assert decode_body(encode_body(value)) == comes_back
+
+
+class Masked(dict[str, Any]):
+    """A dict that shows other contents than it has."""
+
+    def values(self) -> Any:
+        return ()
+
+    def keys(self) -> Any:
+        return ()
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (b"ab", "got bytes; send text, in base64 for example"),
+        (bytearray(), "got bytearray"),
+        (memoryview(b""), "got memoryview"),
+        ({1}, "got set; send a list"),
+        (frozenset([1]), "got frozenset; send a list"),
+        (datetime(2026, 1, 2), r"got datetime; send its isoformat\(\)"),
+        (date(2026, 1, 2), "got date"),
+        (timedelta(1), "got timedelta"),
+        (UUID(int=1), r"got UUID; send its str\(\)"),
+        (Decimal("1.10"), "got Decimal"),
+        (Point(1.5), r"got Point; send its dataclasses.asdict\(\)"),
+        (Ping(), "got Ping"),
+        (Shade.DARK, "got Shade"),
+        ({1: "a"}, "the keys of a dict must be strings, got int"),
+        ({"a": {None: 1}}, "keys are supported"),
+        ({b"k": 1}, "got bytes"),
+        ({1.5: 1}, "got float"),
+        ({(1, 2): 1}, "keys are supported"),
+        (Masked(a=b"x"), "got bytes"),
+        ((x for x in [1]), "generator"),
+        (Ellipsis, "ellipsis"),
+    ],
+    ids=short,
+)
+@pytest.mark.parametrize("around", [lambda value: value, lambda value: [1, {"a": (value,)}]], ids=["alone", "inside"])
+def test_a_value_that_would_be_changed_is_refused(value: Any, told: str, around: Callable[[Any], Any]) -> None:
+    """Nothing arrives as another value without a word: the error names the kind, and the way out."""
+    with pytest.raises(BodyError, match=f"^not JSON: .*{told}"):
+        encode_body(around(value))
+
+
+@given(VALUES, st.sampled_from([b"", set(), date(2026, 1, 1), Odd()]))
+def test_a_value_that_would_be_changed_is_found_wherever_it_is(value: Any, bad: Any) -> None:
+    """At any depth, beside anything."""
+    assert decode_body(encode_body([value, {"a": value}])) == [value, {"a": value}]
+    with pytest.raises(BodyError):
+        encode_body([value, {"a": [value, bad]}])
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 from msgspec import Struct
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
+
+from gloom.client.arguments import checked_number
 
 
 class Answer(Struct, frozen=True):
@@ -45,8 +47,9 @@ class Answers:
     lets memory grow. An exception of the bodies themselves is raised after the
     answers that are due.
 
-    Whoever leaves the loop early calls `cancel`, or leaves up to a window of
-    jobs to run for nothing.
+    It stops, and gives up what is unanswered, when its reader is cancelled
+    while it waits, when the last reference to it goes (a loop that was left
+    early), and at the end of ``async with``; and when `aclose` or `cancel` is called.
 
     Args:
         submit: Has one job done; its Deferred fires with the answer.
@@ -55,14 +58,46 @@ class Answers:
 
     Raises:
         ValueError: *window* is less than 1.
-        TypeError: *bodies* cannot be iterated over.
+        TypeError: *bodies* cannot be iterated over, or *window* is no integer.
     """
 
     def __init__(
         self, submit: Callable[[Any], Deferred[Any]], bodies: Iterable[Any] | AsyncIterable[Any], window: int
     ) -> None:
-        if window < 1:
-            raise ValueError(f"window must be 1 or more, got {window}")
+        # Apart from it, since jobs in flight refer to it, and nothing of gloom refers to this.
+        self._window = _Window(submit, bodies, checked_number("window", window, 1))
+
+    def __aiter__(self) -> Answers:
+        return self
+
+    async def __anext__(self) -> Answer:
+        return await self._window.next()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_window"):  # else its arguments were wrong
+            self._window.cancel()
+
+    def cancel(self) -> None:
+        """Read no more bodies, and give up what is unanswered; what is ready may still be taken."""
+        self._window.cancel()
+
+    async def aclose(self) -> None:
+        """Stop as `cancel` does, and drop what is ready; whoever waits for an answer gets none."""
+        self._window.close()
+
+
+class _Window:
+    """Bodies in, answers out, with a bounded number of jobs between: what `Answers` stands for."""
+
+    def __init__(
+        self, submit: Callable[[Any], Deferred[Any]], bodies: Iterable[Any] | AsyncIterable[Any], window: int
+    ) -> None:
         self._submit = submit
         self._read = self._way_to_read(bodies)
         self._window = window
@@ -76,24 +111,44 @@ class Answers:
         self._broken: BaseException | None = None
         self._readers: list[Deferred[None]] = []
 
-    def __aiter__(self) -> Answers:
-        return self
-
-    async def __anext__(self) -> Answer:
+    async def next(self) -> Answer:
+        """Wait for the next answer; the end of it all is a StopAsyncIteration."""
         self._fill()
         while not self._ready:
             if self._exhausted and not self._in_flight:
                 self._raise_end()
-            news: Deferred[None] = Deferred()
-            self._readers.append(news)
-            await news
+            await self._news()
         answer = self._ready.popleft()
         # Now, so that slaves work while the reader does.
         self._fill()
         return answer
 
+    async def _news(self) -> None:
+        news: Deferred[None] = Deferred()
+        self._readers.append(news)
+        try:
+            await news
+        except BaseException:
+            # The reader was cancelled, or dropped.
+            if news in self._readers:
+                self._readers.remove(news)
+            if not self._readers:
+                self._reader_left()
+            raise
+
+    def _reader_left(self) -> None:
+        """Stop: nobody waits for what would come. Whoever reads on must not take that for the end of the bodies."""
+        self.cancel()
+        self._broken = CancelledError("the map was stopped, because its reader was cancelled")
+
+    def close(self) -> None:
+        """Stop as `cancel` does, and drop what is ready, the bodies' own exception too."""
+        self.cancel()
+        self._ready.clear()
+        self._broken = None
+
     def cancel(self) -> None:
-        """Read no more bodies, and give up what is unanswered; what is ready may still be taken."""
+        """As `Answers.cancel`."""
         self._exhausted = True
         in_flight, self._in_flight = self._in_flight, {}
         for deferred in in_flight.values():

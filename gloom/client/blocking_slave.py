@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from gloom.client.jobs import Job, body_of, failure_of
+from gloom.client.failing import failure_of, fitted
+from gloom.client.jobs import Job, body_of
 from gloom.client.wire import Address, Connection, deadline_after
 from gloom.errors import BodyError, RequestRefused, SizeError, TransportError
 from gloom.messages import ExtendedJoin, Fail, Join, Leave, Progress, Respond, encode_body
@@ -195,24 +196,34 @@ class Slave(Connection):
             return
         try:
             answer = function(body)
-        except Exception as error:
-            self._fail_with(error)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit) as error:
             self.leave()
-            self.fail("the slave was interrupted", "KeyboardInterrupt", retry=True)
+            self.fail("the slave was interrupted", type(error).__name__, retry=True)
             raise
+        except BaseException as error:
+            # asyncio's CancelledError too: a job that raises it has failed, no more.
+            self._fail_with(error)
         else:
             self._answer(answer)
 
     def _answer(self, answer: Any) -> None:
         try:
-            self.respond(answer)
+            body = encode_body(answer)
         except BodyError as error:
-            self.fail(f"the answer is {error}", BodyError.__name__)
+            self._tell_failed(Fail(f"the answer is {error}", BodyError.__name__))
+            return
+        except Exception as error:
+            self._fail_with(error)  # no memory for it, for example
+            return
+        try:
+            self._wire.ask(Respond(body), None)
         except RequestRefused as error:
             if error.error != SizeError.code:
                 raise
-            self.fail(f"the answer is too large: {error.reason}", SizeError.__name__)
+            self._tell_failed(Fail(f"the answer is too large: {error.reason}", SizeError.__name__))
 
-    def _fail_with(self, error: Exception) -> None:
-        self._wire.ask(failure_of(error, self._wire.max_frame_bytes), None)
+    def _fail_with(self, error: BaseException) -> None:
+        self._tell_failed(failure_of(error))
+
+    def _tell_failed(self, said: Fail) -> None:
+        self._wire.ask(fitted(said, self._wire.max_frame_bytes), None)

@@ -8,18 +8,12 @@ from __future__ import annotations
 
 from collections import deque
 from contextlib import suppress
-from traceback import TracebackException
 from typing import Any
 
 from gloom.client.session import Assignment, Event, Outcome, Reply
 from gloom.client.wire import AT_ONCE, Deadline, Wire
-from gloom.errors import BodyError, RequestRefused, ServerError, TransportError, TryAgain
-from gloom.messages import Fail, Submit, decode_body
-
-_LONGEST_REASON = 16 * 1024
-_LONGEST_TRACEBACK = 64 * 1024
-# JSON writes a character as 6 bytes at worst: a reason, a kind and a traceback of this part of a frame fit into it.
-_TEXTS_A_FRAME = 20
+from gloom.errors import BodyError, RequestRefused, ServerError, TransportError
+from gloom.messages import Submit, decode_body
 
 
 class Job(dict[str, Any]):
@@ -57,24 +51,6 @@ def body_of(event: Outcome | Assignment) -> Any:
         return decode_body(event.body)
     except BodyError as error:
         raise BodyError(f"job {event.id!r}: {error}") from None
-
-
-def failure_of(error: Exception, max_frame_bytes: int) -> Fail:
-    """Return how a slave tells what its function raised, cut so that it fits into a frame."""
-    told = TracebackException.from_exception(error)
-    fits = max_frame_bytes // _TEXTS_A_FRAME
-    return Fail(
-        reason=_sendable(str(told) or repr(error))[: min(fits, _LONGEST_REASON)],
-        kind=_sendable(type(error).__name__)[: min(fits, 255)],
-        # The end of a traceback says most.
-        traceback=_sendable("".join(told.format()))[-min(fits, _LONGEST_TRACEBACK) :],
-        retry=isinstance(error, TryAgain),
-    )
-
-
-def _sendable(text: str) -> str:
-    """Return *text* with ``?`` for what UTF-8 cannot carry."""
-    return text.encode(errors="replace").decode()
 
 
 class Batch:

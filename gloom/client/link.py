@@ -21,6 +21,7 @@ from twisted.logger import Logger
 from twisted.python.reflect import safe_str
 
 from gloom.client.address import client_endpoint
+from gloom.client.arguments import checked_number, checked_token, seconds, short_text
 from gloom.client.connection import BrokerConnection
 from gloom.client.session import Event, Greeting
 from gloom.client.tls import ClientTLS
@@ -48,31 +49,6 @@ def retry_delay_seconds(failures: int) -> float:
     # The exponent is bounded: a float overflows after some days of failing.
     longest = min(_LONGEST_DELAY_SECONDS, _FIRST_DELAY_SECONDS * _DELAY_FACTOR ** min(failures, 64))
     return longest * random.uniform(0.5, 1.0)  # noqa: S311 (no secret)
-
-
-def short_text(what: str, text: str) -> str:
-    """
-    Return *text*, which the broker would take.
-
-    Raises:
-        ValueError: It is not 1 to 255 characters, or not Unicode; *what* begins the text.
-    """
-    if not 1 <= len(text) <= 255:
-        raise ValueError(f"{what} must be 1 to 255 characters, got {len(text)}")
-    text.encode()
-    return text
-
-
-def seconds(what: str, value: float) -> float:
-    """
-    Return *value*, a time that may be waited for.
-
-    Raises:
-        ValueError: It is less than 0, or endless; *what* begins the text.
-    """
-    if not 0 <= value <= 1e9:
-        raise ValueError(f"{what} must be 0 to 1e9, got {value}")
-    return value
 
 
 class BrokerLink(Service, ABC):
@@ -120,6 +96,8 @@ class BrokerLink(Service, ABC):
         self.connection: BrokerConnection | None = None
         if isinstance(endpoint, str):
             self._endpoint = client_endpoint(reactor, endpoint, tls)
+        elif not IStreamClientEndpoint.providedBy(endpoint):
+            raise TypeError(f"endpoint must be a string or an IStreamClientEndpoint, got {type(endpoint).__name__}")
         elif tls is not None:
             raise ValueError("tls goes with an address in a string; an endpoint brings its own")
         else:
@@ -129,7 +107,7 @@ class BrokerLink(Service, ABC):
             self.peer_name,
             self.heartbeat_seconds,
             [*self.accepts],
-            None if token is None else str(token),
+            checked_token(token),
         )
         self._reactor = reactor
         self._flushes = FlushTurn(reactor)
@@ -182,7 +160,10 @@ class BrokerLink(Service, ABC):
             TransportError: *attempts* have failed, or the service was stopped.
                 Its ``__cause__`` is what the last attempt failed with: a
                 `RequestRefused` where the broker does not let this client in.
+            ValueError: *attempts* is less than 1. This one, and TypeError, is not through the Deferred.
         """
+        if attempts is not None:
+            checked_number("attempts", attempts, 1)
         if self._stopped:
             return fail(TransportError("the service was stopped"))
         waiting: Deferred[None] = Deferred(self._wait_no_more)

@@ -17,10 +17,11 @@ from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
 from twisted.python.failure import Failure
 
 from gloom.client.answers import Answers
+from gloom.client.arguments import checked_flag, checked_function, checked_id
 from gloom.client.connection import BrokerConnection
 from gloom.client.link import BrokerLink, retry_delay_seconds
 from gloom.client.session import Event, Outcome, Progressed, Quiet, Reply
-from gloom.client.terms import Terms, WatchedTerms, batches, submission
+from gloom.client.terms import Terms, WatchedTerms, batches, check_terms, submission
 from gloom.client.tls import ClientTLS
 from gloom.client.unanswered import Unanswered, refusal_in
 from gloom.errors import (
@@ -75,7 +76,7 @@ class Master(BrokerLink):
         super().__init__(
             endpoint, reactor=reactor, name=name, heartbeat_seconds=heartbeat_seconds, token=token, tls=tls
         )
-        if receipts:
+        if checked_flag("receipts", receipts):
             self._hello.accept.append("receipt")
         self._receipts = receipts
         self._jobs: dict[str | int, Unanswered] = {}
@@ -215,11 +216,32 @@ class Master(BrokerLink):
             job that fails does not end it.
 
         Raises:
-            ValueError: *window* is less than 1.
+            ValueError: *window* is less than 1, or a term is out of its range.
+            TypeError: *bodies* cannot be iterated over, or *type* or a term is of another kind, or unknown.
         """
+        self._check_terms_of_map(type, dict(terms))
         return Answers(lambda body: self.submit_patiently(type, body, **terms), bodies, window)
 
     # Jobs out
+
+    def _check_terms_of_map(self, type: str | None, terms: dict[str, Any]) -> None:
+        """Refuse at the call what each single job would be refused for."""
+        if "id" in terms:
+            raise TypeError("map takes no id: each job has one of its own; its place among the bodies is in the answer")
+        self._check_watchers(terms.pop("on_progress", None), terms.pop("on_receipt", None))
+        unknown = terms.keys() - Terms.__annotations__.keys()
+        if unknown:
+            allowed = ", ".join(WatchedTerms.__annotations__)
+            raise TypeError(f"map takes no {', '.join(sorted(unknown))}; its keywords are window, {allowed}")
+        check_terms(type, **terms)
+
+    def _check_watchers(self, on_progress: Any, on_receipt: Any) -> None:
+        if on_progress is not None:
+            checked_function("on_progress", on_progress)
+        if on_receipt is not None:
+            checked_function("on_receipt", on_receipt)
+            if not self._receipts:
+                raise ValueError("on_receipt needs a master with receipts: Master(..., receipts=True)")
 
     def _new_job(
         self,
@@ -232,11 +254,11 @@ class Master(BrokerLink):
     ) -> Unanswered:
         if self._stopped:
             raise TransportError("this master was stopped")
-        if on_receipt is not None and not self._receipts:
-            raise ValueError("on_receipt needs a master with receipts: Master(..., receipts=True)")
+        if on_progress is not None or on_receipt is not None:
+            self._check_watchers(on_progress, on_receipt)
         if id is None:
             id = f"{self._id_prefix}-{next(self._numbers)}"
-        elif id in self._jobs:
+        elif checked_id(id) in self._jobs:
             raise RequestRefused(IdExists.code, str(id), id)
         request = submission(id, type, body, **terms)
         job = Unanswered(request, Deferred(lambda _: self._cancel(job)), on_progress, on_receipt)

@@ -125,11 +125,6 @@ def current_job() -> CurrentJob:
         raise LookupError("there is no current job: no slave has called this function") from None
 
 
-def sendable(text: str) -> str:
-    """Return *text* as UTF-8 can carry it: file names hold lone surrogates."""
-    return text.encode(errors="backslashreplace").decode()
-
-
 def fire(waiting: Deferred[None] | None) -> None:
     """Fire *waiting*, if it is there and has not fired."""
     if waiting is not None and not waiting.called:

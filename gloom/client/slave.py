@@ -5,24 +5,20 @@ Slaves for programs on Twisted; `gloom.client.deferred` is where to import them 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
-from msgspec import Raw
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.python.failure import Failure
-from twisted.python.reflect import safe_str
 
-from gloom.client.run import Run, sendable
+from gloom.client.arguments import checked_function
+from gloom.client.failing import failure_of
+from gloom.client.run import Run
 from gloom.client.session import Assignment
 from gloom.client.slavelink import SlaveLink
 from gloom.client.tls import ClientTLS
-from gloom.errors import BodyError, TryAgain
+from gloom.errors import BodyError
 from gloom.messages import ExtendedRespond, Fail, decode_body, encode_body
-
-# Characters; the end of a traceback tells most, and the beginning of a reason.
-_LONGEST_TRACEBACK = 64 * 1024
-_LONGEST_REASON = 64 * 1024
 
 
 class Slave(SlaveLink):
@@ -90,7 +86,7 @@ class Slave(SlaveLink):
             token=token,
             tls=tls,
         )
-        self._function = function
+        self._function: Callable[[Any], Any] = checked_function("function", function)
 
     # What a subclass may do in another way
 
@@ -109,14 +105,7 @@ class Slave(SlaveLink):
 
     def describe(self, job: Assignment, failure: Failure) -> Fail:
         """Return what the master is told of a *job* that ended in *failure*."""
-        error = failure.value
-        return Fail(
-            reason=sendable(safe_str(error) or repr(error))[:_LONGEST_REASON],
-            kind=sendable(type(error).__name__)[:255],
-            traceback=sendable(failure.getTraceback())[-_LONGEST_TRACEBACK:],
-            retry=isinstance(error, TryAgain),
-            id=job.id,
-        )
+        return failure_of(cast(BaseException, failure.value), job.id, failure.getTraceback)
 
     # Runs
 
@@ -128,12 +117,12 @@ class Slave(SlaveLink):
 
     def _answered(self, answer: Any, run: Run) -> None:
         try:
-            body = answer if isinstance(answer, Raw) else encode_body(answer)
+            body = encode_body(answer)
         except BodyError as error:
-            run.say(Fail(f"the answer is {error}", kind="BodyError", id=run.job.id))
+            self.tell_failed(run, Fail(f"the answer is {error}", kind="BodyError", id=run.job.id))
             return
         too_large = run.connection.oversize(ExtendedRespond(body, run.job.id), body)
         if too_large is None:
             self.answer(run, body)
         else:
-            run.say(Fail(f"the answer makes {too_large}", kind="SizeError", id=run.job.id))
+            self.tell_failed(run, Fail(f"the answer makes {too_large}", kind="SizeError", id=run.job.id))

@@ -13,15 +13,14 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.python.failure import Failure
 
+from gloom.client.arguments import MOST_SLOTS, checked_number, checked_types, seconds
 from gloom.client.connection import BrokerConnection
-from gloom.client.link import BrokerLink, seconds, short_text
+from gloom.client.failing import failure_of, fitted
+from gloom.client.link import BrokerLink
 from gloom.client.run import Run, fire
 from gloom.client.session import Assignment, Event, Quiet, Reply, Revocation
 from gloom.client.tls import ClientTLS
-from gloom.messages import ExtendedJoin, ExtendedRespond, Fail, Leave, encode_request
-
-_MOST_TYPES = 1000
-_MOST_SLOTS = 1000
+from gloom.messages import ExtendedJoin, ExtendedRespond, Fail, Leave
 
 
 class SlaveLink(BrokerLink):
@@ -65,9 +64,7 @@ class SlaveLink(BrokerLink):
         super().__init__(
             endpoint, reactor=reactor, name=name, heartbeat_seconds=heartbeat_seconds, token=token, tls=tls
         )
-        if not 1 <= slots <= _MOST_SLOTS:
-            raise ValueError(f"slots must be 1 to {_MOST_SLOTS}, got {slots}")
-        self.joining = _join(type, slots)
+        self.joining = _join(type, checked_number("slots", slots, 1, MOST_SLOTS))
         self._finish_seconds = seconds("finish_seconds", finish_seconds)
         # One a slot; more only where a cancelled one takes its time.
         self._runs: set[Run] = set()
@@ -108,11 +105,17 @@ class SlaveLink(BrokerLink):
             # Nobody hears it; the slot is free again.
             run.say(Fail("the broker has ended this attempt", kind="Cancelled", id=run.job.id))
             return
-        said = self.describe(run.job, failure)
-        if len(encode_request(said)) > run.connection.max_frame_bytes:
-            # The least of it that says something: each character may take six bytes.
-            said = Fail(said.reason[:50], kind=(said.kind or "")[:50] or None, retry=said.retry, id=run.job.id)
-        run.say(said)
+        try:
+            said = self.describe(run.job, failure)
+        except Exception as error:
+            # A subclass's own words: the broker must hear of the job's end all the same.
+            self.log.failure("{name}: the failure of job {id!r} has no words", name=self.peer_name, id=run.job.id)
+            said = failure_of(error, run.job.id)
+        self.tell_failed(run, said)
+
+    def tell_failed(self, run: Run, said: Fail) -> None:
+        """Tell the broker *said*, cut to what it takes."""
+        run.say(fitted(said, run.connection.max_frame_bytes))
 
     def done(self, run: Run) -> None:
         """A run has ended: its slot is free."""
@@ -178,9 +181,5 @@ class SlaveLink(BrokerLink):
 
 
 def _join(type: str | Sequence[str] | None, slots: int) -> ExtendedJoin:
-    if type is None or isinstance(type, str):
-        return ExtendedJoin(None if type is None else short_text("type", type), slots=slots)
-    types = list(dict.fromkeys(short_text("type", one) for one in type))
-    if not 1 <= len(types) <= _MOST_TYPES:
-        raise ValueError(f"type must be one or a list of 1 to {_MOST_TYPES}, got {len(types)}")
-    return ExtendedJoin(types=types, slots=slots)
+    types = checked_types(type)
+    return ExtendedJoin(types=types, slots=slots) if isinstance(types, list) else ExtendedJoin(types, slots=slots)

@@ -7,10 +7,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypedDict
 
+from gloom.client.arguments import (
+    MOST_RETRIES,
+    checked_flag,
+    checked_id,
+    checked_number,
+    checked_priority,
+    checked_type,
+    seconds,
+    some_seconds,
+)
 from gloom.messages import ExtendedSubmit, encode_body
 
-_LONGEST_SECONDS = 1e9
-_MOST_RETRIES = 100
 # What docs/protocol.md allows in one submit_many, and what stands around the jobs in it.
 _MOST_JOBS_A_FRAME = 10_000
 _ENVELOPE_BYTES = len(b'{"action":"submit_many","jobs":[]}')
@@ -70,20 +78,39 @@ def submission(
         TypeError: A term is of another kind.
         BodyError: *body* is not JSON.
     """
-    if timeout is not None and not 0 < timeout <= _LONGEST_SECONDS:
-        raise ValueError(f"timeout must be over 0, to 1e9 seconds, got {timeout}")
+    check_terms(type, priority, timeout, expires, delay, retries, require_slave)
+    return ExtendedSubmit(
+        checked_id(id), encode_body(body), type, priority, False, timeout, expires, delay, retries, require_slave
+    )
+
+
+def check_terms(
+    type: str | None,
+    priority: int = 0,
+    timeout: float | None = None,
+    expires: float | None = None,
+    delay: float | None = None,
+    retries: int | None = None,
+    require_slave: bool = False,
+) -> None:
+    """
+    Check what a job has beside its id and body.
+
+    Raises:
+        ValueError: A term is out of its range; the text says which.
+        TypeError: A term is of another kind.
+    """
+    checked_type(type)
+    checked_priority(priority)
+    if timeout is not None:
+        some_seconds("timeout", timeout)
     if expires is not None:
-        _check_seconds("expires", expires)
+        seconds("expires", expires)
     if delay is not None:
-        _check_seconds("delay", delay)
-    if retries is not None and not 0 <= retries <= _MOST_RETRIES:
-        raise ValueError(f"retries must be 0 to {_MOST_RETRIES}, got {retries}")
-    return ExtendedSubmit(id, encode_body(body), type, priority, False, timeout, expires, delay, retries, require_slave)
-
-
-def _check_seconds(name: str, value: float) -> None:
-    if not 0 <= value <= _LONGEST_SECONDS:
-        raise ValueError(f"{name} must be 0 to 1e9 seconds, got {value}")
+        seconds("delay", delay)
+    if retries is not None:
+        checked_number("retries", retries, 0, MOST_RETRIES)
+    checked_flag("require_slave", require_slave)
 
 
 def batches(sizes: Sequence[int], max_frame_bytes: int) -> Iterator[slice]:

@@ -18,6 +18,7 @@ import os
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from inspect import isawaitable
 from io import TextIOWrapper
 from pathlib import Path
@@ -26,10 +27,11 @@ from types import TracebackType
 from typing import Any
 
 import msgspec
-from msgspec import Raw
+from msgspec import Raw, structs
 
+from gloom.client.failing import failure_of
 from gloom.client.framebuffer import FrameBuffer
-from gloom.errors import BodyError, GloomError, SizeError, TryAgain
+from gloom.errors import BodyError, GloomError, SizeError
 from gloom.messages import Fail, encode_body
 from gloom.worker import forked
 from gloom.worker.awaiting import Awaiter
@@ -55,7 +57,6 @@ from gloom.worker.telling import Outlet, use
 # What a pipe holds.
 _READ_BYTES = 1 << 16
 _LONGEST_REASON = 8 * 1024
-_LONGEST_TRACEBACK = 64 * 1024
 _OWN_FILES = str(Path(__file__).parent) + os.sep
 _IMPORT_FILES = (importlib.__file__, "<frozen importlib")
 
@@ -199,19 +200,8 @@ def _described(error: BaseException) -> Fail:
 
 def describe(error: BaseException) -> Fail:
     """Return what the master is told of *error*, its traceback without this runner's frames."""
-    return Fail(
-        reason=_clean(_text_of(error))[:_LONGEST_REASON],
-        kind=_clean(type(error).__name__)[:255],
-        traceback=_traceback_of(error),
-        retry=isinstance(error, TryAgain),
-    )
-
-
-def _text_of(error: BaseException) -> str:
-    try:
-        return str(error) or repr(error)
-    except Exception as second:
-        return f"its text could not be made: {type(second).__name__}"
+    said = failure_of(error, traceback_of=partial(_traceback_of, error))
+    return structs.replace(said, reason=said.reason[:_LONGEST_REASON])
 
 
 def _traceback_of(error: BaseException) -> str | None:
@@ -219,7 +209,7 @@ def _traceback_of(error: BaseException) -> str | None:
     if frames is None:
         # Raised by this runner: the reason says all.
         return None
-    return _clean("".join(format_exception(type(error), error, frames)))[-_LONGEST_TRACEBACK:]
+    return "".join(format_exception(type(error), error, frames))
 
 
 def _users_frames(traceback: TracebackType | None) -> TracebackType | None:
@@ -232,11 +222,6 @@ def _users_frames(traceback: TracebackType | None) -> TracebackType | None:
     while users is not None and users.tb_frame.f_code.co_filename.startswith(_IMPORT_FILES):
         users = users.tb_next
     return users
-
-
-def _clean(text: str) -> str:
-    """Return *text* without what UTF-8 cannot carry."""
-    return text.encode(errors="backslashreplace").decode()
 
 
 # The process
