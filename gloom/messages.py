@@ -19,7 +19,6 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 from gloom.errors import (
     BodyError,
     InvalidAction,
-    InvalidJSON,
     InvalidState,
     InvalidType,
     MissingField,
@@ -27,6 +26,7 @@ from gloom.errors import (
     UnknownAction,
 )
 from gloom.largebytes import MAPPED_OVER_BYTES, join_large
+from gloom.refusals import check_fields, quote, read_fields, verb_of
 
 PROTOCOL_VERSION = 1
 
@@ -168,32 +168,6 @@ class BrokerMessage(Struct):
     jobs: list[dict[str, Any]] = []
 
 
-#: What each field may hold, in the words of an error's reason.
-FIELD_RULES = {
-    "id": "a string of 1 to 255 characters or an integer",
-    "type": "a string of 1 to 255 characters or null",
-    "priority": "an integer of signed 64 bits",
-    "body": "any JSON value",
-    "version": "an integer",
-    "name": "a string of 1 to 255 characters or null",
-    "heartbeat": "a number of seconds, 0 to 1000000000",
-    "accept": "a list of strings",
-    "token": "a string or null",
-    "attach": "true or false",
-    "timeout": "a number of seconds over 0, to 1000000000, or null",
-    "expires": "a number of seconds, 0 to 1000000000, or null",
-    "delay": "a number of seconds, 0 to 1000000000, or null",
-    "retries": "an integer of 0 to 100, or null",
-    "require_slave": "true or false",
-    "jobs": "a list of at most 10000 objects, each with the fields of submit",
-    "types": "a list of 1 to 1000 strings of 1 to 255 characters each, or null",
-    "slots": "an integer of 1 to 1000",
-    "reason": "a string",
-    "kind": "a string of 1 to 255 characters or null",
-    "traceback": "a string or null",
-    "retry": "true or false",
-}
-
 MASTER, SLAVE = "master", "slave"
 
 #: The verbs of each port by level; extended verbs need a ``hello`` before them.
@@ -205,11 +179,6 @@ EXTENDED_REQUESTS: dict[str, tuple[type[Request], ...]] = {
     MASTER: (Hello, Ping, ExtendedSubmit, SubmitMany, Cancel),
     SLAVE: (Hello, Ping, ExtendedJoin, ExtendedRespond, Fail, Progress, Leave),
 }
-
-
-def verb_of(request: type[Request]) -> str:
-    """Return the verb that names *request* on the wire."""
-    return str(request.__struct_config__.tag)
 
 
 class Vocabulary:
@@ -249,8 +218,8 @@ class Vocabulary:
             self._explain(bytes(frame), error)
 
     def _explain(self, frame: bytes, error: Exception) -> NoReturn:
-        fields = _read_fields(frame)
-        _check_fields(self._request_named(fields), fields, error)
+        fields = read_fields(frame)
+        check_fields(self._request_named(fields), fields, error)
 
     def _request_named(self, fields: dict[str, Raw]) -> type[Request]:
         if "action" not in fields:
@@ -276,27 +245,6 @@ class Vocabulary:
         return ", ".join(sorted(self.requests))
 
 
-def _read_fields(frame: bytes) -> dict[str, Raw]:
-    try:
-        frame.decode()
-        if not frame.strip():
-            raise InvalidJSON("the frame is empty; expected a JSON object")
-        return msgspec.json.decode(frame, type=dict[str, Raw])
-    except UnicodeDecodeError as error:
-        raise InvalidJSON(f"the frame is not UTF-8: {error.reason} at byte {error.start}") from None
-    except msgspec.ValidationError:
-        raise InvalidJSON(f"the frame must hold a JSON object, got {_quote_frame(frame)}") from None
-    except ValueError as error:
-        raise InvalidJSON(f"{error}: {_quote_frame(frame)}") from None
-    except RecursionError:
-        raise InvalidJSON("the JSON is nested too deeply, about 1000 levels are allowed") from None
-
-
-def _quote_frame(frame: bytes) -> str:
-    # A token belongs in no error and in no log, however broken the hello that holds it.
-    return f"{len(frame)} bytes with a token among them" if b"token" in frame else quote(frame)
-
-
 _decode_job = msgspec.json.Decoder(ExtendedSubmit).decode
 
 
@@ -314,35 +262,7 @@ def decode_job(job: Raw) -> ExtendedSubmit:
             fields = msgspec.json.decode(job, type=dict[str, Raw])
         except ValueError:
             raise InvalidType(f"jobs must be a list of objects, one is {quote(job)}") from None
-        _check_fields(ExtendedSubmit, fields, error)
-
-
-def _check_fields(request: type[Request], fields: dict[str, Raw], error: Exception) -> NoReturn:
-    for field in msgspec.structs.fields(request):
-        _check_field(verb_of(request), field, fields)
-    raise InvalidType(f"action {verb_of(request)}: {error}")
-
-
-def _check_field(verb: str, field: msgspec.structs.FieldInfo, fields: dict[str, Raw]) -> None:
-    rule = FIELD_RULES[field.encode_name]
-    if field.encode_name not in fields:
-        if field.required:
-            raise MissingField(f"{field.encode_name} is required by {verb}: {rule}")
-        return
-    raw = fields[field.encode_name]
-    if field.type is Raw:
-        return
-    try:
-        msgspec.json.decode(raw, type=field.type)
-    except ValueError:
-        got = "something else" if field.encode_name == "token" else quote(raw)
-        raise InvalidType(f"{field.encode_name} must be {rule}, got {got}") from None
-
-
-def quote(raw: bytes | Raw, length: int = 100) -> str:
-    """Return *raw* as text for an error's reason, cut at *length* characters."""
-    head = bytes(memoryview(raw)[: 4 * length]).decode(errors="replace")
-    return head if len(head) <= length and len(memoryview(raw)) <= 4 * length else head[:length] + "..."
+        check_fields(ExtendedSubmit, fields, error)
 
 
 OK = b'{"ok":true}'

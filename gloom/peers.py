@@ -44,9 +44,9 @@ from gloom.messages import (
     Vocabulary,
     encode_error,
     encode_welcome,
-    quote,
 )
 from gloom.polling import SocketPoll
+from gloom.refusals import quote
 from gloom.settings import Settings
 
 OK_FRAME = to_frame(OK)

@@ -56,9 +56,8 @@ from gloom.messages import (
     encode_job,
     encode_request,
     encode_welcome,
-    quote,
-    verb_of,
 )
+from gloom.refusals import quote, verb_of
 
 BASE_MASTER = Vocabulary(MASTER, extended=False)
 BASE_SLAVE = Vocabulary(SLAVE, extended=False)
