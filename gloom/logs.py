@@ -1,16 +1,18 @@
 """
-A log observer for journald: ``twistd --logger=gloom.logs.journal``.
+What reaches a log: text of peers only in escapes, and lines as journald reads them.
 
-Each line begins with its priority in the form of sd-daemon(3), and carries no
-time of its own, since the journal adds one.
+`PeerLogger` is the logger of everything that logs what a peer said. `journal`
+is a log observer: ``twistd --logger=gloom.logs.journal``. Each of its lines
+begins with its priority in the form of sd-daemon(3), and carries no time of its
+own, since the journal adds one.
 """
 
 from __future__ import annotations
 
 import sys
-from typing import TextIO
+from typing import Any, TextIO
 
-from twisted.logger import FileLogObserver, LogEvent, LogLevel, eventAsText
+from twisted.logger import FileLogObserver, LogEvent, Logger, LogLevel, eventAsText
 
 _PRIORITIES = {
     LogLevel.debug: 7,
@@ -21,6 +23,24 @@ _PRIORITIES = {
 }
 
 
+def printable(text: str) -> str:
+    """Return *text* with an escape for each character that prints nothing, such as a newline, ESC or a bidi control."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
+class PeerLogger(Logger):
+    """A logger whose events have their texts in escapes, so that no peer can forge a line of the log."""
+
+    def emit(self, level: Any, format: str | None = None, **kwargs: object) -> None:
+        super().emit(level, format, **{key: _shown(value) for key, value in kwargs.items()})
+
+
+def _shown(value: object) -> object:
+    return printable(str(value)) if isinstance(value, str | Exception) else value
+
+
 def journal(file: TextIO | None = None) -> FileLogObserver:
     """Return an observer that writes to *file*, by default standard output."""
     return FileLogObserver(sys.stdout if file is None else file, _with_priority)
@@ -29,4 +49,7 @@ def journal(file: TextIO | None = None) -> FileLogObserver:
 def _with_priority(event: LogEvent) -> str | None:
     text = eventAsText(event, includeTimestamp=False, includeSystem=False)
     prefix = f"<{_PRIORITIES.get(event.get('log_level', LogLevel.info), 6)}>"
-    return "".join(f"{prefix}{line}\n" for line in text.splitlines()) or None
+    first, *more = text.splitlines() or [""]
+    # Indented, so that no line of a traceback looks like an event of its own.
+    lines = [printable(first), *(f"\t{printable(line.expandtabs())}" for line in more)]
+    return "".join(f"{prefix}{line}\n" for line in lines) if text else None

@@ -9,38 +9,60 @@ decodes them and never writes them anew.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from typing import Annotated, Any, NoReturn
+from contextlib import suppress
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
+from gloom.bodies import decode_body as decode_body
+from gloom.bodies import encode_body as encode_body
 from gloom.errors import (
-    BodyError,
     InvalidAction,
-    InvalidJSON,
     InvalidState,
     InvalidType,
-    MissingField,
     ProtocolError,
     UnknownAction,
 )
 from gloom.largebytes import MAPPED_OVER_BYTES, join_large
-from gloom.plainvalues import check_plain
+from gloom.nesting import (
+    BODY_LEVELS,
+    MESSAGE_LEVELS,
+    NEVER_DEEP_BYTES,
+    commas,
+    cut,
+    is_deeper,
+    opening_brackets,
+    with_room,
+)
+from gloom.refusals import MOST_VALUES, fault_of, fault_of_job, fault_of_lists, quote, read_fields, read_verb, verb_of
 
 PROTOCOL_VERSION = 1
+
+# From so many commas on, a message is looked at for long lists before values are made of them.
+_MANY_COMMAS = 100_000
+# Over this a message that is nested too deeply is refused without a look at what else is in it.
+_FEW_BRACKETS = 100_000
+_TOO_DEEP = f"the message is nested more than {MESSAGE_LEVELS} levels deep, a body in it may have {BODY_LEVELS}"
+_JOB_TOO_DEEP = f"the job is nested more than {MESSAGE_LEVELS} levels deep, a body in it may have {BODY_LEVELS}"
+
+# No control characters, no separators of lines, and nothing that turns the direction of writing.
+_PLAIN = "^[^\\x00-\\x1f\\x7f-\\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]*\\Z"
 
 ShortText = Annotated[str, Meta(min_length=1, max_length=255)]
 JobId = ShortText | int
 JobType = ShortText
+PeerName = Annotated[str, Meta(min_length=1, max_length=255, pattern=_PLAIN)]
+# What a peer says that it accepts is looked through once, and not kept.
+Kinds = Annotated[list[str], Meta(max_length=MOST_VALUES["accept"])]
 Priority = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Seconds = Annotated[float, Meta(ge=0, le=1e9)]
 SomeSeconds = Annotated[float, Meta(gt=0, le=1e9)]
 Retries = Annotated[int, Meta(ge=0, le=100)]
-JobTypes = Annotated[list[JobType], Meta(min_length=1, max_length=1000)]
+JobTypes = Annotated[list[JobType], Meta(min_length=1, max_length=MOST_VALUES["types"])]
 # Each takes time and an answer of its own: without a bound one frame could hold up everybody.
-Jobs = Annotated[list[Raw], Meta(max_length=10_000)]
+Jobs = Annotated[list[Raw], Meta(max_length=MOST_VALUES["jobs"])]
 Slots = Annotated[int, Meta(ge=1, le=1000)]
 
 
@@ -52,9 +74,9 @@ class Hello(Request, tag="hello"):
     """Begin the extended level (section 4)."""
 
     version: int
-    name: ShortText | None = None
+    name: PeerName | None = None
     heartbeat: Seconds = 0.0
-    accept: list[str] = []
+    accept: Kinds = []
     token: str | None = None
 
 
@@ -169,33 +191,10 @@ class BrokerMessage(Struct):
     jobs: list[dict[str, Any]] = []
 
 
-#: What each field may hold, in the words of an error's reason.
-FIELD_RULES = {
-    "id": "a string of 1 to 255 characters or an integer",
-    "type": "a string of 1 to 255 characters or null",
-    "priority": "an integer of signed 64 bits",
-    "body": "any JSON value",
-    "version": "an integer",
-    "name": "a string of 1 to 255 characters or null",
-    "heartbeat": "a number of seconds, 0 to 1000000000",
-    "accept": "a list of strings",
-    "token": "a string or null",
-    "attach": "true or false",
-    "timeout": "a number of seconds over 0, to 1000000000, or null",
-    "expires": "a number of seconds, 0 to 1000000000, or null",
-    "delay": "a number of seconds, 0 to 1000000000, or null",
-    "retries": "an integer of 0 to 100, or null",
-    "require_slave": "true or false",
-    "jobs": "a list of at most 10000 objects, each with the fields of submit",
-    "types": "a list of 1 to 1000 strings of 1 to 255 characters each, or null",
-    "slots": "an integer of 1 to 1000",
-    "reason": "a string",
-    "kind": "a string of 1 to 255 characters or null",
-    "traceback": "a string or null",
-    "retry": "true or false",
-}
-
 MASTER, SLAVE = "master", "slave"
+
+#: What a peer may accept with ``hello`` (section 4.1).
+KINDS = frozenset({"cancel", "progress", "quiet", "receipt"})
 
 #: The verbs of each port by level; extended verbs need a ``hello`` before them.
 BASE_REQUESTS: dict[str, tuple[type[Request], ...]] = {
@@ -206,11 +205,6 @@ EXTENDED_REQUESTS: dict[str, tuple[type[Request], ...]] = {
     MASTER: (Hello, Ping, ExtendedSubmit, SubmitMany, Cancel),
     SLAVE: (Hello, Ping, ExtendedJoin, ExtendedRespond, Fail, Progress, Leave),
 }
-
-
-def verb_of(request: type[Request]) -> str:
-    """Return the verb that names *request* on the wire."""
-    return str(request.__struct_config__.tag)
 
 
 class Vocabulary:
@@ -226,6 +220,7 @@ class Vocabulary:
         self.role = role
         requests = (EXTENDED_REQUESTS if extended else BASE_REQUESTS)[role]
         self.requests = {verb_of(request): request for request in requests}
+        self._verbs = ", ".join(sorted(self.requests))
         union: Any = requests[0]
         for request in requests[1:]:
             union |= request
@@ -239,6 +234,10 @@ class Vocabulary:
             ProtocolError: The frame breaks sections 1 to 4; the reason names
                 the field, what it may hold and what it held.
         """
+        if len(frame) > NEVER_DEEP_BYTES and is_deeper(frame, MESSAGE_LEVELS):
+            return self._decode_deep(bytes(frame))
+        if len(frame) > 2 * _MANY_COMMAS and commas(frame) > _MANY_COMMAS:
+            self._refuse_long_lists(bytes(frame))
         try:
             # msgspec checks UTF-8 only in values that it builds: a body that
             # is not UTF-8 would go through to a slave and break it there.
@@ -247,55 +246,94 @@ class Vocabulary:
             return self._decode(frame)  # type: ignore[no-any-return]
         except (ValueError, RecursionError) as error:
             # Off the hot path: a second, slower reading finds the words.
-            self._explain(bytes(frame), error)
+            return self._decode_slowly(bytes(frame), error)
 
-    def _explain(self, frame: bytes, error: Exception) -> NoReturn:
-        fields = _read_fields(frame)
-        _check_fields(self._request_named(fields), fields, error)
-
-    def _request_named(self, fields: dict[str, Raw]) -> type[Request]:
-        if "action" not in fields:
-            raise MissingField(f"action is required: one of {self._verbs()}")
+    def _decode_deep(self, frame: bytes) -> Request:
+        """Read a submit_many for those of its jobs that are not too deep; refuse anything else."""
+        if is_deeper(frame, MESSAGE_LEVELS + 2):
+            if opening_brackets(frame) > _FEW_BRACKETS:
+                raise InvalidType(_TOO_DEEP)
+            # One level more than a job in the list of jobs may have: it stays too deep.
+            frame = cut(frame, MESSAGE_LEVELS + 3)
+        if commas(frame) > _MANY_COMMAS:
+            self._refuse_long_lists(frame)
         try:
-            verb = msgspec.json.decode(fields["action"], type=str)
-        except ValueError:
-            raise InvalidType(f"action must be a string, got {quote(fields['action'])}") from None
-        if verb in self.requests:
-            return self.requests[verb]
-        raise self._refusal_of(verb)
+            frame.decode()
+            request = self._decode(frame)
+        except (ValueError, RecursionError) as error:
+            request = self._decode_slowly(frame, error)
+        if type(request) is not SubmitMany:
+            raise InvalidType(_TOO_DEEP)
+        return request
+
+    def _refuse_long_lists(self, frame: bytes) -> None:
+        """Refuse a list that is far too long before its values are made; any other mistake is left to be found."""
+        try:
+            fields = with_room(read_fields, frame)
+            request = self.requests.get(read_verb(fields, self._verbs), Ping)
+        except (RecursionError, ProtocolError):
+            return
+        fault = fault_of_lists(request, fields)
+        if fault is not None:
+            raise fault
+
+    def _decode_slowly(self, frame: bytes, error: Exception) -> Request:
+        try:
+            return with_room(self._decode_again, frame, error)
+        except RecursionError:
+            raise InvalidType(_TOO_DEEP) from None
+
+    def _decode_again(self, frame: bytes, error: Exception) -> Request:
+        """Read *frame* again where the stack was too full for it; else find the words for *error*."""
+        if isinstance(error, RecursionError):
+            try:
+                return self._decode(frame)  # type: ignore[no-any-return]
+            except ValueError as found:
+                error = found
+        fields = read_fields(frame, error)
+        verb = read_verb(fields, self._verbs)
+        if verb not in self.requests:
+            raise self._refusal_of(verb)
+        raise fault_of(self.requests[verb], fields)
 
     def _refusal_of(self, verb: str) -> ProtocolError:
         other = SLAVE if self.role == MASTER else MASTER
-        if verb in map(verb_of, EXTENDED_REQUESTS[self.role]):
+        if verb in _VERBS[self.role]:
             return InvalidState(f"{verb} needs a hello before it on this connection")
-        if verb in map(verb_of, EXTENDED_REQUESTS[other]):
+        if verb in _VERBS[other]:
             return InvalidAction(f"{verb} is for the {other} port; this is the {self.role} port")
         shown = quote(verb.encode(errors="replace"))
-        return UnknownAction(f"action {shown} is unknown; this port has {self._verbs()}")
-
-    def _verbs(self) -> str:
-        return ", ".join(sorted(self.requests))
+        return UnknownAction(f"action {shown} is unknown; this port has {self._verbs}")
 
 
-def _read_fields(frame: bytes) -> dict[str, Raw]:
+_VERBS = {role: frozenset(map(verb_of, requests)) for role, requests in EXTENDED_REQUESTS.items()}
+_decode_hello = msgspec.json.Decoder(Hello).decode
+
+
+def decode_hello(frame: bytes) -> Hello | None:
+    """
+    Read the frame of a peer that is not known yet (section 1.8).
+
+    Returns:
+        None if it is anything but a ``hello``.
+
+    Raises:
+        ProtocolError: A field of the ``hello`` is wrong.
+    """
+    if is_deeper(frame, MESSAGE_LEVELS):
+        return None
     try:
+        frame = bytes(frame)
         frame.decode()
-        if not frame.strip():
-            raise InvalidJSON("the frame is empty; expected a JSON object")
-        return msgspec.json.decode(frame, type=dict[str, Raw])
-    except UnicodeDecodeError as error:
-        raise InvalidJSON(f"the frame is not UTF-8: {error.reason} at byte {error.start}") from None
-    except msgspec.ValidationError:
-        raise InvalidJSON(f"the frame must hold a JSON object, got {_quote_frame(frame)}") from None
-    except ValueError as error:
-        raise InvalidJSON(f"{error}: {_quote_frame(frame)}") from None
-    except RecursionError:
-        raise InvalidJSON("the JSON is nested too deeply, about 1000 levels are allowed") from None
-
-
-def _quote_frame(frame: bytes) -> str:
-    # A token belongs in no error and in no log, however broken the hello that holds it.
-    return f"{len(frame)} bytes with a token among them" if b"token" in frame else quote(frame)
+        fields = read_fields(frame)
+        if read_verb(fields, "hello") != "hello":
+            return None
+    except (ValueError, RecursionError, ProtocolError):
+        return None
+    try:
+        return _decode_hello(frame)
+    except ValueError:
+        raise fault_of(Hello, fields) from None
 
 
 _decode_job = msgspec.json.Decoder(ExtendedSubmit).decode
@@ -308,42 +346,20 @@ def decode_job(job: Raw) -> ExtendedSubmit:
     Raises:
         ProtocolError: It is not what ``submit`` takes.
     """
+    if len(job) > NEVER_DEEP_BYTES and is_deeper(job, MESSAGE_LEVELS):
+        raise InvalidType(_JOB_TOO_DEEP)
     try:
         return _decode_job(job)
-    except ValueError as error:
-        try:
-            fields = msgspec.json.decode(job, type=dict[str, Raw])
-        except ValueError:
-            raise InvalidType(f"jobs must be a list of objects, one is {quote(job)}") from None
-        _check_fields(ExtendedSubmit, fields, error)
+    except (ValueError, RecursionError):
+        pass
+    # Outside of the exception, which the error would keep as its context.
+    return with_room(_decode_job_again, job)
 
 
-def _check_fields(request: type[Request], fields: dict[str, Raw], error: Exception) -> NoReturn:
-    for field in msgspec.structs.fields(request):
-        _check_field(verb_of(request), field, fields)
-    raise InvalidType(f"action {verb_of(request)}: {error}")
-
-
-def _check_field(verb: str, field: msgspec.structs.FieldInfo, fields: dict[str, Raw]) -> None:
-    rule = FIELD_RULES[field.encode_name]
-    if field.encode_name not in fields:
-        if field.required:
-            raise MissingField(f"{field.encode_name} is required by {verb}: {rule}")
-        return
-    raw = fields[field.encode_name]
-    if field.type is Raw:
-        return
-    try:
-        msgspec.json.decode(raw, type=field.type)
-    except ValueError:
-        got = "something else" if field.encode_name == "token" else quote(raw)
-        raise InvalidType(f"{field.encode_name} must be {rule}, got {got}") from None
-
-
-def quote(raw: bytes | Raw, length: int = 100) -> str:
-    """Return *raw* as text for an error's reason, cut at *length* characters."""
-    head = bytes(memoryview(raw)[: 4 * length]).decode(errors="replace")
-    return head if len(head) <= length and len(memoryview(raw)) <= 4 * length else head[:length] + "..."
+def _decode_job_again(job: Raw) -> ExtendedSubmit:
+    with suppress(ValueError):
+        return _decode_job(job)
+    raise fault_of_job(ExtendedSubmit, bytes(job))
 
 
 OK = b'{"ok":true}'
@@ -447,57 +463,6 @@ def decode_broker_message(frame: bytes) -> BrokerMessage:
         ProtocolError: It is not a message of the protocol.
     """
     try:
-        return _decode_broker_message(frame)
+        return with_room(_decode_broker_message, frame)
     except (ValueError, RecursionError) as error:
         raise ProtocolError(f"the broker sent what is not a message: {error}: {quote(frame)}") from None
-
-
-def encode_body(value: Any) -> Raw:
-    """
-    Return *value* as JSON; a `Raw` is JSON already, and returned as it is.
-
-    Every value comes back as it was given, but for tuples, which come back as
-    lists (`gloom.plainvalues`).
-
-    Raises:
-        BodyError: JSON cannot carry it: bytes, sets, dates, dataclasses or
-            another kind of object, a key that is not a string, NaN or an
-            infinity, a lone surrogate, nesting without an end.
-    """
-    if isinstance(value, Raw):
-        return value
-    try:
-        data = _encode(value)
-        if b"null" in data:
-            # msgspec writes NaN and the infinities as null, which would lose them silently.
-            _refuse_nan(value)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise BodyError(f"not JSON: {error}") from None
-    check_plain(value)
-    return Raw(data)
-
-
-def _refuse_nan(value: Any) -> None:
-    # to_builtins, since json looks into neither sets nor dataclasses.
-    json.dumps(msgspec.to_builtins(value), allow_nan=False)
-
-
-def decode_body(body: bytes | Raw) -> Any:
-    """
-    Return the Python value of a body.
-
-    Raises:
-        BodyError: It is nested too deeply for Python's JSON readers.
-    """
-    try:
-        return msgspec.json.decode(body)
-    except (ValueError, RecursionError):
-        return _decode_leniently(body)
-
-
-def _decode_leniently(body: bytes | Raw) -> Any:
-    # Valid JSON that msgspec declines: floats beyond the double's range.
-    try:
-        return json.loads(bytes(body))
-    except (ValueError, RecursionError) as error:
-        raise BodyError(f"cannot read the body: {error}") from None

@@ -15,7 +15,6 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IAddress, IDelayedCall, IHandshakeListener, IReactorTime, ISSLTransport
 from twisted.internet.protocol import Factory
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -34,7 +33,9 @@ from gloom.errors import (
 )
 from gloom.framing import FlushTurn, FrameProtocol, StallWatch, to_frame
 from gloom.interfaces import IBroker
+from gloom.logs import PeerLogger
 from gloom.messages import (
+    KINDS,
     OK,
     PROTOCOL_VERSION,
     QUIET,
@@ -42,11 +43,12 @@ from gloom.messages import (
     Ping,
     Request,
     Vocabulary,
+    decode_hello,
     encode_error,
     encode_welcome,
-    quote,
 )
 from gloom.polling import SocketPoll
+from gloom.refusals import quote
 from gloom.settings import Settings
 
 OK_FRAME = to_frame(OK)
@@ -54,6 +56,8 @@ SERVER = f"gloom/{gloom.__version__}"
 
 # One log line in this time tells of refused credentials, however many there are.
 _REFUSALS_LOG_SECONDS = 10.0
+
+_CREDENTIALS_REFUSED = (Unauthorized, Forbidden)
 
 
 def address_name(address: Any) -> str:
@@ -115,7 +119,7 @@ class RefusalLog:
         count: How many there were in all.
     """
 
-    log = Logger()
+    log = PeerLogger()
 
     def __init__(self, clock: IReactorTime) -> None:
         self.count = 0
@@ -153,7 +157,7 @@ class PeerProtocol(FrameProtocol):
         accepts: The kinds of message that it said it accepts.
     """
 
-    log = Logger()
+    log = PeerLogger()
     role: ClassVar[str]
     base: ClassVar[Vocabulary]
     extended: ClassVar[Vocabulary]
@@ -168,6 +172,7 @@ class PeerProtocol(FrameProtocol):
         "_decode",
         "_heard_seconds",
         "_heartbeat_seconds",
+        "_hellos",
         "_identity",
         "_is_extended",
         "_is_gone",
@@ -204,6 +209,9 @@ class PeerProtocol(FrameProtocol):
         self._is_gone = False
         self._seconds = around.clock.seconds
         self._decode: Callable[[bytes], Request] = self.base.decode if self._access is None else self._decode_stranger
+        self._hellos = 0
+        if self._access is not None:
+            self.MAX_LENGTH = min(settings.max_frame_bytes, settings.max_stranger_frame_bytes)
         self._heard_seconds = 0.0
         self._heartbeat_seconds = 0.0
         self._deadline: IDelayedCall | None = None
@@ -297,7 +305,7 @@ class PeerProtocol(FrameProtocol):
         """Log that *error* is answered, as far as the settings say so."""
         if self._settings.verbose:
             self.log.debug("{peer}: {code}: {reason}", peer=self.name, code=error.code, reason=error.reason)
-        if isinstance(error, Unauthorized | Forbidden):
+        if isinstance(error, _CREDENTIALS_REFUSED):
             self.factory.refusals.add(self.name, error)
 
     def quiet(self) -> None:
@@ -312,9 +320,12 @@ class PeerProtocol(FrameProtocol):
     # Who the peer is
 
     def _decode_stranger(self, frame: bytes) -> Request:
-        request = self.base.decode(frame)
-        if type(request) is Hello:
-            return request
+        """Read the ``hello`` of a peer that is not known yet, and nothing else (section 1.8)."""
+        self._hellos += 1
+        if self._hellos > self._settings.max_stranger_hellos:
+            raise Unauthorized(f"{self._settings.max_stranger_hellos} requests did not say who this is")
+        if (hello := decode_hello(frame)) is not None:
+            return hello
         if self._identity is not None:  # by its certificate
             raise self._wrong_role(self._identity)
         raise Unauthorized("this broker asks for a hello with a token, or for a client certificate, first")
@@ -336,6 +347,7 @@ class PeerProtocol(FrameProtocol):
 
     def _identify(self, identity: Identity) -> None:
         self._identity = identity
+        self.MAX_LENGTH = self._settings.max_frame_bytes
         self._decode = self.base.decode
         self._set_deadline(None)
 
@@ -371,10 +383,10 @@ class PeerProtocol(FrameProtocol):
             self._authorize(self._access, request.token)
         self._is_extended = True
         self._decode = self.extended.decode
-        self.accepts = frozenset(request.accept)
+        self.accepts = KINDS.intersection(request.accept)
         if request.name is not None:
             self.name = request.name
-        self._heartbeat_seconds = min(request.heartbeat, self._settings.max_heartbeat_seconds)
+        self._heartbeat_seconds = min(request.heartbeat, self._settings.max_heartbeat_seconds) + 0.0  # -0.0 is 0.0
         self.counts_life = self._heartbeat_seconds > 0
         self._await_life()
         self.sendString(encode_welcome(SERVER, self._settings.max_frame_bytes, self._heartbeat_seconds, self.features))

@@ -117,7 +117,8 @@ class MasterProtocol(PeerProtocol):
                     self.extended_submit(decode_job(job))
                 except ProtocolError as error:
                     self.note_refusal(error)
-                    batch.append(error)
+                    # Without the stack that it was raised on: thousands of them are kept until the reply.
+                    batch.append(error.with_traceback(None))
         finally:
             self._batch = None
         self.sendString(encode_batch(batch))

@@ -40,6 +40,8 @@ class Settings:
         stall_seconds: How long a frame may stand still half way; and how long
             the first frame of a connection may take in all.
         drain_seconds: How long a shutdown waits for the jobs in hand.
+        max_stranger_frame_bytes: Largest payload of a frame from a peer that must say who it is and has not.
+        max_stranger_hellos: How many requests such a peer has.
         verbose: Whether refused requests are logged, at debug level. Here, since
             twistd has no level of its own: what is emitted is written.
 
@@ -60,6 +62,8 @@ class Settings:
     pause_unread_bytes: int = 1 * MIB
     stall_seconds: float = 30.0
     drain_seconds: float = 30.0
+    max_stranger_frame_bytes: int = 64 * KIB
+    max_stranger_hellos: int = 8
     verbose: bool = False
 
     def __post_init__(self) -> None:

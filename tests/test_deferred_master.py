@@ -661,7 +661,7 @@ def test_a_master_names_itself(farm: Farm) -> None:
 
 
 def test_a_refusal_that_ends_the_connection_costs_its_own_job_only(farm: Farm) -> None:
-    """As for JSON that is nested more deeply than the broker reads: it is not submitted again, the others are."""
+    """As for a frame that is no JSON to the broker: it is not submitted again, the others are."""
     master = farm.master()
     answers = [master.submit("echo", n, id=n) for n in range(3)]
     broker = farm.gloom.master_endpoint.connections[-1]._other

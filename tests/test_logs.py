@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import io
+from typing import Any, cast
 
 import pytest
-from twisted.logger import Logger, LogLevel, LogPublisher
+from logged import logged
+from twisted.logger import LogEvent, Logger, LogLevel, LogPublisher, formatEvent
 from twisted.python.failure import Failure
 
-from gloom.logs import journal
+from gloom.logs import PeerLogger, journal
+from gloom.settings import Settings
+from gloom.testing import MemoryGloom
 
 
 def written(level: LogLevel, text: str, **fields: object) -> str:
@@ -41,7 +45,7 @@ def test_every_line_of_a_traceback_has_the_priority() -> None:
         failure = Failure()
     lines = written(LogLevel.critical, "a bug in gloom", log_failure=failure).splitlines()
     assert lines[0] == "<2>a bug in gloom"
-    assert "<2>builtins.ValueError: two" in lines
+    assert "<2>\tbuiltins.ValueError: two" in lines
     assert all(line.startswith("<2>") for line in lines)
 
 
@@ -61,3 +65,32 @@ def test_the_default_is_standard_output(capsys: pytest.CaptureFixture[str]) -> N
     """twistd --logger=gloom.logs.journal calls it without a file: systemd reads standard output."""
     journal()({"log_format": "up", "log_level": LogLevel.info})
     assert capsys.readouterr().out == "<6>up\n"
+
+
+FORGED = "quiet\n<3>gloom is down\x1b[2J\u202e\u2028\x85end"
+
+
+def test_what_a_peer_says_is_logged_in_escapes() -> None:
+    """A text that a peer chose is one line in any log, and turns no terminal: what prints nothing is an escape."""
+    events: list[LogEvent] = []
+    log = PeerLogger(namespace="gloom", observer=LogPublisher(cast(Any, events.append)))
+    log.warn("{peer}: {reason}, {error} {count}", peer=FORGED, reason="é 😀", error=ValueError(FORGED), count=3)
+    (event,) = events
+    shown = r"quiet\n<3>gloom is down\x1b[2J\u202e\u2028\x85end"
+    assert formatEvent(event) == f"{shown}: é 😀, {shown} 3"
+
+
+def test_no_line_of_the_journal_can_be_forged() -> None:
+    """Where a text comes with newlines all the same, what follows the first line is indented, and escaped."""
+    lines = written(LogLevel.warn, "{said}", said=FORGED).splitlines()
+    assert lines[0] == "<4>quiet"
+    assert all(line.startswith("<4>\t") and line.isascii() and "\x1b" not in line for line in lines[1:])
+
+
+def test_a_refusal_of_a_peer_is_one_line_of_the_log() -> None:
+    """A verb or a type with a newline in it is quoted to the peer as it is, and to the log in escapes."""
+    gloom = MemoryGloom(Settings(verbose=True))
+    with logged() as events:
+        (reply,) = gloom.master().ask({"action": FORGED})
+    assert FORGED in reply["reason"]
+    assert [formatEvent(event).isprintable() for event in events] == [True]

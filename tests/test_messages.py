@@ -61,9 +61,8 @@ from gloom.messages import (
     encode_job,
     encode_request,
     encode_welcome,
-    quote,
-    verb_of,
 )
+from gloom.refusals import quote, verb_of
 
 BASE_MASTER = Vocabulary(MASTER, extended=False)
 BASE_SLAVE = Vocabulary(SLAVE, extended=False)
@@ -73,6 +72,7 @@ VOCABULARIES = [BASE_MASTER, BASE_SLAVE, MASTER_PORT, SLAVE_PORT]
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 NAMES = TEXTS.filter(bool)
+PRINTED = st.text("aé😀 -:", min_size=1, max_size=20)
 IDS = st.one_of(NAMES, st.integers(), st.integers(-(10**50), 10**50))
 TYPES = st.none() | NAMES
 PRIORITIES = st.integers(-(2**63), 2**63 - 1)
@@ -104,7 +104,7 @@ def comparable(value: Any) -> Any:
 # Round trips
 
 HELLOS = st.builds(
-    Hello, st.integers(), st.none() | NAMES, st.floats(0, 1e9), st.lists(TEXTS, max_size=3), st.none() | TEXTS
+    Hello, st.integers(), st.none() | PRINTED, st.floats(0, 1e9), st.lists(TEXTS, max_size=3), st.none() | TEXTS
 )
 REQUESTS: list[tuple[Vocabulary, st.SearchStrategy[Any]]] = [
     (MASTER_PORT, HELLOS),
@@ -267,9 +267,9 @@ def submit(**changes: str) -> bytes:
         (b"", "the frame is empty; expected a JSON object"),
         (b" \n", "the frame is empty; expected a JSON object"),
         (b"[1]", "the frame must hold a JSON object, got [1]"),
-        (b'"submit"', 'the frame must hold a JSON object, got "submit"'),
+        (b'"submit"', "the frame must hold a JSON object, got a string"),
         (b"null", "the frame must hold a JSON object, got null"),
-        (b"{", "Input data was truncated: {"),
+        (b"{", "Input data was truncated"),
         (b'{"action":"submit",}', "trailing comma in object (byte 19)"),
         (submit() + b" x", "trailing characters"),
         (submit() + submit(), "trailing characters"),
@@ -287,8 +287,6 @@ def submit(**changes: str) -> bytes:
         (submit().replace(b'"t"', b'"\xff"'), "the frame is not UTF-8: invalid start byte at byte 36"),
         (submit().replace(b":1}", b':"\xc3"}'), "the frame is not UTF-8: invalid continuation byte"),
         (submit(unknown="0").replace(b"0}", b'"\xed\xa0\x80"}'), "the frame is not UTF-8"),
-        (submit(body="[" * 100_000 + "]" * 100_000), "the JSON is nested too deeply, about 1000 levels are allowed"),
-        (submit(unknown='{"a":' * 5000 + "1" + "}" * 5000), "the JSON is nested too deeply"),
     ],
     ids=short,
 )
@@ -298,24 +296,6 @@ def test_what_is_not_one_json_object(frame: bytes, reason: str) -> None:
     assert type(error) is InvalidJSON
     if reason != "JSON":
         assert reason in error.reason
-
-
-def test_a_body_nested_900_deep_is_accepted() -> None:
-    """Depth that people use is no mistake."""
-    BASE_MASTER.decode(submit(body="[" * 900 + "]" * 900))
-
-
-@pytest.mark.parametrize("fields", [{}, {"id": ""}, {"id": "true"}])
-def test_every_depth_has_its_diagnosis(fields: dict[str, str]) -> None:
-    """At whatever depth the decoder gives up, and whichever of its readings, the frame is refused as what it is."""
-    kinds = set()
-    for depth in range(850, 1010):
-        try:
-            BASE_MASTER.decode(submit(body="[" * depth + "]" * depth, **fields))
-        except ProtocolError as error:
-            kinds.add(type(error))
-    assert InvalidJSON in kinds
-    assert kinds <= {InvalidJSON, MissingField, InvalidType}
 
 
 @pytest.mark.parametrize(
@@ -339,6 +319,7 @@ def test_a_missing_field(vocabulary: Vocabulary, frame: bytes, reason: str) -> N
 
 
 ID_RULE = "id must be a string of 1 to 255 characters or an integer"
+NAME_RULE = "name must be a string of 1 to 255 characters, none of them a control character, or null"
 TYPE_RULE = "type must be a string of 1 to 255 characters or null"
 PRIORITY_RULE = "priority must be an integer of signed 64 bits"
 
@@ -376,11 +357,11 @@ PRIORITY_RULE = "priority must be an integer of signed 64 bits"
             "traceback must be a string or null, got 1",
         ),
         (SLAVE_PORT, b'{"action":"fail","reason":"","retry":"no"}', 'retry must be true or false, got "no"'),
-        (BASE_MASTER, b'{"action":"hello","version":"1"}', 'version must be an integer, got "1"'),
+        (BASE_MASTER, b'{"action":"hello","version":"1"}', "version must be an integer, got a string"),
         (
             BASE_MASTER,
             b'{"action":"hello","version":1,"name":7}',
-            "name must be a string of 1 to 255 characters or null, got 7",
+            f"{NAME_RULE}, got 7",
         ),
         (
             BASE_SLAVE,
@@ -579,7 +560,7 @@ def test_any_bytes_are_a_broker_s_message_or_a_protocol_error(frame: bytes) -> N
 
 def test_a_broker_s_message_may_be_nested_too_deeply() -> None:
     """Depth without an end is a protocol error for a client too."""
-    with pytest.raises(ProtocolError, match="is not a message: maximum recursion depth"):
+    with pytest.raises(ProtocolError, match="is not a message: "):
         decode_broker_message(b'{"body":' + b"[" * 100_000)
 
 

@@ -22,6 +22,7 @@ from gloom.errors import ProtocolError, SettingsError
 from gloom.framing import to_frame
 from gloom.messages import BASE_REQUESTS, EXTENDED_REQUESTS, MASTER, SLAVE, BrokerMessage
 from gloom.protocols import MasterProtocol, SlaveProtocol
+from gloom.refusals import verb_of
 from gloom.settings import MASTER_PORT, SLAVE_PORT, Settings
 from gloom.testing import MemoryGloom, RawPeer
 
@@ -232,7 +233,7 @@ def requests() -> Iterator[tuple[str, type[msgspec.Struct]]]:
     for level, by_role in (("base", BASE_REQUESTS), ("extended", EXTENDED_REQUESTS)):
         for role in (MASTER, SLAVE):
             for request in by_role[role]:
-                verb = messages.verb_of(request)
+                verb = verb_of(request)
                 yield f"{verb}, {'base' if verb == 'hello' else level}", request
 
 
@@ -393,7 +394,7 @@ def test_each_verb_of_a_master(level: str, verb: str, state: str, cell: str) -> 
 
 def test_the_validity_tables_leave_nothing_out() -> None:
     """Every verb of the protocol is in both tables at both levels."""
-    verbs = {messages.verb_of(request) for by_role in EXTENDED_REQUESTS.values() for request in by_role}
+    verbs = {verb_of(request) for by_role in EXTENDED_REQUESTS.values() for request in by_role}
     for caption in ("validity, slave", "validity, master"):
         for level in ("base", "extended"):
             rows = [row for row in SPEC.tables[caption] if row["level"] == level]

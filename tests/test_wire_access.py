@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from wire import (
 )
 
 from gloom.access import Access, Identity, hash_token
+from gloom.framing import to_frame
 from gloom.settings import Settings
 from gloom.testing import MemoryGloom, RawPeer
 
@@ -120,20 +122,71 @@ def test_a_wrong_token_is_no_token(gloom: MemoryGloom, hello: dict[str, Any], re
         assert peer.lost
 
 
-def test_a_mistake_lets_nobody_in(gloom: MemoryGloom) -> None:
-    """A stranger that says what is no request is answered as anybody, and is still a stranger."""
+@pytest.mark.parametrize(
+    "payload",
+    [
+        PING,
+        cancel(1),
+        {"action": "explode"},
+        {"action": "submit"},
+        {"action": 5},
+        {},
+        {"version": 1, "token": "shop-token"},
+        b"",
+        b"nonsense",
+        b"[1,2]",
+        b'{"action":"hello","version":1,"token":"shop-token"',
+        b'{"action":"hello","version":1,"token":"shop-token","more":"\xff"}',
+        b'{"action":"hello","version":1,"token":"shop-token","more":' + b"[" * 901 + b"]" * 901 + b"}",
+    ],
+    ids=range(13),
+)
+def test_a_stranger_may_say_hello_and_nothing_else(gloom: MemoryGloom, payload: dict[str, Any] | bytes) -> None:
+    """Whatever else a peer that is not known says is unauthorized, and the connection ends: nothing else is read."""
+    for peer in (gloom.master(), gloom.slave()):
+        assert peer.ask(payload) == [NO_TOKEN]
+        assert peer.lost
+
+
+def test_a_wrong_hello_may_be_said_again(gloom: MemoryGloom) -> None:
+    """A hello of another version, or with a field that is wrong, lets nobody in, and a right one still does."""
     master = gloom.master()
-    for message, error in (
-        (HELLO | {"version": 2, "token": "shop-token"}, "unsupported_version"),
-        (PING, "invalid_state"),
-        (cancel(1), "invalid_state"),
-        (join(), "invalid_action"),
-        ({"action": "explode"}, "unknown_action"),
-        ({"action": "submit"}, "missing_field"),
-        (HELLO | {"token": 5}, "invalid_type"),
+    for wrong, error in (
+        ({"version": 2, "token": "shop-token"}, "unsupported_version"),
+        ({"token": 5}, "invalid_type"),
+        ({"version": None}, "invalid_type"),
+        ({"token": "farm-token"}, "forbidden"),
     ):
-        assert [reply["error"] for reply in master.ask(message)] == [error]
-    assert master.ask(submit(1)) == [NO_TOKEN]
+        assert [reply["error"] for reply in master.ask(HELLO | wrong)] == [error]
+    assert extended(master, token="shop-token").ask(submit(1)) == [OK]
+
+
+@pytest.mark.parametrize(
+    "hello", [HELLO | {"version": 2}, HELLO | {"token": "farm-token"}, HELLO | {"token": 5}], ids=range(3)
+)
+def test_a_stranger_has_eight_requests(gloom: MemoryGloom, hello: dict[str, Any]) -> None:
+    """However many requests of a stranger come in one write, eight are answered, and the connection ends."""
+    master = gloom.master()
+    master.send_bytes(2000 * to_frame(json.dumps(hello).encode()))
+    replies = master.take()
+    assert len(replies) == 9
+    assert replies[-1] == {"error": "unauthorized", "reason": "8 requests did not say who this is"}
+    assert master.lost
+
+
+def test_a_known_peer_has_any_number_of_requests(gloom: MemoryGloom) -> None:
+    """The bounds are for strangers: who is known may send long frames, and many."""
+    master = master_of(gloom, "shop")
+    assert [master.ask(PING) for _ in range(100)] == [[OK]] * 100
+    assert master.ask(submit(1, body="x" * 100_000)) == [OK]
+
+
+def test_a_stranger_has_short_frames(gloom: MemoryGloom) -> None:
+    """A peer that is not known may not have the broker read 16 MiB; without access rules there are no strangers."""
+    hello = HELLO | {"token": "shop-token", "more": "x" * 65_536}
+    (reply,) = gloom.master().ask(hello)
+    assert reply["error"] == "size_error" and reply["reason"].endswith("is over the limit of 65536")
+    assert MemoryGloom().master().ask(hello)[0]["ok"] is True
 
 
 def test_a_stranger_has_half_a_minute(gloom: MemoryGloom) -> None:
@@ -142,7 +195,7 @@ def test_a_stranger_has_half_a_minute(gloom: MemoryGloom) -> None:
     with logged() as events:
         for _ in range(2):
             gloom.advance(15)
-            talking.send(PING)
+            talking.send(HELLO | {"version": 2})
     assert silent.lost and talking.lost and not known.lost
     dropped = [formatEvent(event) for event in events if "dropped" in formatEvent(event)]
     assert dropped == [f"127.0.0.1:{port}: dropped: it did not say who it is within 30 s" for port in (50000, 50000)]

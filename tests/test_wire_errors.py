@@ -11,6 +11,7 @@ from specification import names_in, specification
 from twisted.logger import formatEvent
 from wire import HELLO, OK, PING, busy_slave_of, extended, fail, job, join, respond, served, slave_of, submit
 
+from gloom.access import Access
 from gloom.broker import MemoryBroker
 from gloom.framing import to_frame
 from gloom.settings import Settings
@@ -25,7 +26,7 @@ S = '{"action":"submit",'
 MISTAKES = [
     ("", "invalid_json", "the frame is empty"),
     ("  ", "invalid_json", "the frame is empty"),
-    ("nonsense", "invalid_json", "nonsense"),
+    ("nonsense", "invalid_json", "malformed"),
     ("[1]", "invalid_json", "must hold a JSON object, got [1]"),
     ('"submit"', "invalid_json", "must hold a JSON object"),
     ("null", "invalid_json", "must hold a JSON object"),
@@ -33,12 +34,14 @@ MISTAKES = [
     ('{"action":"ping"}{}', "invalid_json", "trailing characters (byte 18)"),
     (S + '"id":1,"body":NaN}', "invalid_json", "byte"),
     (S + '"id":1,"body":[1,]}', "invalid_json", "trailing comma"),
-    (S + '"id":1,"body":"\\ud800"}', "invalid_json", "\\ud800"),
+    (S + '"id":1,"body":"\\ud800"}', "invalid_json", "truncated"),
     (S + '"id":1,"body":"\\udc00 and more"}', "invalid_json", "surrogate"),
     (S + '"id":1,"body":1,"unknown":01}', "invalid_json", "invalid number"),
     (b'{"action":"submit","id":1,"body":"\xff"}', "invalid_json", "not UTF-8: invalid start byte at byte 34"),
     (b'\xef\xbb\xbf{"action":"ping"}', "invalid_json", "byte 0"),
-    (S + f'"id":1,"body":{"[" * 100_000 + "]" * 100_000}}}', "invalid_json", "nested too deeply, about 1000 levels"),
+    (S + f'"id":1,"body":{"[" * 901 + "]" * 901}}}', "invalid_type", "nested more than 901 levels deep, a body"),
+    (S + f'"id":1,"body":{"[" * 100_000 + "]" * 100_000}}}', "invalid_type", "nested more than 901 levels deep"),
+    (S + '"id":1,"body":1,"unknown":' + '{"a":' * 901 + "1" + "}" * 902, "invalid_type", "nested more than 901 levels"),
     ("{}", "missing_field", "action is required: one of hello, submit"),
     (S + '"body":1}', "missing_field", "id is required by submit"),
     (S + '"id":1}', "missing_field", "body is required by submit"),
@@ -124,9 +127,10 @@ def test_an_extended_masters_mistake_changes_nothing(message: dict[str, Any], co
 
 
 HELLO_MISTAKES = [
-    ({"accept": "quiet"}, 'accept must be a list of strings, got "quiet"'),
-    ({"accept": [1]}, "accept must be a list of strings, got [1]"),
-    ({"accept": None}, "accept must be a list of strings, got null"),
+    ({"accept": "quiet"}, "accept must be a list of at most 100 strings, got a string"),
+    ({"accept": [1]}, "accept must be a list of at most 100 strings, got [1]"),
+    ({"accept": None}, "accept must be a list of at most 100 strings, got null"),
+    ({"accept": ["quiet"] * 101}, "accept must be a list of at most 100 strings, got a list"),
     ({"token": ["secret"]}, "token must be a string or null, got something else"),
     ({"heartbeat": 1.1e9}, "heartbeat must be a number of seconds, 0 to 1000000000, got 1100000000.0"),
 ]
@@ -141,25 +145,42 @@ def test_a_wrong_hello_leaves_the_base_level(mistake: dict[str, Any], reason: st
     assert extended(master).ask(PING) == [OK]
 
 
-@pytest.mark.parametrize(
-    "frame",
-    [
-        b'{"action":"hello","version":1,"token":"s3cret",}',
-        b'[{"action":"hello","version":1,"token":"s3cret"}]',
-        b'"token s3cret"',
-        b'{"action":"hello","version":1,"token":s3cret}',
-        b'{"action":"hello","version":1,"token":{"s3cret":1}}',
-    ],
-    ids=range(5),
-)
-def test_a_token_is_in_no_error(frame: bytes) -> None:
-    """However broken the hello is, what it holds as a token is not repeated."""
-    gloom = MemoryGloom(Settings(verbose=True))
+BROKEN_HELLOS = [
+    b'{"action":"hello","version":1,"token":"s3cret",}',
+    b'[{"action":"hello","version":1,"token":"s3cret"}]',
+    b'"token s3cret"',
+    b'{"action":"hello","version":1,"token":s3cret}',
+    b'{"action":"hello","version":1,"token":{"s3cret":1}}',
+    b'{"action":"hello","version":1,"token":["s3cret"]}',
+    rb'{"action":"hello","version":1,"t\u006fken":"s3cret",}',
+    rb'{"action":"hello","version":1,"t\u006fken":["s3cret"]}',
+    rb'{"\u0061ction":"hello","version":1,"t\u006fken":"s3cret"',
+    rb'{"\u0061ction":"h\u0065llo","version":"s3cret"}',
+    b"{action:hello,version:1,token:s3cret}",
+    b"[hello,1,s3cret]",
+    b'ken":"s3cret"}',
+    b"s3cret",
+    b'{"action":{"action":"hello","version":1,"token":"s3cret"}}',
+    b'{"action":["hello","s3cret"]}',
+    b'{"action":"hello","version":1,"name":["s3cret"]}',
+    b'{"action":"hello","version":1,"name":"s3cret\\u001b"}',
+    b'{"action":"hello","version":1,"accept":"s3cret"}',
+    b'{"action":"hello","version":1,"heartbeat":"s3cret"}',
+    b'{"action":"hello","version":1,"accept":{"token":"s3cret"}}',
+    b'{"action":"hello","version":1,"token":"s3cret\xff"}',
+]
+
+
+@pytest.mark.parametrize("access", [None, Access([])], ids=["open", "access"])
+@pytest.mark.parametrize("frame", BROKEN_HELLOS, ids=range(len(BROKEN_HELLOS)))
+def test_a_token_is_in_no_error(frame: bytes, access: Access | None) -> None:
+    """However broken the hello is, and however it spells its keys, nothing that could be a token is repeated."""
+    gloom = MemoryGloom(Settings(verbose=True), access)
     with logged() as events:
         (reply,) = gloom.master().ask(frame)
-    assert reply["error"] in ("invalid_json", "invalid_type")
+    assert reply["error"] in ("invalid_json", "invalid_type", "unauthorized")
     assert "s3cret" not in reply["reason"]
-    assert len(events) == 1 and "s3cret" not in formatEvent(events[0])
+    assert events and not any("s3cret" in formatEvent(event) for event in events)
 
 
 @pytest.mark.parametrize(("payload", "code", "reason"), MISTAKES, ids=range(len(MISTAKES)))
@@ -232,14 +253,14 @@ def test_without_a_type_where_types_are_required() -> None:
 
 R = '{"action":"respond",'
 SLAVE_MISTAKES = [
-    ("nonsense", "invalid_json", "nonsense"),
+    ("nonsense", "invalid_json", "malformed"),
     (b'{"action":"respond","body":"\xff"}', "invalid_json", "not UTF-8"),
     ("{}", "missing_field", "action is required: one of hello, join, respond"),
     ('{"action":"join"}', "missing_field", "type is required by join: a string of 1 to 255 characters or null"),
     ('{"action":"respond"}', "missing_field", "body is required by respond: any JSON value"),
     ('{"action":"join","type":5}', "invalid_type", "type must be a string of 1 to 255 characters or null, got 5"),
     ('{"action":"join","type":""}', "invalid_type", 'got ""'),
-    ('{"action":"hello","version":"1"}', "invalid_type", 'version must be an integer, got "1"'),
+    ('{"action":"hello","version":"1"}', "invalid_type", "version must be an integer, got a string"),
     (S + '"id":1,"body":1}', "invalid_action", "submit is for the master port; this is the slave port"),
     ('{"action":"explode"}', "unknown_action", "action explode is unknown; this port has hello, join, respond"),
     ('{"action":"ping"}', "invalid_state", "ping needs a hello"),
@@ -398,10 +419,71 @@ def test_half_a_frame_is_no_request() -> None:
     assert served(slave_of(gloom)) == []
 
 
-def test_nesting_of_900_levels_is_accepted() -> None:
-    """JSON nested less deeply than the limit passes through."""
+# Depth
+
+TOO_DEEP = {
+    "error": "invalid_type",
+    "reason": "the message is nested more than 901 levels deep, a body in it may have 900",
+}
+JOB_TOO_DEEP = TOO_DEEP | {"reason": "the job is nested more than 901 levels deep, a body in it may have 900"}
+
+
+def nested(levels: int) -> bytes:
+    """Return a body of *levels*."""
+    return b"[" * levels + b"]" * levels
+
+
+def test_a_body_of_900_levels_passes_and_one_of_901_does_not() -> None:
+    """The depth that a body may have is one number; beyond it the request is refused, and the connection goes on."""
     gloom = MemoryGloom()
     slave, master = slave_of(gloom), gloom.master()
-    body = b"[" * 900 + b"]" * 900
-    assert master.ask(b'{"action":"submit","id":1,"type":"t","body":%b}' % body) == [OK]
-    assert slave.frames[-1].endswith(b'"body":' + body + b"}")
+    for levels in (901, 902, 980, 5000, 200_000):
+        assert master.ask(b'{"action":"submit","id":1,"type":"t","body":%b}' % nested(levels)) == [TOO_DEEP]
+    assert slave.take() == []
+    assert master.ask(b'{"action":"submit","id":1,"type":"t","body":%b}' % nested(900)) == [OK]
+    assert slave.frames[-1].endswith(b'"body":' + nested(900) + b"}")
+    slave.frames.clear()
+    for levels in (901, 980, 200_000):
+        assert slave.ask(b'{"action":"respond","body":%b}' % nested(levels)) == [TOO_DEEP]
+    assert slave.ask(b'{"action":"respond","body":%b}' % nested(900)) == [OK]
+    assert master.frames[-1] == b'{"id":1,"body":%b}' % nested(900)
+
+
+def test_after_a_refused_answer_the_slave_can_fail_the_job() -> None:
+    """An answer that is too deep leaves the job in hand: its slave says that it failed, and is free again."""
+    gloom = MemoryGloom()
+    master = gloom.master()
+    master.ask(submit(1))
+    slave = slave_of(gloom, accept=["cancel"])
+    assert slave.take() == [job(1)]
+    assert slave.ask(b'{"action":"respond","id":1,"body":%b}' % nested(901)) == [TOO_DEEP]
+    master.ask(submit(2))
+    assert slave.ask(fail("my answer was refused")) == [OK, job(2)]
+    assert [outcome["error"] for outcome in master.take()] == ["job_failed"]
+
+
+@pytest.mark.parametrize("levels", [901, 902, 903, 980, 3000, 40_000])
+@pytest.mark.parametrize("at", [0, 2, 4])
+def test_a_deep_job_in_a_submit_many_fails_alone(levels: int, at: int) -> None:
+    """One body that is too deep is refused by itself: the other four jobs are accepted, the connection goes on."""
+    gloom = MemoryGloom()
+    master = extended(gloom.master())
+    jobs = [b'{"id":%d,"type":"t","body":%b}' % (n, nested(levels if n == at else 900)) for n in range(5)]
+    (reply,) = master.ask(b'{"action":"submit_many","jobs":[' + b",".join(jobs) + b"]}")
+    assert reply["jobs"] == [JOB_TOO_DEEP if n == at else OK for n in range(5)]
+    assert served(slave_of(gloom)) == [n for n in range(5) if n != at]
+
+
+def test_a_deep_message_is_told_its_other_mistakes_first() -> None:
+    """Depth comes after the verb and the fields; of very many brackets nothing but the depth is told."""
+    master = extended(MemoryGloom().master())
+    for frame, code in (
+        (b'{"action":"explode","body":%b}', "unknown_action"),
+        (b'{"action":"submit","id":true,"body":%b}', "invalid_type"),
+        (b'{"action":"submit","body":%b}', "missing_field"),
+    ):
+        (reply,) = master.ask(frame % nested(2000))
+        assert reply["error"] == code and reply != TOO_DEEP
+        assert master.ask(frame % nested(100_001)) == [TOO_DEEP]
+    (reply,) = master.ask(b'{"action":"submit","id":1,"body":%b' % nested(2000))
+    assert reply["error"] == "invalid_json" and master.lost

@@ -13,6 +13,9 @@ from msgspec import Raw
 
 from gloom.errors import BodyError, JobFailed, ServerError
 from gloom.messages import encode_body
+from gloom.nesting import BODY_LEVELS, is_deeper, with_room
+
+_decode_raw = msgspec.json.Decoder(Raw).decode
 
 
 def read_body(data: bytes, *, as_text: bool = False) -> Raw | str:
@@ -35,11 +38,11 @@ def read_body(data: bytes, *, as_text: bool = False) -> Raw | str:
         raise BodyError(f"not UTF-8: {error.reason} at byte {error.start}") from None
     if as_text:
         return text
+    if is_deeper(data, BODY_LEVELS):
+        raise BodyError(f"JSON that is nested too deeply: {BODY_LEVELS} levels are allowed")
     try:
-        return msgspec.json.decode(data, type=Raw)
-    except RecursionError:
-        raise BodyError("JSON that is nested too deeply, about 1000 levels are allowed") from None
-    except ValueError:
+        return with_room(_decode_raw, data)
+    except (ValueError, RecursionError):
         return text
 
 

@@ -14,12 +14,12 @@ from msgspec import Raw
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from gloom.client.session import Event, Reply, Session
 from gloom.errors import GloomError, ProtocolError, TransportError
 from gloom.framing import FlushTurn, FrameProtocol
+from gloom.logs import PeerLogger
 from gloom.messages import Hello, Ping, Request, encode_request
 from gloom.polling import SocketPoll
 from gloom.settings import GIB, KIB
@@ -53,7 +53,7 @@ class BrokerConnection(FrameProtocol):
         ended: Fires with the reason, an exception, when the connection has ended.
     """
 
-    log = Logger()
+    log = PeerLogger()
 
     def __init__(
         self,

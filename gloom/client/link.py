@@ -17,7 +17,6 @@ from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
-from twisted.logger import Logger
 from twisted.python.reflect import safe_str
 
 from gloom.client.address import client_endpoint
@@ -27,6 +26,7 @@ from gloom.client.session import Event, Greeting
 from gloom.client.tls import ClientTLS
 from gloom.errors import TransportError
 from gloom.framing import FlushTurn
+from gloom.logs import PeerLogger
 from gloom.messages import PROTOCOL_VERSION
 from gloom.polling import SocketPoll
 
@@ -77,7 +77,7 @@ class BrokerLink(Service, ABC):
         ValueError: An argument is out of its range.
     """
 
-    log = Logger()
+    log = PeerLogger()
     #: The kinds of message that it asks for in ``hello``.
     accepts: ClassVar[tuple[str, ...]] = ("quiet",)
 

@@ -22,7 +22,8 @@ import msgspec
 from msgspec import Raw
 
 from gloom.errors import BodyError, GloomError, SizeError
-from gloom.messages import encode_body, quote
+from gloom.messages import encode_body
+from gloom.refusals import quote
 from gloom.worker.pipe import Job, value_of
 
 _CHUNK_BYTES = 1 << 16

@@ -107,9 +107,15 @@ def oversize(target: Target, times: int = 100) -> str:
 
 
 def deep_json(target: Target, times: int = 20) -> str:
-    """Nest 100,000 lists: a typed error, not a crash."""
-    _refused(target, times, struct.pack(">I", len(DEEP)) + DEEP, "invalid_json")
-    return f"{times} bodies nested 100,000 deep: invalid_json and closed"
+    """Nest 100,000 lists: a typed error, not a crash, and the connection works on."""
+    with Peer(target.connect(0)) as peer:
+        for _ in range(times):
+            peer.socket.sendall(struct.pack(">I", len(DEEP)) + DEEP)
+            reply = peer.receive()
+            demand(
+                reply is not None and reply.get("error") == "invalid_type", f"the reply is {reply}, not invalid_type"
+            )
+    return f"{times} bodies nested 100,000 deep: invalid_type"
 
 
 def invalid_utf8(target: Target, times: int = 100) -> str:

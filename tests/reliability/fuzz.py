@@ -15,7 +15,7 @@ import sys
 from time import monotonic
 
 from gloom.errors import BodyError, ProtocolError
-from gloom.messages import MASTER, SLAVE, Vocabulary, decode_body, decode_broker_message, decode_job
+from gloom.messages import MASTER, SLAVE, Vocabulary, decode_body, decode_broker_message, decode_hello, decode_job
 from reliability.draw import Draw
 from reliability.figures import MIB, resident_bytes, show, verdict
 from reliability.grammar import payload
@@ -46,6 +46,7 @@ def fuzz_messages(data: bytes) -> int:
             except ProtocolError as error:
                 _check_words(error)
         try:
+            decode_hello(frame)
             decode_broker_message(frame)
         except ProtocolError as error:
             _check_words(error)

@@ -17,8 +17,12 @@ TOKEN = "a token of the fuzzer"
 #: What a field may hold when it is to be wrong, or only odd.
 ODD: tuple[Any, ...] = (
     None, True, False, 0, -1, 1.5, 1e999, -(2**63), 2**64, "", "x" * 256, "\ud800", "\u0000", [], [1], [[]], {},
-    {"a": {}}, "NaN", ["t"] * 1001, 10**400, "submit", "t",
+    {"a": {}}, "NaN", ["t"] * 1001, 10**400, -(10**4299), 10**4299, -0.0, "a\n\x1b[2J", "\u202e", "submit", "t",
 )  # fmt: skip
+
+# Around the depth that a message may have, and what hides a bracket or a quote from a count.
+DEPTHS = (1, 899, 900, 901, 902, 903, 904, 980, 1100, 5000)
+FILLERS = ("", '"[[",', '"\\\\",', '"\\"[",', '{"]":"}"},', "[],", '"\\u005b",')
 
 DEEP = [
     b"[" * 50,
@@ -56,7 +60,10 @@ def payload(draw: Draw, is_slave: bool, tameness: int = 16) -> bytes:
         return _damaged(draw, json.dumps(fields).encode())
     if kind < 8:
         fields = _with_something_odd(draw, fields)
-    return json.dumps(fields).encode()
+    text = json.dumps(fields).encode()
+    if draw.once_in(24):
+        text = _with_something_deep(draw, text)
+    return _with_escapes(draw, text) if draw.once_in(16) else text
 
 
 def greeting(draw: Draw) -> bytes:
@@ -84,6 +91,30 @@ def _with_something_odd(draw: Draw, fields: dict[str, Any]) -> dict[str, Any]:
     return fields
 
 
+def deep_value(draw: Draw) -> bytes:
+    """Return a value that is nested about as deeply as a body may be, or not."""
+    levels, filler = draw.of(DEPTHS), draw.of(FILLERS)
+    if draw.once_in(2):
+        return f"{'[' * levels}{filler}1{']' * levels}".encode()
+    return f"""{'{"a":' * levels}[{filler}1]{"}" * levels}""".encode()
+
+
+def _with_something_deep(draw: Draw, data: bytes) -> bytes:
+    name = draw.of((b"body", b"body", b"unknown", b"id", b"jobs"))
+    value = deep_value(draw)
+    if name == b"jobs":
+        value = b'[{"id":"a","type":"t","body":' + value + b'},{"id":"b","type":"t","body":1}]'
+    # The last of two keys counts.
+    return data[:-1] + b',"' + name + b'":' + value + b"}"
+
+
+def _with_escapes(draw: Draw, data: bytes) -> bytes:
+    """Spell a letter of a key, or of anything else in quotes, as an escape."""
+    word = draw.of((b"action", b"token", b"hello", b"submit", b"body", b"type"))
+    at = draw.number(len(word))
+    return data.replace(b'"' + word + b'"', b'"%b\\u%04x%b"' % (word[:at], word[at], word[at + 1 :]))
+
+
 def _damaged(draw: Draw, data: bytes) -> bytes:
     at, how = draw.number(len(data)), draw.number(4)
     if how == 0:
@@ -104,7 +135,7 @@ def _hello(draw: Draw) -> dict[str, Any]:
     if draw.once_in(2):
         hello["token"] = TOKEN
     if draw.once_in(4):
-        hello["name"] = draw.of(("n", "x" * 255, "é"))
+        hello["name"] = draw.of(("n", "x" * 255, "é", "a\nb", "\x9b"))
     return hello
 
 

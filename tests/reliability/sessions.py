@@ -14,6 +14,7 @@ from typing import Any
 
 from gloom.access import Access, Identity, hash_token
 from gloom.framing import to_frame
+from gloom.nesting import MESSAGE_LEVELS, cut, with_room
 from gloom.settings import KIB, MIB, Settings
 from gloom.testing import MemoryGloom, RawPeer
 from reliability.draw import Draw
@@ -77,7 +78,8 @@ class Peer:
             Violation: It does not fit.
         """
         for frame in self.raw.frames:
-            said = json.loads(frame)
+            _demand(TOKEN.encode() not in frame, "a token is shown", frame)
+            said = with_room(json.loads, frame)
             if "action" in said:
                 _demand(self.is_slave or said == {"action": "quiet"}, "a master is told of no job", said)
                 if said["action"] == "job":
@@ -135,7 +137,8 @@ class Peer:
 
 def _parsed(payload: bytes) -> Any:
     try:
-        return json.loads(payload)
+        # No value that is accepted is deeper.
+        return with_room(json.loads, cut(payload, MESSAGE_LEVELS + 2))
     except (ValueError, RecursionError):
         return None
 
