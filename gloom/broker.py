@@ -186,6 +186,16 @@ class MemoryBroker:
             self._attempt_ended(job, slave, "lost", now)
             self._try_again(job, "job_failed", f"the slave {slave.peer.name} disappeared", now)
 
+    def slave_blocked(self, slave: Slave) -> None:
+        """See `IBroker.slave_blocked`."""
+        self._pairing.block(slave)
+
+    def slave_ready(self, slave: Slave, now: float) -> None:
+        """See `IBroker.slave_ready`."""
+        if slave.is_blocked:
+            self._pairing.unblock(slave)
+            self._serve(slave, now)
+
     def join(self, slave: Slave, types: Sequence[str | None], slots: int, now: float) -> None:
         """See `IBroker.join`."""
         self._pairing.join(slave, types, slots)
@@ -309,7 +319,8 @@ class MemoryBroker:
         slave.hand[job.id] = job
         if job.terms is not BASE_TERMS:
             self._limit_attempt(job, now)
-        slave.peer.assigned(job.payload)
+        if slave.peer.assigned(job.payload):
+            self._pairing.block(slave)
 
     def _limit_attempt(self, job: Job, now: float) -> None:
         self._drop_deadline(job)

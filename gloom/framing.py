@@ -18,13 +18,14 @@ from struct import Struct
 from typing import Any, cast
 
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IDelayedCall, IReactorTime, ISystemHandle, ITCPTransport
+from twisted.internet.interfaces import IConsumer, IDelayedCall, IReactorTime, ISSLTransport, ITCPTransport
 from twisted.protocols.basic import Int32StringReceiver
 from twisted.python.failure import Failure
 
 from gloom.largebytes import LargePayload
 from gloom.polling import SocketPoll
-from gloom.sending import LARGE_BYTES, LARGEST_FRAME_BYTES, FlushTurn, FrameSender, to_frame
+from gloom.sending import LARGE_BYTES, LARGEST_FRAME_BYTES, FlushTurn, FrameSender, socket_under, to_frame
+from gloom.unread import UnreadWatch
 
 __all__ = ["LARGEST_FRAME_BYTES", "FlushTurn", "FrameProtocol", "StallWatch", "to_frame"]
 
@@ -36,6 +37,11 @@ _HEADER = Struct("!I")
 _pack_length = _HEADER.pack
 _unpack_length = _HEADER.unpack_from
 _HEADER_BYTES = _HEADER.size
+
+#: How long `FrameProtocol.close` lets a peer read that goes on reading.
+LONGEST_LINGER_SECONDS = 30.0
+# How often it looks, in the time that a peer may take nothing.
+_LINGER_LOOKS = 4
 
 # A vanished host is noticed within about a minute: idle connections by
 # keepalive (30 s + 3 x 10 s), those with unacknowledged data by the timeout.
@@ -108,9 +114,9 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
         max_frame_bytes: Largest payload that is accepted.
         flushes: Where this connection asks to be flushed.
         clock: For the time that `close` allows.
-        linger_seconds: What `close` allows the peer to read what is left for it.
+        linger_seconds: How long after `close` the peer may take nothing of what is left for it.
         pause_unread_bytes: From how many waiting bytes on nothing is read from the peer.
-        max_unread_bytes: How many may wait, before the peer is dropped.
+        unread: Counts the bytes that wait, and drops peers that do not take them; None for nobody.
         stalls: Who drops this connection when a frame stands half way; None for nobody.
         poll: What reads plain sockets; None for the reactor.
 
@@ -120,12 +126,16 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
 
     __slots__ = (
         "MAX_LENGTH",
+        "_aborting",
         "_clock",
         "_closed",
         "_descriptor",
         "_had_a_frame",
         "_linger",
+        "_linger_ends",
         "_linger_seconds",
+        "_linger_since",
+        "_linger_taken",
         "_needed_bytes",
         "_parsing",
         "_partial",
@@ -145,11 +155,11 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
         linger_seconds: float = 1.0,
         *,
         pause_unread_bytes: float = math.inf,
-        max_unread_bytes: float = math.inf,
+        unread: UnreadWatch | None = None,
         stalls: StallWatch | None = None,
         poll: SocketPoll | None = None,
     ) -> None:
-        super().__init__(flushes, pause_unread_bytes, max_unread_bytes)
+        super().__init__(flushes, pause_unread_bytes, unread)
         self._poll: Any = poll
         # The socket, while the poll reads it.
         self._polled: Any = None
@@ -163,6 +173,8 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
         self._clock = clock
         self._linger_seconds = linger_seconds
         self._linger: IDelayedCall | None = None
+        self._linger_since = self._linger_ends = 0.0
+        self._linger_taken = 0
         self._partial = bytearray()
         self._needed_bytes = _HEADER_BYTES
         # A frame that no read holds: `_partial` has only its header, and what came after it.
@@ -170,6 +182,7 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
         self._read_bytes = _READ_BYTES
         self._parsing = False
         self._closed = False
+        self._aborting = False
 
     # Reading
 
@@ -370,37 +383,76 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
 
     # Ending
 
-    def close(self) -> None:
+    def close(self, within_seconds: float = LONGEST_LINGER_SECONDS) -> None:
         """
         Send what is buffered, read no more, and end the connection.
 
         On TCP the sending half closes first and what still arrives is thrown
         away: a full close with unread input would reset the connection, and
-        the peer might never read the error that explains it.
+        the peer might never read the error that explains it. A peer that takes
+        nothing for the time that it has to linger is reset.
+
+        Args:
+            within_seconds: When it is reset at the latest, however it goes on.
         """
-        if self.lost or self._linger is not None:
+        if self.lost or self._aborting or self._linger is not None:
             return
         self._stop_reading()
-        self._read_by_reactor()
+        self._read_to_the_end()
+        self._linger_since = self._clock.seconds()
+        self._linger_ends = self._linger_since + max(within_seconds, self._linger_seconds)
+        # Before the output: a transport in memory may end at once.
+        self._set_linger()
         self.finish_sending()
-        self._linger = self._clock.callLater(self._linger_seconds, self._linger_ended)
-        if self._socket_send is not None and ITCPTransport.providedBy(self.transport):
-            self.transport.loseWriteConnection()
+        if not self.lost:
+            self._linger_taken = self.taken_bytes()
+
+    def output_finished(self) -> None:
+        """See `FrameSender.output_finished`: now the connection can end."""
+        if self._aborting:
+            return
+        transport = self.transport
+        if IConsumer.providedBy(transport):
+            # While it has a producer, a transport does not close.
+            transport.unregisterProducer()
+        if ITCPTransport.providedBy(transport) and not ISSLTransport.providedBy(transport):
+            transport.loseWriteConnection()
         else:
-            self.transport.loseConnection()
+            transport.loseConnection()
 
     def abort(self) -> None:
         """End the connection at once, whatever is left for the peer."""
-        self._read_by_reactor()
+        self._aborting = True
+        self._stop_reading()
+        self._leave_poll()
+        self.discard_output()
         cast(Any, self.transport).abortConnection()
 
     def drop_because(self, reason: str) -> None:
         """End the connection at once, because of *reason*, which a subclass may tell."""
         self.abort()
 
-    def _linger_ended(self) -> None:
+    def _read_to_the_end(self) -> None:
+        """Have the transport read, and throw away, what still comes, until it is the end."""
+        if self.paused:
+            cast(Any, self.transport).resumeProducing()
+        self._read_by_reactor()
+
+    def _set_linger(self) -> None:
+        left = min(self._linger_since + self._linger_seconds, self._linger_ends) - self._clock.seconds()
+        wait = min(max(left, 0.0), self._linger_seconds / _LINGER_LOOKS)
+        self._linger = self._clock.callLater(wait, self._linger_is_over)
+
+    def _linger_is_over(self) -> None:
+        """Reset the connection if its peer has taken nothing for too long."""
         self._linger = None
-        cast(Any, self.transport).abortConnection()
+        now, taken = self._clock.seconds(), self.taken_bytes()
+        if taken != self._linger_taken:
+            self._linger_since, self._linger_taken = now, taken
+        if now - self._linger_since >= self._linger_seconds or now >= self._linger_ends:
+            self.abort()
+        else:
+            self._set_linger()
 
     def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008 (the base's signature)
         self.stop_sending()
@@ -414,20 +466,10 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
 
 
 def _set_tcp_options(transport: Any) -> None:
-    handle = _socket_of(transport)
+    handle = socket_under(transport)
     # A unix socket's transport claims to be TCP's, and its socket takes none of these.
     if handle is None or handle.family not in (socket.AF_INET, socket.AF_INET6):
         return
     handle.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in _TCP_OPTIONS:
         handle.setsockopt(socket.IPPROTO_TCP, option, value)
-
-
-def _socket_of(transport: Any) -> socket.socket | None:
-    """Return the socket under *transport*, or None; over TLS it is that of the transport below OpenSSL's."""
-    while ISystemHandle.providedBy(transport):
-        handle = transport.getHandle()
-        if isinstance(handle, socket.socket):
-            return handle
-        transport = getattr(transport, "transport", None)
-    return None

@@ -68,12 +68,15 @@ class IMasterPeer(IPeer):
 class ISlavePeer(IPeer):
     """A connection on the slave port."""
 
-    def assigned(payload) -> None:
+    def assigned(payload):
         """
         This slave has a job now.
 
         Args:
             payload: What ``submit`` was given for the slave.
+
+        Returns:
+            True if it is given no other before `IBroker.slave_ready`.
         """
 
     def revoked(id) -> None:
@@ -112,6 +115,12 @@ class IBroker(Interface):
 
     def slave_lost(slave, now) -> None:
         """Put the job in hand back to its place, or fail it if its attempts are spent."""
+
+    def slave_blocked(slave) -> None:
+        """Give *slave* no job: bytes wait for it that it has not taken."""
+
+    def slave_ready(slave, now) -> None:
+        """*slave* has taken the bytes that waited for it: it is free again."""
 
     def submit(master, id, type, priority, payload, terms, now) -> None:
         """

@@ -205,16 +205,19 @@ class Slave:
         lines: The types that it has joined, usually None (untyped jobs) among
             them, or a crew in place of many; empty before ``join`` and after ``leave``.
         turn: Its place in the order of idleness; 0 while it is not idle.
-        slots: How many jobs it may have in hand; 0 while it has joined nothing.
+        slots: How many jobs it may have in hand; 0 while it has joined nothing, or is blocked.
+        joined_slots: As slots, also while it is blocked.
+        is_blocked: Whether bytes wait for it, so that it is given no job.
         hand: What it has in hand by id: a job, or None for an attempt that the
             broker has ended (cancelled, timed out) and the slave has not let go of.
     """
 
-    __slots__ = ("hand", "lines", "peer", "slots", "turn")
+    __slots__ = ("hand", "is_blocked", "joined_slots", "lines", "peer", "slots", "turn")
 
     def __init__(self, peer: Any) -> None:
         self.peer = peer
         self.lines: tuple[Line | Crew, ...] = ()
         self.turn = 0
-        self.slots = 0
+        self.slots = self.joined_slots = 0
+        self.is_blocked = False
         self.hand: dict[JobKey, Job | None] = {}

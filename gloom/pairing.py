@@ -124,7 +124,9 @@ class Pairing:
         lines = self._join_lines(dict.fromkeys(types))
         self.leave(slave)
         slave.lines = lines
-        slave.slots = slots
+        slave.joined_slots = slots
+        if not slave.is_blocked:
+            slave.slots = slots
 
     def leave(self, slave: Slave) -> None:
         """Have *slave* wait for nothing."""
@@ -136,7 +138,20 @@ class Pairing:
             else:
                 self._leave_line(line)
         slave.lines = ()
+        slave.slots = slave.joined_slots = 0
+
+    def block(self, slave: Slave) -> None:
+        """Give *slave* no job until `unblock`."""
+        slave.is_blocked = True
+        # Where slots are compared, it is as one without any: that costs a job nothing.
         slave.slots = 0
+        if slave.turn:
+            self._unidle(slave, stays=False)
+
+    def unblock(self, slave: Slave) -> None:
+        """Have *slave* as before `block`, but not yet idle."""
+        slave.is_blocked = False
+        slave.slots = slave.joined_slots
 
     def has_slave(self, type: str | None) -> bool:
         """Return whether a slave has joined *type*."""

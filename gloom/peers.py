@@ -9,11 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar, cast
 
 from twisted.internet.defer import Deferred
-from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IAddress, IDelayedCall, IHandshakeListener, IReactorTime, ISSLTransport
+from twisted.internet.error import ConnectionAborted, ConnectionDone
+from twisted.internet.interfaces import (
+    IAddress,
+    IDelayedCall,
+    IFileDescriptor,
+    IHandshakeListener,
+    IProtocol,
+    IReactorTime,
+    ISSLTransport,
+)
 from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -49,10 +57,17 @@ from gloom.messages import (
 )
 from gloom.polling import SocketPoll
 from gloom.refusals import quote
+from gloom.sending import has_own_socket
 from gloom.settings import Settings
+from gloom.unread import UnreadWatch
 
 OK_FRAME = to_frame(OK)
 SERVER = f"gloom/{gloom.__version__}"
+
+# So many connections that are refused may linger at once: descriptors are few.
+_MOST_REFUSED = 16
+# How often a peer is looked at in its heartbeat while nothing is read from it.
+_PAUSED_LOOKS = 4
 
 # One log line in this time tells of refused credentials, however many there are.
 _REFUSALS_LOG_SECONDS = 10.0
@@ -66,6 +81,14 @@ def address_name(address: Any) -> str:
     if host is None:
         return "unix socket"
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _give_back_descriptor(transport: Any) -> None:
+    """Close the socket of a connection that was aborted: not in the next turn, since one accepts many."""
+    while IProtocol.providedBy(transport):
+        transport = cast(Any, transport).transport
+    if IFileDescriptor.providedBy(transport):
+        transport.connectionLost(Failure(ConnectionAborted()))
 
 
 @dataclass
@@ -82,7 +105,9 @@ class Surroundings:
         flushes: Sends what one reactor turn has said.
         answers: As flushes, for masters.
         stalls: Drops frames that stand half way.
-        connections: How many are open.
+        unread: Counts the bytes that wait for peers, and drops those that do not take them.
+        connections: How many are open, without those that are refused.
+        refused: How many that are refused still linger.
     """
 
     broker: IBroker
@@ -93,20 +118,31 @@ class Surroundings:
     flushes: FlushTurn = field(init=False)
     answers: FlushTurn = field(init=False)
     stalls: StallWatch = field(init=False)
+    unread: UnreadWatch = field(init=False)
     poll: SocketPoll | None = field(init=False)
     connections: int = 0
+    refused: int = 0
 
     def __post_init__(self) -> None:
         self.flushes = FlushTurn(self.clock)
         self.answers = FlushTurn(self.clock)
         reactor: Any = self.clock
         self.poll = SocketPoll(reactor, self.flushes, self.answers) if SocketPoll.is_possible(reactor) else None
-        self.stalls = StallWatch(self.clock, self.settings.stall_seconds)
+        settings = self.settings
+        self.stalls = StallWatch(self.clock, settings.stall_seconds)
+        self.unread = UnreadWatch(
+            self.clock,
+            settings.max_unread_bytes,
+            settings.max_total_unread_bytes,
+            settings.unread_seconds,
+            settings.least_read_bytes,
+        )
 
     def stop(self) -> None:
         """Leave no timer behind."""
         self.alarm.stop()
         self.stalls.stop()
+        self.unread.stop()
         if self.poll is not None:
             self.poll.stop()
 
@@ -174,8 +210,10 @@ class PeerProtocol(FrameProtocol):
         "_heartbeat_seconds",
         "_hellos",
         "_identity",
+        "_is_behind_wrapper",
         "_is_extended",
         "_is_gone",
+        "_life",
         "_seconds",
         "_settings",
         "_verbs",
@@ -192,7 +230,7 @@ class PeerProtocol(FrameProtocol):
             around.clock,
             settings.linger_seconds,
             pause_unread_bytes=settings.pause_unread_bytes,
-            max_unread_bytes=settings.max_unread_bytes,
+            unread=around.unread,
             stalls=around.stalls,
             poll=around.poll,
         )
@@ -207,6 +245,8 @@ class PeerProtocol(FrameProtocol):
         self._identity: Identity | None = None
         self._is_extended = False
         self._is_gone = False
+        self._is_behind_wrapper = False
+        self._life = (0, 0)
         self._seconds = around.clock.seconds
         self._decode: Callable[[bytes], Request] = self.base.decode if self._access is None else self._decode_stranger
         self._hellos = 0
@@ -220,16 +260,32 @@ class PeerProtocol(FrameProtocol):
 
     def connectionMade(self) -> None:
         super().connectionMade()
-        self.name = address_name(self.transport.getPeer())
+        self._take_name_of_address()
         self.enter()
         if not self.factory.admit(self):
-            self.refuse(Busy(f"the broker has its {self._settings.max_connections} connections (--max-connections)"))
-            self.close()
+            self._turn_away()
         elif self._access is not None:
             self._deadline = self._clock.callLater(self._settings.stall_seconds, self._stranger_is_late)
         elif ISSLTransport.providedBy(self.transport):
             # A handshake that never ends is no better than a frame that does not.
             self.factory.around.stalls.begin(self, again=False)
+
+    def _take_name_of_address(self) -> None:
+        self.name = address_name(self.transport.getPeer())
+        # Behind a balancer, the first bytes say whose connection it is.
+        self._is_behind_wrapper = not self._is_behind_wrapper and not has_own_socket(self.transport)
+        self.counts_life = self._is_behind_wrapper
+
+    def _turn_away(self) -> None:
+        limit = self._settings.max_connections
+        self.refuse(Busy(f"the broker has its {limit} connections (--max-connections)"))
+        if self.factory.around.refused <= _MOST_REFUSED:
+            self.close(self._settings.linger_seconds)
+        else:
+            # It has the error if the network was quick enough.
+            self.flush()
+            self.abort()
+            _give_back_descriptor(self.transport)
 
     def handshakeCompleted(self) -> None:
         """See `IHandshakeListener`: now the peer's certificate is known."""
@@ -240,6 +296,8 @@ class PeerProtocol(FrameProtocol):
                 self._identify(self._identity)
 
     def alive(self) -> None:
+        if self._is_behind_wrapper:
+            self._take_name_of_address()
         self._heard_seconds = self._seconds()
 
     def stringReceived(self, string: bytes) -> None:
@@ -263,9 +321,9 @@ class PeerProtocol(FrameProtocol):
         self._go()
         self.factory.peer_lost(self)
 
-    def close(self) -> None:
+    def close(self, within_seconds: float | None = None) -> None:
         """See `FrameProtocol.close`; the broker gives no more to a peer that is told to go."""
-        super().close()
+        super().close(self._settings.drain_seconds if within_seconds is None else within_seconds)
         self._go()
 
     def _go(self) -> None:
@@ -404,14 +462,27 @@ class PeerProtocol(FrameProtocol):
 
     def _heartbeat_due(self) -> None:
         self._deadline = None
-        left = self._heard_seconds + self._heartbeat_seconds - self._seconds()
+        now = self._seconds()
         if self.paused:
-            # A peer that is not read from (it does not read its answers) is not silent.
-            self._await_life()
-        elif left > 0:
-            self._set_deadline(self._clock.callLater(left, self._heartbeat_due))
+            self._look_for_life(now)
+        left = self._heard_seconds + self._heartbeat_seconds - now
+        if left > 0:
+            wait = min(left, self._heartbeat_seconds / _PAUSED_LOOKS) if self.paused else left
+            self._set_deadline(self._clock.callLater(wait, self._heartbeat_due))
         else:
             self.drop_because(f"it was silent for {self._heartbeat_seconds:g} s, its heartbeat")
+
+    def pauseProducing(self) -> None:
+        super().pauseProducing()
+        if self._heartbeat_seconds:
+            self._life = self.signs_of_life()
+            self._set_deadline(self._clock.callLater(self._heartbeat_seconds / _PAUSED_LOOKS, self._heartbeat_due))
+
+    def _look_for_life(self, now: float) -> None:
+        """Nothing is read from this peer now: it lives if it takes bytes, or has sent some that wait to be read."""
+        life = self.signs_of_life()
+        if life != self._life:
+            self._life, self._heard_seconds = life, now
 
     def _set_deadline(self, deadline: IDelayedCall | None) -> None:
         if self._deadline is not None:
@@ -432,6 +503,7 @@ class PeerFactory(Factory, Generic[AnyPeer]):
 
     Attributes:
         peers: The connections that are open.
+        turned_away: Those that were too many, and linger.
         refusals: Counts and logs refused credentials.
     """
 
@@ -441,6 +513,7 @@ class PeerFactory(Factory, Generic[AnyPeer]):
         self._protocol = protocol
         self.around = around
         self.peers: set[AnyPeer] = set()
+        self.turned_away: set[AnyPeer] = set()
         self.refusals = RefusalLog(around.clock)
         self._all_gone: Deferred[None] | None = None
 
@@ -453,15 +526,24 @@ class PeerFactory(Factory, Generic[AnyPeer]):
 
     def admit(self, peer: AnyPeer) -> bool:
         """Count a new connection; return whether there was room for it."""
+        around = self.around
+        if around.connections >= around.settings.max_connections:
+            self.turned_away.add(peer)
+            around.refused += 1
+            return False
         self.peers.add(peer)
-        self.around.connections += 1
-        return self.around.connections <= self.around.settings.max_connections
+        around.connections += 1
+        return True
 
     def peer_lost(self, peer: AnyPeer) -> None:
         """Forget a connection that has ended."""
-        self.peers.discard(peer)
-        self.around.connections -= 1
-        if self._all_gone is not None and not self.peers:
+        if peer in self.turned_away:
+            self.turned_away.discard(peer)
+            self.around.refused -= 1
+        else:
+            self.peers.discard(peer)
+            self.around.connections -= 1
+        if self._all_gone is not None and not self.peers and not self.turned_away:
             self._all_gone.callback(None)
             self._all_gone = None
 
@@ -472,16 +554,16 @@ class PeerFactory(Factory, Generic[AnyPeer]):
 
     def abort(self) -> None:
         """Drop every connection at once."""
-        for peer in list(self.peers):
+        for peer in [*self.peers, *self.turned_away]:
             peer.abort()
 
-    def close(self) -> Deferred[None]:
-        """Close every connection; return a Deferred that fires when all have ended."""
+    def close(self, within_seconds: float = 0.0) -> Deferred[None]:
+        """Close every connection; return a Deferred that fires when all have ended, soon after *within_seconds*."""
         gone: Deferred[None] = Deferred()
-        if not self.peers:
+        if not self.peers and not self.turned_away:
             gone.callback(None)
             return gone
         self._all_gone = gone
-        for peer in list(self.peers):
-            peer.close()
+        for peer in [*self.peers, *self.turned_away]:
+            peer.close(within_seconds)
         return gone

@@ -273,9 +273,21 @@ class SlaveProtocol(PeerProtocol):
 
     # What the broker tells
 
-    def assigned(self, payload: bytes) -> None:
+    def assigned(self, payload: bytes) -> bool:
         """See `ISlavePeer.assigned`."""
         self.sendString(payload)
+        return self._has_large_output
+
+    def output_blocked(self) -> None:
+        if not self._is_ending():
+            self._broker.slave_blocked(self._slave)
+
+    def output_ready(self) -> None:
+        if not self._is_ending():
+            self._broker.slave_ready(self._slave, self._seconds())
+
+    def _is_ending(self) -> bool:
+        return self._closed or self._is_gone
 
     def revoked(self, id: JobKey) -> None:
         """See `ISlavePeer.revoked`."""

@@ -2,9 +2,9 @@
 The sending half of a connection: when bytes leave, and how many may wait.
 
 All that one reactor turn says to one peer leaves in one ``send``, tried on the
-socket itself (docs/decisions/0003-sending-at-once.md). What a peer does not
-read waits here, counted: from a mark on nothing more is read from that peer,
-and at a bound it is dropped (docs/operations.md, "Limits").
+socket itself (docs/decisions/0003-sending-at-once.md). The bytes that the
+socket does not take wait here, counted: from a mark on nothing more is read
+from that peer, and `gloom.unread` decides when it is dropped.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 from twisted.internet.interfaces import (
     IConsumer,
+    IProtocol,
     IPullProducer,
     IPushProducer,
     IReactorTime,
@@ -24,10 +25,14 @@ from twisted.internet.interfaces import (
 )
 from zope.interface import implementer
 
+from gloom.unread import UnreadWatch, unacknowledged_bytes, unread_input_bytes
+
 _pack_length = Struct("!I").pack
 _Send = Callable[["bytes | memoryview"], int]
 #: A frame over this goes to the socket as it is, where smaller ones are joined.
 LARGE_BYTES = 256 * 1024
+# The transport sends this much, only to tell when the socket takes bytes again: the rest is sent here.
+_PROBE_BYTES = 4096
 
 #: The header alone can say no more than this.
 LARGEST_FRAME_BYTES = 2**32 - 1
@@ -121,49 +126,55 @@ class FrameSender:
     Args:
         flushes: Where this connection asks to be flushed.
         pause_unread_bytes: From how many waiting bytes on nothing is read from the peer.
-        max_unread_bytes: How many may wait, before the peer is dropped.
+        unread: Counts the bytes that wait, and drops peers that do not take them; None for nobody.
 
     Attributes:
         lost: Whether the connection has ended.
+        waiting_bytes: How many bytes wait for the peer, those that the transport was given included.
     """
 
     # With slots, here and in what is built on this: an object with more than 30
     # attributes in a dict has the slow kind of dict, and a tenth of a job's time went there.
     __slots__ = (
         "_backlog",
-        "_backlog_bytes",
         "_blocked",
         "_flushes",
+        "_given_bytes",
         "_has_large_output",
-        "_max_unread_bytes",
+        "_is_full",
         "_output",
         "_output_ended",
         "_pause_unread_bytes",
-        "_rest",
         "_send_now",
         "_socket_send",
+        "_taken_bytes",
         "_throttled",
+        "_unread",
         "lost",
+        "waiting_bytes",
     )
 
     transport: Any
 
-    def __init__(self, flushes: FlushTurn, pause_unread_bytes: float, max_unread_bytes: float) -> None:
+    def __init__(self, flushes: FlushTurn, pause_unread_bytes: float, unread: UnreadWatch | None) -> None:
         self.lost = False
         self._flushes = flushes
         self._pause_unread_bytes = pause_unread_bytes
-        self._max_unread_bytes = max_unread_bytes
+        self._unread = unread
         self._output: list[bytes] = []
         self._output_ended = False
+        # Until all of it is sent.
         self._has_large_output = False
         self._socket_send: _Send | None = None
         # As above while all that was said is sent; None when something waits, and over TLS.
         self._send_now: _Send | None = None
-        # While the transport has bytes to send: what comes next, and what was said meanwhile.
+        # While the transport has bytes to send: those that come after them.
         self._blocked = False
-        self._rest: deque[bytes | memoryview] = deque()
-        self._backlog: list[bytes] = []
-        self._backlog_bytes = 0
+        self._is_full = False
+        self._backlog: deque[bytes | memoryview] = deque()
+        self._given_bytes = 0
+        self.waiting_bytes = 0
+        self._taken_bytes = 0
         self._throttled = False
 
     # What a subclass does
@@ -184,17 +195,25 @@ class FrameSender:
         """Return whether what is buffered may wait for what other peers say next."""
         return False
 
+    def output_blocked(self) -> None:
+        """Bytes wait that the socket does not take."""
+
+    def output_ready(self) -> None:
+        """All of a large output is sent, or all that has waited."""
+
+    def output_finished(self) -> None:
+        """After `finish_sending` everything is sent."""
+
     # Sending
 
     def start_sending(self) -> None:
         """Look at the transport, which is new."""
         transport = self.transport
-        handle = transport.getHandle() if ISystemHandle.providedBy(transport) else None
-        if isinstance(handle, socket.socket):
-            self._socket_send = self._send_now = handle.send
+        if has_own_socket(transport):
+            self._socket_send = self._send_now = transport.getHandle().send
         elif IConsumer.providedBy(transport):
-            # TLS, whose handle is OpenSSL's: there the transport sends everything.
-            transport.registerProducer(_WhenFull(self._full, self._drained), True)
+            # A wrapper such as TLS: there the transport sends everything.
+            transport.registerProducer(_WhenFull(self._on_full, self._drained), True)
 
     def send_frame(self, frame: bytes) -> None:
         """Send *frame*, which is framed already, at the end of this reactor turn."""
@@ -218,110 +237,193 @@ class FrameSender:
             # Full, or broken: then the transport meets the same error and reports it.
             sent = 0
         if sent < len(data):
-            self._rest.append(memoryview(data)[sent:])
-            self._wait()
+            self._backlog.append(memoryview(data)[sent:])
+            self.waiting_bytes = len(data) - sent
+            self._probe()
 
     def _flush_slowly(self, output: list[bytes]) -> None:
-        self._has_large_output = False
         if self._output_ended or not output:
             return
-        if self._blocked:
-            self._hold(output)
-        elif self._socket_send is None:
-            self.transport.write(b"".join(output))
-        else:
-            # Without a join: a copy of a large frame costs more than a system call.
-            self._rest.extend(output)
-            self._send_rest(self._socket_send)
+        count = sum(map(len, output))
+        self._backlog.extend(output)
+        self.waiting_bytes += count
+        if not self._blocked:
+            self._send_backlog()
+            return
+        if self._unread is not None:
+            self._unread.add(count)
+        if self.waiting_bytes > self._pause_unread_bytes and not self._throttled and not self._output_ended:
+            self._throttled = True
+            self.pauseProducing()
 
-    def _send_rest(self, send: _Send) -> None:
+    def _send_backlog(self) -> None:
+        if self._socket_send is None:
+            self._send_by_transport()
+        else:
+            self._send_by_socket(self._socket_send)
+
+    def _send_by_socket(self, send: _Send) -> None:
         """Send what waits, as far as the socket takes it."""
-        rest = self._rest
-        while rest:
-            piece = rest.popleft()
+        backlog = self._backlog
+        while backlog:
+            piece = self._next_piece()
             try:
                 sent = send(piece)
             except OSError:
                 sent = 0
+            self._took(sent)
             if sent < len(piece):
-                rest.appendleft(memoryview(piece)[sent:])
-                self._wait()
+                backlog.appendleft(memoryview(piece)[sent:])
+                self._probe()
                 return
-            if not rest:
-                # Not before: what waits in the backlog is counted.
-                rest.extend(self._take_backlog())
-        self._stop_waiting(send)
+        self._all_sent()
 
-    def _wait(self) -> None:
+    def _send_by_transport(self) -> None:
+        """Give the transport what waits, until it is full."""
+        backlog = self._backlog
+        while backlog and not self._is_full:
+            piece = self._next_piece()
+            if len(piece) > LARGE_BYTES:
+                backlog.appendleft(memoryview(piece)[LARGE_BYTES:])
+                piece = bytes(memoryview(piece)[:LARGE_BYTES])
+            self._given_bytes += len(piece)
+            self.transport.write(bytes(piece))
+        if not backlog and not self._is_full:
+            self._took(self._given_bytes)
+            self._all_sent()
+
+    def _next_piece(self) -> bytes | memoryview:
+        """Take the next bytes from what waits: small frames joined, since each call of the system costs."""
+        backlog = self._backlog
+        piece = backlog.popleft()
+        if not backlog or len(piece) + len(backlog[0]) > LARGE_BYTES:
+            # Without a join: a copy of a large frame costs more than a system call.
+            return piece
+        pieces, size = [piece], len(piece)
+        while backlog and size + len(backlog[0]) <= LARGE_BYTES:
+            size += len(backlog[0])
+            pieces.append(backlog.popleft())
+        return b"".join(pieces)
+
+    def _probe(self) -> None:
         """Have the transport send the next bytes, and tell when the socket has taken them."""
-        piece = memoryview(self._rest.popleft())
-        if len(piece) > LARGE_BYTES:
-            self._rest.appendleft(piece[LARGE_BYTES:])
-        self._send_now = None
-        self.transport.write(bytes(piece[:LARGE_BYTES]))
+        piece = memoryview(self._backlog.popleft())
+        if len(piece) > _PROBE_BYTES:
+            self._backlog.appendleft(piece[_PROBE_BYTES:])
+            piece = piece[:_PROBE_BYTES]
+        self._given_bytes = len(piece)
+        self.transport.write(bytes(piece))
         if not self._blocked:
-            self._blocked = True
             self.transport.registerProducer(_WhenDrained(self._drained), False)
+            self._block()
 
-    def _stop_waiting(self, send: _Send) -> None:
-        self._send_now = send
+    def _on_full(self) -> None:
+        self._is_full = True
+        self._block()
+
+    def _block(self) -> None:
         if self._blocked:
-            self._blocked = False
-            self.transport.unregisterProducer()
-
-    def _hold(self, output: list[bytes]) -> None:
-        self._backlog += output
-        self._backlog_bytes += sum(map(len, output))
-        if self._backlog_bytes > self._max_unread_bytes:
-            self.drop_because(f"it does not read: {self._backlog_bytes} bytes wait for it (--max-unread-bytes)")
-        elif self._backlog_bytes > self._pause_unread_bytes and not self._throttled:
-            self._throttled = True
-            self.pauseProducing()
-
-    def _full(self) -> None:
+            return
         self._blocked = True
+        self._send_now = None
+        self.output_blocked()
+        if self._unread is not None:
+            self._unread.begin(self)
+
+    def _took(self, count: int) -> None:
+        self._given_bytes = 0
+        self.waiting_bytes -= count
+        self._taken_bytes += count
+        if self._blocked and self._unread is not None:
+            self._unread.took(count)
 
     def _drained(self) -> None:
         """The transport has sent all that it had."""
-        if self._socket_send is None:
-            self._blocked = False
-            self._output = self._take_backlog() + self._output
-            self.flush()
-        else:
-            if not self._rest:
-                self._rest.extend(self._take_backlog())
-            self._send_rest(self._socket_send)
+        self._is_full = False
+        self._took(self._given_bytes)
+        self._send_backlog()
         if self._throttled and not self._blocked:
             self._throttled = False
             self.resumeProducing()
 
-    def _take_backlog(self) -> list[bytes]:
-        backlog, self._backlog = self._backlog, []
-        self._backlog_bytes = 0
-        return backlog
+    def _all_sent(self) -> None:
+        is_news = self._blocked or self._has_large_output
+        self._has_large_output = False
+        if self._blocked:
+            self._blocked = False
+            if self._unread is not None:
+                self._unread.end(self)
+            if self._socket_send is not None:
+                self.transport.unregisterProducer()
+        if self._output_ended:
+            self.output_finished()
+            return
+        self._send_now = self._socket_send
+        if is_news:
+            self.output_ready()
+
+    # Progress
+
+    @property
+    def has_one_piece(self) -> bool:
+        """Whether all that waits is at most one frame, however large."""
+        return len(self._backlog) <= 1
+
+    def taken_bytes(self) -> int:
+        """Return a count that grows by each byte that the peer's host takes while some wait."""
+        return self._taken_bytes - unacknowledged_bytes(socket_under(self.transport))
+
+    def signs_of_life(self) -> tuple[int, int]:
+        """Return what changes when the peer takes something, or sends something that is not read yet."""
+        return self.taken_bytes(), unread_input_bytes(socket_under(self.transport))
+
+    # Ending
 
     def finish_sending(self) -> None:
-        """Give the transport everything, so that it can end the connection when all is sent."""
+        """Send what is buffered, and then no more; `output_finished` is called when it is sent."""
         if self._output:
             self.flush()
         # This was the last word: what is still said to this peer is dropped.
         self._end_output()
-        waiting = [*self._rest, *self._take_backlog()]
-        self._rest.clear()
-        if waiting:
-            self.transport.write(b"".join(waiting))
-        if IConsumer.providedBy(self.transport):
-            # While it has a producer, a transport does not close.
-            self.transport.unregisterProducer()
+        if not self._blocked and not self.lost:
+            self.output_finished()
+
+    def discard_output(self) -> None:
+        """Send nothing more, and keep nothing."""
+        self._end_output()
+        self._output = []
+        self._backlog.clear()
+        if self._unread is not None:
+            self._unread.end(self)
+        self.waiting_bytes = self._given_bytes = 0
 
     def stop_sending(self) -> None:
         """The connection has ended: keep nothing."""
         self.lost = True
-        self._end_output()
-        self._output = []
-        self._rest.clear()
-        self._take_backlog()
+        self.discard_output()
 
     def _end_output(self) -> None:
         self._output_ended = True
         self._send_now = None
+
+
+def has_own_socket(transport: Any) -> bool:
+    """
+    Return whether *transport* is the connection of a socket, and nothing stands between the two.
+
+    A wrapper (TLS, the PROXY protocol) is a protocol towards the transport that
+    it stands on; it may show that one's socket, but has to see all bytes itself.
+    """
+    if IProtocol.providedBy(transport) or not ISystemHandle.providedBy(transport):
+        return False
+    return isinstance(transport.getHandle(), socket.socket)
+
+
+def socket_under(transport: Any) -> socket.socket | None:
+    """Return the socket under *transport*, or None; over TLS it is that of the transport below OpenSSL's."""
+    while ISystemHandle.providedBy(transport):
+        handle = transport.getHandle()
+        if isinstance(handle, socket.socket):
+            return handle
+        transport = getattr(transport, "transport", None)
+    return None

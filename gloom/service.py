@@ -252,9 +252,11 @@ class BrokerService(MultiService):
             masters=len(self.masters.peers),
             slaves=len(self.slaves.peers),
         )
+        seconds = self._reactor.seconds
+        ends = seconds() + self._around.settings.drain_seconds
         await self._drain()
         for factory in (self.masters, self.slaves):
-            await factory.close()
+            await factory.close(ends - seconds())
         self._around.stop()
         self.log.info("gloom {version} is down", version=gloom.__version__)
 

@@ -28,14 +28,17 @@ class Settings:
         max_frame_bytes: Largest payload of one frame, 1 KiB to 2 GiB (docs/protocol.md, section 1).
         retries: How often a job whose slave disappeared is tried again, 0 to 100.
         require_type: Whether a ``submit`` without a type is refused.
-        linger_seconds: How long a connection that the broker closes may take
-            to read what is left for it, before it is dropped.
+        linger_seconds: How long the peer of a connection that the broker closes
+            may take nothing of what is left for it, before it is dropped.
         max_heartbeat_seconds: Longest silence that a peer may agree on with ``hello``.
         max_jobs: How many jobs may be in flight.
         max_queued_bytes: How many bytes the jobs in flight may have together.
         master_share: Which part of these two one master may hold, over 0 up to 1.
         max_connections: How many connections may be open, both ports together.
         max_unread_bytes: How many bytes may wait for a peer that does not read, before it is dropped.
+        max_total_unread_bytes: How many may wait for all peers together, before the slowest is dropped.
+        unread_seconds: How long a peer over the first of these may make no progress.
+        least_read_bytes: How much it must take in that time for it to count as progress.
         pause_unread_bytes: From how many on nothing more is read from it.
         stall_seconds: How long a frame may stand still half way; and how long
             the first frame of a connection may take in all.
@@ -59,6 +62,9 @@ class Settings:
     master_share: float = 0.5
     max_connections: int = 20_000
     max_unread_bytes: int = 64 * MIB
+    max_total_unread_bytes: int = 512 * MIB
+    unread_seconds: float = 10.0
+    least_read_bytes: int = 64 * KIB
     pause_unread_bytes: int = 1 * MIB
     stall_seconds: float = 30.0
     drain_seconds: float = 30.0
@@ -73,6 +79,7 @@ class Settings:
         _within("max-queued-bytes", self.max_queued_bytes, MIB, 1 << 50)
         _within("max-connections", self.max_connections, 1, 10**6)
         _within("max-unread-bytes", self.max_unread_bytes, MIB, 1 << 40)
+        _within("max-total-unread-bytes", self.max_total_unread_bytes, MIB, 1 << 50)
         _within("stall-seconds", self.stall_seconds, 0.1, 86_400)
         _within("drain-seconds", self.drain_seconds, 0, 86_400)
         if not 0 < self.master_share <= 1:

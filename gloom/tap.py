@@ -54,6 +54,12 @@ LIMITS: tuple[tuple[str, str, type[int] | type[float], str], ...] = (
         "how much may wait for a peer that does not read, before it is dropped",
     ),
     (
+        "max-total-unread-bytes",
+        "max_total_unread_bytes",
+        int,
+        "how much may wait for all peers together, before the slowest reader is dropped",
+    ),
+    (
         "stall-seconds",
         "stall_seconds",
         float,

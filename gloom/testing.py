@@ -167,9 +167,9 @@ class MemoryEndpoint:
         near.link(far)
         client, server = factory.buildProtocol(far_address), self.server.buildProtocol(near_address)
         self.connections += [near]
-        for transport, protocol in ((far, server), (near, client)):
-            transport.protocol = protocol
-            protocol.makeConnection(transport)  # type: ignore[union-attr]
+        near.protocol, far.protocol = client, server
+        for transport in (far, near):
+            transport.protocol.makeConnection(transport)  # type: ignore[union-attr]
         return succeed(client)
 
     def carry(self) -> bool:

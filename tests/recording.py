@@ -80,10 +80,18 @@ class RecordingMaster(RecordingPeer):
 
 @implementer(ISlavePeer)
 class RecordingSlave(RecordingPeer):
-    """A slave that only listens."""
+    """
+    A slave that only listens.
 
-    def assigned(self, payload: bytes) -> None:
+    Attributes:
+        is_full: Whether it wants no other job before it is ready again.
+    """
+
+    is_full = False
+
+    def assigned(self, payload: bytes) -> bool:
         self.tell("assigned", payload)
+        return self.is_full
 
     def revoked(self, id: JobKey) -> None:
         self.tell("revoked", id)

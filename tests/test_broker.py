@@ -547,3 +547,59 @@ def test_a_type_lasts_while_a_job_of_it_runs(floor: Floor) -> None:
     slave.lost()
     floor.joined().respond()
     assert master.take() == [("answered", "j", b"1")]
+
+
+# Slaves that are blocked: bytes wait for them
+
+
+@pytest.mark.parametrize("types", [("echo",), tuple(f"type {number}" for number in range(20))], ids=["few", "many"])
+def test_a_blocked_slave_is_given_nothing_and_comes_back_last(types: tuple[str, ...]) -> None:
+    """While bytes wait for a slave others are given the jobs; when it has taken them, it stands behind the others."""
+    floor = Floor()
+    type = types[0]
+    first, second = floor.joined(*types, name="first", slots=3), floor.joined(*types, name="second", slots=3)
+    floor.broker.slave_blocked(first.record)
+    floor.broker.slave_blocked(first.record)
+    master = floor.master().queue(1, 2, type=type)
+    assert (first.take(), second.take()) == ([], [assigned(1), assigned(2)])
+    floor.broker.slave_ready(first.record, floor.now)
+    floor.broker.slave_ready(first.record, floor.now)
+    master.queue(3, 4, 5, type=type)
+    assert (first.take(), second.take()) == ([assigned(4), assigned(5)], [assigned(3)])
+    floor.everybody_goes()
+
+
+def test_a_slave_that_is_ready_again_takes_what_waits() -> None:
+    """A queued job that only a blocked slave could take is its own as soon as it is ready, as many as it has slots."""
+    floor = Floor()
+    slave = floor.joined(slots=2)
+    floor.broker.slave_blocked(slave.record)
+    floor.master().queue(1, 2, 3)
+    slave.join(slots=2)
+    assert slave.take() == [OK]
+    floor.broker.slave_ready(slave.record, floor.now)
+    assert slave.take() == [assigned(1), assigned(2)]
+    slave.leave()
+    floor.broker.slave_blocked(slave.record)
+    floor.broker.slave_ready(slave.record, floor.now)
+    assert slave.take() == [OK]
+    floor.everybody_goes()
+
+
+def test_a_slave_that_says_so_is_given_one_job_at_a_time() -> None:
+    """A slave for which a large job is still to be sent is given the next one when it is ready."""
+    floor = Floor()
+    master = floor.master().queue(1, 2, 3)
+    slave = floor.slave()
+    slave.peer.is_full = True
+    slave.join(slots=3)
+    assert slave.take() == [OK, assigned(1)]
+    floor.broker.slave_ready(slave.record, floor.now)
+    assert slave.take() == [assigned(2)]
+    other = floor.slave("other")
+    other.join()
+    assert other.take() == [OK, assigned(3)]
+    master.queue(4)
+    floor.broker.slave_ready(slave.record, floor.now)
+    assert slave.take() == [assigned(4)]
+    floor.everybody_goes()

@@ -436,6 +436,63 @@ def test_a_peer_that_is_slow_twice_is_served_twice(wire: Wire) -> None:
         assert wire.arrives() == to_frame(b"y" * MIB)
 
 
+def test_everything_that_waits_is_counted(wire: Wire) -> None:
+    """The rest of a frame that was begun, what the transport was given, and what was said later: none is forgotten."""
+    said = to_frame(b"a" * MIB) + to_frame(b"b" * MIB) + to_frame(b"c")
+    for frame in (b"a" * MIB, b"b" * MIB, b"c"):
+        wire.frames.sendString(frame)
+        wire.turn()
+        assert wire.frames.waiting_bytes == sum(map(len, (*wire.frames._backlog, wire.transport.buffer)))
+    assert wire.frames.waiting_bytes == len(said) - sum(wire.near.sends)
+    arrived = wire.arrived()
+    while not wire.transport.drain():
+        arrived += wire.arrived()
+    assert (arrived + wire.arrived(), wire.frames.waiting_bytes) == (said, 0)
+
+
+def test_what_a_peer_takes_is_seen_however_slowly_it_reads(wire: Wire) -> None:
+    """Each read of the peer is progress, also when the socket has no room yet for more."""
+    wire.frames.sendString(b"a" * MIB)
+    wire.turn()
+    for _ in range(20):
+        before = wire.frames.taken_bytes()
+        assert wire.far.recv(4096)
+        wire.transport.drain()
+        assert wire.frames.taken_bytes() > before
+    before = wire.frames.taken_bytes()
+    wire.transport.drain()
+    assert wire.frames.taken_bytes() == before
+
+
+def test_many_small_frames_that_waited_leave_in_few_sends(wire: Wire) -> None:
+    """A master that reads 10,000 outcomes late costs some calls of the system, not one for each."""
+    wire.frames.sendString(b"a" * MIB)
+    wire.turn()
+    for number in range(10_000):
+        wire.frames.sendString(b"%d" % number)
+        wire.turn()
+    wire.near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MIB)
+    sends = len(wire.near.sends)
+    arrived = wire.arrives()
+    assert arrived.endswith(to_frame(b"9998") + to_frame(b"9999"))
+    assert len(wire.near.sends) - sends < 500
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["goes on", "closes"])
+def test_a_connection_that_was_aborted_keeps_nothing(wire: Wire, ends: bool) -> None:
+    """From the moment of the abort nothing waits, nothing is sent, and the end of the connection is no second one."""
+    wire.frames.sendString(b"a" * MIB)
+    wire.turn()
+    wire.frames.abort()
+    wire.frames.sendString(b"b")
+    wire.turn()
+    if ends:
+        wire.frames.close()
+    wire.transport.drain()
+    assert (wire.frames.waiting_bytes, len(wire.frames._backlog)) == (0, 0)
+    assert wire.transport.ended == ["abortConnection"]
+
+
 def test_a_full_socket_takes_nothing_and_loses_nothing(wire: Wire) -> None:
     """When the socket takes not a byte, the transport has them all."""
     with contextlib.suppress(BlockingIOError):
@@ -537,6 +594,47 @@ def test_a_peer_that_does_not_end_is_dropped() -> None:
     assert transport.ended == ["loseConnection", "abortConnection"]
     frames.connectionLost()
     assert not clock.getDelayedCalls()
+
+
+def test_a_peer_that_goes_on_reading_is_not_cut_off(wire: Wire) -> None:
+    """After close the time to linger counts from the last byte that the peer took, and it gets them all."""
+    wire.frames.sendString(b"a" * 64 * 1024)
+    wire.turn()
+    wire.frames.sendString(b"b" * 64 * 1024)
+    wire.frames.close()
+    arrived = b""
+    while not wire.transport.ended and len(arrived) < 128 * 1024:
+        wire.clock.advance(0.9)
+        arrived += wire.far.recv(100_000)
+        wire.transport.drain()
+    arrived += wire.arrives()
+    assert arrived == to_frame(b"a" * 64 * 1024) + to_frame(b"b" * 64 * 1024)
+    assert wire.transport.ended == ["loseConnection"]
+    wire.clock.advance(0.5)
+    wire.clock.advance(1)
+    assert wire.transport.ended == ["loseConnection", "abortConnection"]
+
+
+def test_a_slow_reader_has_no_more_than_the_time_of_the_close(wire: Wire) -> None:
+    """However it reads, a peer that was told to go is gone after the time that the close was given."""
+    wire.frames.sendString(b"a" * MIB)
+    wire.turn()
+    wire.frames.close(within_seconds=5)
+    seconds = 0.0
+    while not wire.transport.ended:
+        wire.clock.advance(0.25)
+        seconds += 0.25
+        wire.far.recv(5000)
+        wire.transport.drain()
+    assert (wire.transport.ended, seconds) == (["abortConnection"], 5)
+
+
+def test_a_peer_that_was_not_read_from_is_read_to_its_end() -> None:
+    """After close what a paused peer still sends is read and thrown away, so that its end is seen."""
+    frames, transport, _ = connected()
+    frames.pauseProducing()
+    frames.close()
+    assert transport.producerState == "producing"
 
 
 def test_without_its_own_answer_a_frame_over_the_limit_closes() -> None:

@@ -68,16 +68,45 @@ def test_twisted_logs_which_port_it_is() -> None:
 
 
 def test_connections_are_counted_over_both_ports() -> None:
-    """The count goes up and down with the connections, refused ones too, and ends at none."""
+    """The count goes up and down with the connections, and ends at none; one that is refused is no connection."""
     gloom = MemoryGloom(Settings(max_connections=2))
     around = gloom.masters.around
     peers = [gloom.master(), gloom.slave(), gloom.slave()]
-    assert around.connections == 3  # the third is being told that it is one too many
+    assert (around.connections, around.refused) == (2, 1)  # the third is being told that it is one too many
     gloom.advance()
     assert (around.connections, len(gloom.masters.peers), len(gloom.slaves.peers)) == (2, 1, 1)
+    assert (around.refused, peers[2].lost) == (0, True)
     for peer in peers[:2]:
         peer.drop()
     assert around.connections == 0
+
+
+def test_one_that_was_refused_takes_no_place() -> None:
+    """A client that tries again is served as soon as there is room, whoever lingers from before."""
+    gloom = MemoryGloom(Settings(max_connections=1))
+    first, refused = gloom.master(), gloom.master()
+    refused.transport.stalled = True
+    gloom.advance()
+    first.drop()
+    assert not refused.lost
+    assert gloom.master().ask(submit(1)) == [OK]
+    gloom.advance(1)
+    assert refused.lost
+
+
+def test_few_that_were_refused_may_linger() -> None:
+    """They cost descriptors: beyond 16 the next is told busy, if it is quick, and reset at once."""
+    gloom = MemoryGloom(Settings(max_connections=1))
+    good = gloom.master()
+    lingering = [gloom.slave() for _ in range(16)]
+    more = [gloom.slave() for _ in range(3)]
+    assert [peer.lost for peer in lingering] == [False] * 16
+    assert [peer.lost for peer in more] == [True] * 3
+    assert gloom.masters.around.refused == 16
+    gloom.advance()
+    assert [message["error"] for message in lingering[0].take()] == ["busy"]
+    assert gloom.masters.around.refused == 0
+    assert good.ask(submit(1)) == [OK]
 
 
 def test_everybody_can_be_dropped_at_once() -> None:

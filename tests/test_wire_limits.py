@@ -311,8 +311,7 @@ def test_what_a_closed_connection_left_half_is_not_watched() -> None:
 
 def waiting_bytes(peer: RawPeer) -> int:
     """Return how many bytes the broker's end holds for *peer*."""
-    transport = peer.transport._other
-    waiting: int = len(transport._output) + transport.protocol._backlog_bytes
+    waiting: int = peer.transport._other.protocol.waiting_bytes
     return waiting
 
 
@@ -339,7 +338,7 @@ def test_a_master_that_does_not_read_is_not_read_from() -> None:
     gloom = MemoryGloom()
     master, slave = stalled_master(gloom, 20), slave_of(gloom)
     for n in range(20):
-        assert is_read_from(master) == (n < 12)
+        assert is_read_from(master) == (n < 11)
         slave.send(respond(BIG))
     assert slave.take()[-1] == OK
     master.send_bytes(to_frame(json.dumps(submit("late")).encode()))
@@ -363,45 +362,149 @@ def test_other_peers_go_on_beside_one_that_does_not_read() -> None:
     assert not stalled.lost and not is_read_from(stalled)
 
 
-def test_a_peer_that_does_not_read_is_dropped_at_the_bound() -> None:
-    """Beyond --max-unread-bytes the connection ends, with the reason in the log; its jobs go, memory stays bounded."""
+def test_a_peer_that_does_not_read_is_dropped_beyond_the_bound() -> None:
+    """With more than --max-unread-bytes waiting and nothing taken for 10 s the connection ends; its jobs go."""
     gloom = MemoryGloom(Settings(max_unread_bytes=2 * MIB))
     stalled, slave = stalled_master(gloom, 40), slave_of(gloom)
-    most = 0
     with logged() as events:
-        for _ in range(40):
-            if not stalled.lost:
-                slave.send(respond(BIG))
-                most = max(most, waiting_bytes(stalled))
-    assert stalled.lost
-    assert MIB < most < 2 * MIB + 2 * len(BIG)
+        for _ in range(25):
+            slave.send(respond(BIG))
+        assert waiting_bytes(stalled) == gloom.masters.around.unread.bytes > 25 * len(BIG)
+        gloom.advance(10)
+        assert not stalled.lost
+        gloom.advance(5)
+        assert stalled.lost
     assert formatEvent(events[0]).startswith("127.0.0.1:50000: dropped: it does not read: ")
     assert formatEvent(events[0]).endswith(" bytes wait for it (--max-unread-bytes)")
+    assert gloom.masters.around.unread.bytes == 0
     slave.take()
     slave.send(respond())
     assert slave.take() == [OK]
     assert gloom.master().ask(submit(0)) == [OK]
 
 
-def test_a_slave_that_does_not_read_loses_its_jobs() -> None:
-    """A slave that is given more than it takes in is dropped, and its jobs are another's."""
+def test_a_peer_that_reads_is_served_however_much_waits() -> None:
+    """A master whose answers come faster than it reads has them all: its progress counts, not what waits."""
     gloom = MemoryGloom(Settings(max_unread_bytes=MIB))
-    stalled, master = slave_of(gloom, slots=100), gloom.master()
-    stalled.transport.stalled = True
-    lost = []
-    for n in range(15):
-        master.send(submit(n, body=BIG))
-        lost.append(stalled.lost)
-    assert lost[10] is False and lost[14] is True
-    other = slave_of(gloom)
-    assert other.take() == [job(0, body=BIG)]
-    assert other.ask(respond()) == [OK, job(1, body=BIG)]
+    master, slave = stalled_master(gloom, 40), slave_of(gloom)
+    for _ in range(40):
+        slave.send(respond(BIG))
+    answers: list[Any] = []
+    while len(answers) < 40:
+        gloom.advance(5)
+        master.transport._other.carry()  # once nothing
+        master.transport.stalled = False
+        master.transport._other.carry()
+        master.transport.stalled = True
+        answers += master.take()
+    assert [message["id"] for message in answers] == list(range(40))
 
 
-def test_a_silent_peer_that_is_not_read_from_is_not_taken_for_dead() -> None:
-    """A heartbeat is not missed by a peer that this broker does not read from."""
+def test_memory_for_all_that_waits_is_bounded() -> None:
+    """Beyond --max-total-unread-bytes a peer that reads nothing goes at once, and one that reads stays."""
+    gloom = MemoryGloom(Settings(max_total_unread_bytes=2 * MIB))
+    stalled, slave, good = stalled_master(gloom, 40), slave_of(gloom), gloom.master()
+    with logged() as events:
+        most = 0
+        for _ in range(30):
+            slave.send(respond(BIG))
+            most = max(most, gloom.masters.around.unread.bytes)
+    assert stalled.lost and MIB < most <= 2 * MIB
+    assert "dropped: it reads slowest: " in formatEvent(events[0])
+    assert formatEvent(events[0]).endswith(" bytes that wait for all peers are its (--max-total-unread-bytes)")
+    assert good.ask(submit("good")) == [OK]
+
+
+def test_a_large_frame_is_sent_whatever_the_bounds() -> None:
+    """One answer larger than all that may wait reaches a master that takes its time."""
+    gloom = MemoryGloom(Settings(max_unread_bytes=MIB, max_total_unread_bytes=MIB))
+    master, slave = stalled_master(gloom, 1), slave_of(gloom)
+    slave.send(respond("x" * 3 * MIB))
+    gloom.advance(40)
+    assert not master.lost
+    master.transport.stalled = False
+    gloom.advance()
+    assert [len(message["body"]) for message in master.take()] == [3 * MIB]
+
+
+# Slaves that do not read
+
+
+def test_a_slave_that_has_not_taken_its_job_is_given_no_other() -> None:
+    """However many slots it has: others are given the next jobs, and it comes last when it has read."""
     gloom = MemoryGloom()
-    master = extended(gloom.master(), heartbeat=10)
+    blocked, other, master = slave_of(gloom, slots=100), slave_of(gloom, slots=2), gloom.master()
+    blocked.transport.stalled = True
+    for n in range(3):
+        master.send(submit(n, body=BIG))
+    assert other.take() == [job(1, body=BIG), job(2, body=BIG)]
+    master.send(submit(3))
+    assert other.ask(respond(id=1)) == [OK, job(3)]
+    other.send(respond(id=2))
+    blocked.transport.stalled = False
+    gloom.advance()
+    assert blocked.take() == [job(0, body=BIG)]
+    for n in range(4, 7):
+        master.send(submit(n))
+    assert other.take() == [OK, job(4)]
+    assert blocked.take() == [job(5), job(6)]
+
+
+def test_large_jobs_go_to_a_slave_one_after_the_other() -> None:
+    """One that joins with many slots is sent the next large job when it has read the one before."""
+    gloom = MemoryGloom()
+    master, slave = gloom.master(), extended(gloom.slave())
+    for n in range(3):
+        master.send(submit(n, body="x" * MIB))
+    slave.transport.stalled = True
+    slave.send({"action": "join", "type": "t", "slots": 10})
+    assert waiting_bytes(slave) < 2 * MIB
+    slave.transport.stalled = False
+    gloom.advance()
+    assert [message.get("id") for message in slave.take()] == [None, 0, 1, 2]
+
+
+def test_jobs_wait_for_a_slave_that_has_to_read_first() -> None:
+    """Where no other could take it, a job stays in its queue, may expire there, and is served when there is room."""
+    gloom = MemoryGloom()
+    slave, master = slave_of(gloom, slots=5), extended(gloom.master())
+    slave.transport.stalled = True
+    master.send(submit(0, body=BIG))
+    master.send(submit(1, expires=5))
+    master.send(submit(2))
+    gloom.advance(6)
+    assert [message.get("error") for message in master.take()] == [None, None, None, "expired"]
+    slave.transport.stalled = False
+    gloom.advance()
+    assert slave.take() == [job(0, body=BIG), job(2)]
+
+
+def test_a_blocked_slave_that_goes_or_joins_again_leaves_nothing_behind() -> None:
+    """What it says while it has not read counts from then on; what it had in hand goes to another when it goes."""
+    gloom = MemoryGloom()
+    slave, master = slave_of(gloom, slots=5), gloom.master()
+    slave.transport.stalled = True
+    master.send(submit(0, body=BIG))
+    slave.send({"action": "join", "type": "u", "slots": 2})
+    master.send(submit(1, type="u"))
+    master.send(submit(2))
+    slave.transport.stalled = False
+    gloom.advance()
+    assert slave.take() == [job(0, body=BIG), OK, job(1, type="u")]
+    slave.transport.stalled = True
+    slave.send(respond(id=0))
+    master.send(submit(3, type="u", body=BIG))
+    slave.drop()
+    assert slave_of(gloom, "u").take() == [job(1, type="u")]
+    assert slave_of(gloom).take() == [job(2)]
+
+
+# Heartbeats of peers that do not read
+
+
+def unread_of(gloom: MemoryGloom, heartbeat: float) -> RawPeer:
+    """Return a master with that heartbeat for which so much waits that it is not read from."""
+    master = extended(gloom.master(), heartbeat=heartbeat)
     for n in range(15):
         master.sendString(json.dumps(submit(n)).encode())
     gloom.advance()
@@ -410,10 +513,35 @@ def test_a_silent_peer_that_is_not_read_from_is_not_taken_for_dead() -> None:
     for _ in range(15):
         slave.send(respond(BIG))
     assert not is_read_from(master)
-    gloom.advance(100)
+    return master
+
+
+def test_a_peer_that_takes_nothing_and_says_nothing_is_silent() -> None:
+    """A heartbeat is missed also by a peer for which much waits, such as a slave that was stopped."""
+    gloom = MemoryGloom()
+    master = unread_of(gloom, heartbeat=10)
+    gloom.advance(9)
+    assert not master.lost
+    with logged() as events:
+        gloom.advance(3.5)
+    assert master.lost
+    assert formatEvent(events[0]).endswith("dropped: it was silent for 10 s, its heartbeat")
+
+
+def test_a_peer_that_is_not_read_from_lives_while_it_takes_something() -> None:
+    """One that reads slowly cannot be heard, and is not taken for dead."""
+    gloom = MemoryGloom()
+    master = unread_of(gloom, heartbeat=10)
+    for _ in range(5):
+        gloom.advance(8)
+        master.transport.stalled = False
+        master.transport._other.carry()
+        master.transport.stalled = True
+        assert not is_read_from(master)
     assert not master.lost
     master.transport.stalled = False
     gloom.advance()
+    assert is_read_from(master)
     gloom.advance(20)
     assert master.lost
 

@@ -49,6 +49,12 @@ async def test_a_master_that_never_reads_takes_little_from_others(daemon: Start)
     assert await hostile.beside_a_slow_reader(reactor, daemon(*hostile.OPTIONS), seconds=3) == []
 
 
+async def test_a_master_that_drips_takes_little_from_others(daemon: Start) -> None:
+    """One that reads some bytes now and then holds no memory either."""
+    broker = daemon(*hostile.OPTIONS)
+    assert await hostile.beside_a_slow_reader(reactor, broker, seconds=3, drip_bytes=hostile.DRIP_BYTES) == []
+
+
 async def test_connections_beyond_the_limit_are_refused_and_harm_nobody(daemon: Start) -> None:
     """With --max-connections reached, one more is told busy and closed; those that are there go on."""
     assert await hostile.too_many(reactor, daemon(*hostile.OPTIONS, "--max-connections=20"), 20) == []

@@ -53,7 +53,7 @@ class Target:
         slave_port: On this host.
         pid: Its process.
         stall_seconds: Its ``--stall-seconds``.
-        max_unread_bytes: Its ``--max-unread-bytes``.
+        max_unread_bytes: Its ``--max-unread-bytes``, and ``--max-total-unread-bytes``.
     """
 
     master_port: int
@@ -304,19 +304,20 @@ def _await(holds: Any, what: str) -> None:
         time.sleep(0.02)
 
 
-def slow_reader(target: Target, seconds: float = 5.0, answer_bytes: int = 64 * 1024) -> str:
-    """Submit, and never read an answer: dropped at the bound, again and again, and the broker stays small."""
+def slow_reader(target: Target, seconds: float = 5.0, answer_bytes: int = 64 * 1024, drip_bytes: int = 0) -> str:
+    """Submit, and read nothing, or a drop for each answer: dropped at the bound, again and again; memory is bounded."""
     ending, dropped, grown, before = time.monotonic() + seconds, 0, 0, resident_bytes(target.pid)
     with Peer(target.connect(1)) as slave:
         demand(slave.ask({"action": "join", "type": "slow"}) == OK, "join was refused")
         while time.monotonic() < ending:
             with Peer(_deaf(target)) as master:
-                grown = max(grown, _pile_up(target, master, slave, answer_bytes, dropped) - before)
+                grown = max(grown, _pile_up(target, master, slave, answer_bytes, dropped, drip_bytes) - before)
                 slave.socket.settimeout(WAIT_SECONDS)
                 dropped += 1
     bound = target.max_unread_bytes + 16 * MIB
     demand(grown < bound, f"memory grew by {grown / MIB:.0f} MiB beside a master that does not read")
-    return f"a master that never reads, {dropped} times: dropped at the bound, memory +{grown / MIB:.0f} MiB at most"
+    kind = f"reads {drip_bytes} bytes now and then" if drip_bytes else "never reads"
+    return f"a master that {kind}, {dropped} times: dropped at the bound, memory +{grown / MIB:.0f} MiB at most"
 
 
 def _deaf(target: Target) -> socket.socket:
@@ -327,7 +328,7 @@ def _deaf(target: Target) -> socket.socket:
     return connection
 
 
-def _pile_up(target: Target, master: Peer, slave: Peer, answer_bytes: int, turn: int) -> int:
+def _pile_up(target: Target, master: Peer, slave: Peer, answer_bytes: int, turn: int, drip_bytes: int) -> int:
     """Have answers pile up for *master* until it is dropped; return the broker's memory at its largest."""
     respond = json.dumps({"action": "respond", "body": "x" * answer_bytes}).encode()
     frame = struct.pack(">I", len(respond)) + respond
@@ -344,9 +345,11 @@ def _pile_up(target: Target, master: Peer, slave: Peer, answer_bytes: int, turn:
             slave.socket.sendall(frame)
             demand(slave.receive() == OK, "an answer was refused")
             answered += 1
+            if drip_bytes:
+                master.socket.recv(drip_bytes)
             most = max(most, resident_bytes(target.pid))
             time.sleep(0.005)
-    except TimeoutError:
+    except (TimeoutError, ConnectionError):
         pass
     demand(answered * answer_bytes > target.max_unread_bytes, f"it had only {answered} answers when it was dropped")
     demand(answered < jobs, f"{answered} answers of {answer_bytes} bytes piled up, and it was not dropped")

@@ -32,8 +32,14 @@ from reliability.nursery import Nursery
 
 STALL_SECONDS = 1.0
 MAX_UNREAD_BYTES = 8 * MIB
-OPTIONS = (f"--stall-seconds={STALL_SECONDS}", f"--max-unread-bytes={MAX_UNREAD_BYTES}")
+OPTIONS = (
+    f"--stall-seconds={STALL_SECONDS}",
+    f"--max-unread-bytes={MAX_UNREAD_BYTES}",
+    f"--max-total-unread-bytes={MAX_UNREAD_BYTES}",
+)
 LEAST_SHARE = 0.8
+# What a dripping master reads for each answer of 64 KiB.
+DRIP_BYTES = 1024
 FINISH_SECONDS = 20.0
 
 Attack = Callable[[Target], str]
@@ -116,9 +122,9 @@ ATTACKS: tuple[Attack, ...] = (
 )
 
 
-async def beside_a_slow_reader(reactor: Any, broker: Daemon, seconds: float) -> list[str]:
-    """Have one master read nothing for so long; good peers must keep their share of throughput."""
-    attack = partial(attacks.slow_reader, seconds=seconds)
+async def beside_a_slow_reader(reactor: Any, broker: Daemon, seconds: float, drip_bytes: int = 0) -> list[str]:
+    """Have one master read nothing, or a drop now and then; good peers must keep their share of throughput."""
+    attack = partial(attacks.slow_reader, seconds=seconds, drip_bytes=drip_bytes)
     return await beside_good_peers(reactor, broker, attack, quiet_seconds=seconds, least_share=LEAST_SHARE)
 
 
@@ -159,6 +165,7 @@ async def everything(reactor: Any, seconds: float) -> list[str]:
             for attack in ATTACKS:
                 failures += await beside_good_peers(reactor, broker, attack)
             failures += await beside_a_slow_reader(reactor, broker, seconds)
+            failures += await beside_a_slow_reader(reactor, broker, seconds, DRIP_BYTES)
             # Last, since the memory that it took would hide what the others take.
             failures += await beside_good_peers(reactor, broker, attacks.many_types)
         finally:

@@ -29,6 +29,7 @@ def main() -> int:
         f"{figures.client_answers} Deferreds of the client library fired\n"
         f"{figures.drops} connections dropped, {figures.stalls} stalls, "
         f"{figures.restarts} crashes of the broker, {figures.drains} drains\n"
+        f"dropped by the broker: {', '.join(f'{number} {kind}' for kind, number in sorted(figures.dropped.items()))}\n"
         f"{figures.virtual_seconds:.0f} virtual seconds in {figures.cpu_seconds:.1f} CPU seconds, "
         f"{figures.steps / figures.cpu_seconds:.0f} steps a second\n"
     )

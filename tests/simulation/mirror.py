@@ -100,6 +100,7 @@ class MirrorSlave:
         self.record: Any = None
         self.types: tuple[str | None, ...] = ()
         self.slots = 1
+        self.is_blocked = False
         # None for an attempt that was ended and is still in hand.
         self.hand: dict[Any, MirrorJob | None] = {}
 
@@ -111,9 +112,12 @@ class MirrorSlave:
         self.mirror.reply(self)
         self.peer.accepted()
 
-    def assigned(self, payload: bytes) -> None:
+    def assigned(self, payload: bytes) -> bool:
         self.mirror.assigned(self, payload)
-        self.peer.assigned(payload)
+        has_enough = bool(self.peer.assigned(payload))
+        if has_enough:
+            self.mirror.must_wait(self)
+        return has_enough
 
     def revoked(self, id: Any) -> None:
         self.mirror.revoked(self, id)
@@ -290,6 +294,24 @@ class Mirror:
         self.broker.slave_lost(slave.record, now)
         self._finish()
 
+    def slave_blocked(self, slave: MirrorSlave) -> None:
+        self._begin("slave_blocked", self._now)
+        self.must_wait(slave)
+        self.broker.slave_blocked(slave.record)
+        self._finish()
+
+    def must_wait(self, slave: MirrorSlave) -> None:
+        """*slave* has not taken what waits for it: it is given nothing before `slave_ready`."""
+        slave.is_blocked = True
+        self.idle.pop(slave, None)
+
+    def slave_ready(self, slave: MirrorSlave, now: float) -> None:
+        self._begin("slave_ready", now)
+        slave.is_blocked = False
+        self.broker.slave_ready(slave.record, now)
+        self._may_idle(slave)
+        self._finish()
+
     def join(self, slave: MirrorSlave, types: Sequence[str | None], slots: int, now: float) -> None:
         self._begin("join", now, slave)
         self.idle.pop(slave, None)
@@ -364,6 +386,7 @@ class Mirror:
         assert job.type in slave.types, "a job of a type that the slave did not join"
         assert job.id not in slave.hand, "the same id twice in one hand"
         assert len(slave.hand) < slave.slots, "more jobs than slots"
+        assert not slave.is_blocked, "a job for a slave that has not taken what waits for it"
         assert not job.is_delayed or self._verb == "deadline_passed", "a job began before its delay was over"
         assert not job.is_delayed or self._now >= job.submitted + job.terms.delay_seconds - _ROUNDING_SECONDS
         assert job.attempts <= self._retries(job), "more attempts than allowed"
@@ -390,7 +413,7 @@ class Mirror:
         return job.slave is None and not job.is_delayed and job not in self._moving
 
     def _may_idle(self, slave: MirrorSlave) -> None:
-        if slave.types and len(slave.hand) < slave.slots:
+        if slave.types and len(slave.hand) < slave.slots and not slave.is_blocked:
             self.idle.setdefault(slave)
 
     def revoked(self, slave: MirrorSlave, id: Any) -> None:

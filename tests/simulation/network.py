@@ -52,6 +52,8 @@ class End:
         ended: Why nothing arrives after the inbox; None while something may.
         stalled_until: Before that time nothing reaches the program.
         lost: Whether the program was told that it has ended.
+        taken: When the other end's socket took how many bytes of this end's program.
+        heard: When this end's program has read something.
     """
 
     def __init__(self, network: Network, near: IPv4Address, far: IPv4Address, capacity: int) -> None:
@@ -62,6 +64,8 @@ class End:
         self.stalled_until = 0.0
         self.reading = True
         self.lost = False
+        self.taken: deque[tuple[float, int]] = deque(maxlen=1000)
+        self.heard = network.time.now
         self.listed = False
         self.protocol: Any = None
         self.other: End
@@ -87,6 +91,7 @@ class End:
         if room <= 0:
             raise BlockingIOError
         other.inbox += data[:room]
+        self.taken.append((self.network.time.now, min(room, len(data))))
         if not other.listed:
             self.network.has_news(other)
         return min(room, len(data))
@@ -155,6 +160,10 @@ class End:
 
     def setTcpKeepAlive(self, enabled: bool) -> None: ...
 
+    def taken_since(self, since: float) -> int:
+        """Return how many bytes the other end's socket has taken after *since*."""
+        return sum(count for when, count in self.taken if when > since)
+
     # What the network does
 
     def do_write(self) -> None:
@@ -195,6 +204,7 @@ class End:
         else:
             data = bytes(inbox[:most])
             del inbox[:most]
+        self.heard = self.network.time.now
         if self.other.has_to_send():
             self.network.wants_to_send(self.other)
         self.protocol.dataReceived(data)

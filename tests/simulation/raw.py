@@ -440,6 +440,8 @@ class RawSlave(RawPeer):
             self._say(wire, failure, named)
         else:
             body: dict[str, Any] = {"u": unique}
+            if random.random() < 0.1:
+                body["x"] = "x" * int(random.random() * 2500)
             # With slots, and not by name, it may be for another job than this slave believes.
             if self._is_rogue or (self.is_extended and not names_it):
                 body["rogue"] = True

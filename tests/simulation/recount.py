@@ -57,6 +57,9 @@ def recount(mirror: Mirror, around: Any, now: float, is_due: bool, factories: An
     _check_deadlines(mirror, None if is_due else now)
     _check_limits(mirror)
     assert around.connections == sum(len(factory.peers) for factory in factories), "connections"
+    assert around.refused == sum(len(factory.turned_away) for factory in factories), "refused connections"
+    assert around.connections <= mirror.settings.max_connections
+    _check_unread(mirror, around, factories)
 
 
 def _check_place(real: Any, job: MirrorJob, stands: bool) -> None:
@@ -107,7 +110,8 @@ def _check_lines(mirror: Mirror) -> None:
         assert len(line.queue) == len(waiting), "the length of a queue"
         assert [slave.peer for slave in _idle(line)] == idle_of[type], "idle"
     for slave in mirror.slaves:
-        assert (slave in mirror.idle) == bool(slave.types and len(slave.hand) < slave.slots), "idle slaves"
+        is_free = bool(slave.types and len(slave.hand) < slave.slots and not slave.is_blocked)
+        assert (slave in mirror.idle) == is_free, "idle slaves"
 
 
 def _by_type(things: Iterable[tuple[Thing, Iterable[str | None]]]) -> dict[str | None, list[Thing]]:
@@ -133,6 +137,19 @@ def _check_limits(mirror: Mirror) -> None:
     assert mirror.bytes == sum(job.size for job in mirror.jobs.values()) <= settings.max_queued_bytes, "bytes"
 
 
+def _check_unread(mirror: Mirror, around: Any, factories: Any) -> None:
+    """Each byte that waits for a peer is counted, and a slave is blocked while some wait for it."""
+    peers = [peer for factory in factories for peer in (*factory.peers, *factory.turned_away)]
+    for peer in peers:
+        assert peer.waiting_bytes == peer._given_bytes + sum(map(len, peer._backlog)), "bytes that wait for a peer"
+        assert (peer in around.unread._windows) == (peer._blocked and not peer._aborting), "a peer that has to wait"
+    assert around.unread.bytes == sum(peer.waiting_bytes for peer in around.unread._windows), "bytes that wait"
+    for slave in mirror.slaves:
+        ends = slave.peer._closed or slave.peer._is_gone
+        assert ends or slave.is_blocked == (slave.peer._blocked or slave.peer._has_large_output), "a blocked slave"
+        assert slave.record.is_blocked == slave.is_blocked
+
+
 def check_empty(mirror: Mirror, around: Any, factories: Any) -> None:
     """After all peers have gone: nothing is left of anything."""
     broker = mirror.broker
@@ -140,4 +157,6 @@ def check_empty(mirror: Mirror, around: Any, factories: Any) -> None:
     assert not broker._pairing.lines and not broker._bytes and not len(broker._deadlines), "something leaks"
     assert not around.connections and not any(factory.peers for factory in factories), "connections leak"
     assert not around.stalls._watched and around.stalls._timer is None
+    assert not around.unread._windows and not around.unread.bytes and around.unread._timer is None
+    assert not around.refused and not any(factory.turned_away for factory in factories)
     assert not around.flushes._waiting and not around.answers._waiting

@@ -19,6 +19,7 @@ from typing import Any
 from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 from zope.interface import implementer
 
+from gloom.peers import PeerProtocol
 from gloom.service import BrokerService, memory_surroundings
 from gloom.settings import MASTER_PORT, SLAVE_PORT, Settings
 
@@ -33,6 +34,9 @@ from .recount import check_empty, check_quickly, recount
 RECOUNT_STEPS = 1
 _EPOCH_STEPS = 20_000
 _CALM_TURNS = 40_000
+# As in gloom.sending: the bytes that a transport sends count when it has sent them all.
+_PROBE_BYTES = 4096
+_ROUNDING_SECONDS = 1e-6
 
 
 class SimulationFailed(AssertionError):
@@ -50,6 +54,7 @@ class Figures:
     stalls: int = 0
     restarts: int = 0
     drains: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
     virtual_seconds: float = 0.0
     cpu_seconds: float = 0.0
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -66,19 +71,52 @@ class OrderedSet(dict[Any, None]):
 
 
 @implementer(ILogObserver)
-class _Errors:
-    """Hears of what gloom and Twisted would only log."""
+class _Log:
+    """
+    Hears of what gloom and Twisted would only log.
 
-    def __init__(self) -> None:
+    Attributes:
+        dropped: How many peers the broker has dropped, by reason.
+        wrong: Those that it should not have dropped: an exception would not come out of here.
+    """
+
+    def __init__(self, time: VirtualTime) -> None:
         self.events: list[LogEvent] = []
+        self.dropped: Counter[str] = Counter()
+        self.wrong: list[str] = []
+        self._time = time
 
     def __call__(self, event: LogEvent) -> None:
         if event.get("log_failure") is not None or event.get("isError"):
             self.events.append(event)
+        elif isinstance(event["log_source"], PeerProtocol) and "reason" in event:
+            self._judge(event["log_source"], event["reason"])
 
     def check(self) -> None:
         if self.events:
             raise AssertionError("an error was logged")
+        assert not self.wrong, f"dropped by the broker: {self.wrong}"
+
+    def _judge(self, peer: Any, reason: str) -> None:
+        """Hold what the network knows against why the broker has dropped *peer*."""
+        end, settings, now = peer.transport, peer._settings, self._time.now
+        if reason.startswith("it does not read"):
+            kind = "did not read"
+            is_right = end.taken_since(now - settings.unread_seconds) < settings.least_read_bytes + _PROBE_BYTES
+        elif reason.startswith("it reads slowest"):
+            kind = "read slowest"
+            is_right = peer.factory.around.unread.bytes > settings.max_total_unread_bytes * 7 // 8
+        elif "heartbeat" in reason:
+            kind = "silent"
+            since = now - peer._heartbeat_seconds + _ROUNDING_SECONDS
+            # One that is not read from cannot be heard, and must take something instead.
+            is_right = end.heard < since and not (peer.paused and end.taken_since(since) > _PROBE_BYTES)
+        else:
+            kind = "stood half way"
+            is_right = "half way" in reason
+        if not is_right:
+            self.wrong.append(f"{peer.name}: {reason}")
+        self.dropped[kind] += 1
 
 
 def _text_of(event: LogEvent) -> str:
@@ -108,7 +146,7 @@ class World:
         self.slave_endpoint = ConnectingEndpoint(self.network, self.clients_clock, SLAVE_PORT)
         #: What raw peers said and heard last: step, who, direction, message.
         self.trace: deque[tuple[Any, ...]] = deque(maxlen=40)
-        self._errors = _Errors()
+        self._log = _Log(self.time)
         self._stopping: Any = None
 
     def run(self, steps: int) -> Figures:
@@ -121,7 +159,7 @@ class World:
         begun = process_time()
         state = global_random.getstate()
         global_random.seed(self.seed)  # the clients' pauses
-        globalLogPublisher.addObserver(self._errors)
+        globalLogPublisher.addObserver(self._log)
         try:
             self._populate()
             while self.figures.steps < steps:
@@ -129,14 +167,15 @@ class World:
             self._end()
         except Exception as error:
             text = f"seed {self.seed}, step {self.figures.steps}: {type(error).__name__}: {error}"
-            logged = map(_text_of, self._errors.events)
+            logged = map(_text_of, self._log.events)
             before = (" ".join(map(str, event)) for event in self.trace)
             raise SimulationFailed("\n".join([text, *logged, "before that:", *before])) from error
         finally:
-            globalLogPublisher.removeObserver(self._errors)
+            globalLogPublisher.removeObserver(self._log)
             global_random.setstate(state)
         figures = self.figures
         figures.client_answers, figures.drops = self.client_answers, figures.drops + self.drops
+        figures.dropped = self._log.dropped
         figures.virtual_seconds = self.time.now
         figures.cpu_seconds = process_time() - begun
         return figures
@@ -166,7 +205,7 @@ class World:
         self.factories: tuple[Any, ...] = (self.service.masters, self.service.slaves)
         factory: Any
         for factory in self.factories:
-            factory.peers = OrderedSet()
+            factory.peers, factory.turned_away = OrderedSet(), OrderedSet()
         self.service.startService()
 
     def _settings(self) -> Settings:
@@ -178,12 +217,15 @@ class World:
             master_share=choose((0.3, 1.0)),
             max_connections=choose((12, 1000)),
             pause_unread_bytes=choose((500, 2000)),
+            unread_seconds=choose((2.0, 10.0)),
+            least_read_bytes=choose((1, 1000)),
             stall_seconds=choose((2.0, 30.0)),
             drain_seconds=choose((0.0, 1.0, 30.0)),
         )
         # So little that the small jobs here reach it: a broker's own options begin higher.
         object.__setattr__(settings, "max_queued_bytes", choose((4000, 100_000)))
-        object.__setattr__(settings, "max_unread_bytes", choose((4000, 16_000)))
+        object.__setattr__(settings, "max_unread_bytes", choose((1000, 16_000)))
+        object.__setattr__(settings, "max_total_unread_bytes", choose((2500, 1_000_000)))
         return settings
 
     def crash(self) -> None:
@@ -236,7 +278,7 @@ class World:
                 self._check()
 
     def _check(self) -> None:
-        self._errors.check()
+        self._log.check()
         if self.figures.steps % RECOUNT_STEPS:
             check_quickly(self.mirror)
         else:
@@ -373,4 +415,4 @@ class World:
         assert not left, f"calls that are left: {left}"
         assert not self.network.alive()
         gc.collect()
-        self._errors.check()
+        self._log.check()
