@@ -22,6 +22,7 @@ from zope.interface import implementer
 from gloom.service import BrokerService, memory_surroundings
 from gloom.settings import MASTER_PORT, SLAVE_PORT, Settings
 
+from .census import CENSUS_STEPS, Census
 from .clients import ClientMaster, ClientSlave
 from .clock import Clock, VirtualTime
 from .mirror import Mirror
@@ -75,6 +76,9 @@ class _Errors:
     def __call__(self, event: LogEvent) -> None:
         if event.get("log_failure") is not None or event.get("isError"):
             self.events.append(event)
+        # Twisted keeps events until a log begins, and with them the connections that logged.
+        event.pop("log_source", None)
+        event.pop("log_logger", None)
 
     def check(self) -> None:
         if self.events:
@@ -109,6 +113,7 @@ class World:
         #: What raw peers said and heard last: step, who, direction, message.
         self.trace: deque[tuple[Any, ...]] = deque(maxlen=40)
         self._errors = _Errors()
+        self._census = Census()
         self._stopping: Any = None
 
     def run(self, steps: int) -> Figures:
@@ -123,10 +128,8 @@ class World:
         global_random.seed(self.seed)  # the clients' pauses
         globalLogPublisher.addObserver(self._errors)
         try:
-            self._populate()
-            while self.figures.steps < steps:
-                self._epoch(min(_EPOCH_STEPS, steps - self.figures.steps))
-            self._end()
+            with self._census.taken():
+                self._live(steps)
         except Exception as error:
             text = f"seed {self.seed}, step {self.figures.steps}: {type(error).__name__}: {error}"
             logged = map(_text_of, self._errors.events)
@@ -140,6 +143,12 @@ class World:
         figures.virtual_seconds = self.time.now
         figures.cpu_seconds = process_time() - begun
         return figures
+
+    def _live(self, steps: int) -> None:
+        self._populate()
+        while self.figures.steps < steps:
+            self._epoch(min(_EPOCH_STEPS, steps - self.figures.steps))
+        self._end()
 
     def _populate(self) -> None:
         self.start_broker()
@@ -167,7 +176,11 @@ class World:
         factory: Any
         for factory in self.factories:
             factory.peers = OrderedSet()
+            factory.buildProtocol = self._counting(factory.buildProtocol)
         self.service.startService()
+
+    def _counting(self, build: Any) -> Any:
+        return lambda address: self._census.born(build(address))
 
     def _settings(self) -> Settings:
         choose = self.random.choice
@@ -201,6 +214,7 @@ class World:
         self._turn()
         self._count()
         check_empty(self.mirror, self.around, self.factories)
+        self._census.check(self.mirror, self.factories)
         left = self.broker_clock.getDelayedCalls()
         assert not left, f"the broker left calls: {left}"
         self._stopping = None
@@ -241,6 +255,8 @@ class World:
             check_quickly(self.mirror)
         else:
             self._recount()
+        if self.figures.steps % CENSUS_STEPS == 0:
+            self._census.check(self.mirror, self.factories)
 
     def _recount(self) -> None:
         now, due = self.time.now, self.time.next()
@@ -369,6 +385,7 @@ class World:
         self.around.stop()
         self._count()
         check_empty(self.mirror, self.around, self.factories)
+        self._census.check(self.mirror, self.factories)
         left = [*self.broker_clock.getDelayedCalls(), *self.clients_clock.getDelayedCalls()]
         assert not left, f"calls that are left: {left}"
         assert not self.network.alive()
