@@ -24,6 +24,7 @@ from zope.interface import implementer
 
 from gloom.deadlines import Deadlines
 from gloom.errors import IdExists, InvalidState, MissingField, NoSlaves, UnknownJob
+from gloom.gone import GoneMasters, give_back
 from gloom.interfaces import IBroker
 from gloom.jobs import BASE_TERMS, Failure, Job, JobKey, Master, Receipt, Slave, Terms
 from gloom.limits import JOB_BYTES, PLACE_BYTES, Limits
@@ -35,9 +36,6 @@ from gloom.settings import Settings
 #: master leaves behind, what is due, what a shutdown ends. A million in one step would
 #: keep every other peer waiting for more than a second.
 MOST_A_STEP = 1000
-# To look through so many masters of a job takes as long as all else that is to be done for it.
-_MASTERS_A_JOB = 32
-_ROOMY_BYTES = 100_000
 
 
 @implementer(IBroker)
@@ -65,8 +63,7 @@ class MemoryBroker:
         self._submitted = 0
         self._alarm = alarm
         self._deadlines: Deadlines[Job] = Deadlines(alarm)
-        # Those whose jobs are not all forgotten yet.
-        self._gone_masters: list[Master] = []
+        self._gone_masters = GoneMasters(self._forget)
         self._draining = False
         # The jobs that a shutdown has yet to look at, oldest last.
         self._ending: list[Job] = []
@@ -99,7 +96,7 @@ class MemoryBroker:
         # It refers to itself.
         master.alone = ()
         if master.jobs:
-            self._gone_masters.append(master)
+            self._gone_masters.add(master)
             if len(self._gone_masters) == 1:
                 self._reap(now)
 
@@ -428,38 +425,22 @@ class MemoryBroker:
             del master.jobs[job]
             master.queued_bytes -= size
             if not master.jobs:
-                _give_back(master.jobs)
+                give_back(master.jobs)
         if job.queued:
             job.line.queue.remove(job)
         self._drop_deadline(job)
         self._pairing.unuse(job.line)
         if not jobs:
-            _give_back(jobs)
+            give_back(jobs)
             self._tell_if_drained()
 
     # Jobs of masters that have gone
 
     def _reap(self, now: float) -> None:
         """Forget some of the jobs that nobody waits for, and ask to be called for the rest."""
-        left = MOST_A_STEP
-        while self._gone_masters and left > 0:
-            master = self._gone_masters[-1]
-            while master.jobs and left > 0:
-                job = master.jobs.popitem()[0]
-                left -= 1 + len(job.masters) // _MASTERS_A_JOB
-                self._abandon(master, job)
-            if not master.jobs:
-                _give_back(master.jobs)
-                self._gone_masters.pop()
+        self._gone_masters.forget_some(MOST_A_STEP)
         if self._gone_masters:
             self._alarm(now)
-
-    def _abandon(self, master: Master, job: Job) -> None:
-        """*master*, which has gone, does not wait for *job* any more."""
-        job.masters = tuple(other for other in job.masters if other is not master)
-        master.queued_bytes -= len(job.payload)
-        if job.slave is None and not job.masters:
-            self._forget(job)
 
     def _drop_if_abandoned(self, job: Job) -> bool:
         """Forget *job* if all its masters have gone and no slave has it; return whether that was so."""
@@ -472,12 +453,6 @@ class MemoryBroker:
         if job.deadline is not None:
             self._deadlines.drop(job.deadline)
             job.deadline = None
-
-
-def _give_back(emptied: dict[Any, Any]) -> None:
-    """Free the memory of a dict that was large: by deletion alone it never shrinks."""
-    if emptied.__sizeof__() > _ROOMY_BYTES:
-        emptied.clear()
 
 
 def _receipt(job: Job, slave: Slave, now: float) -> Receipt:

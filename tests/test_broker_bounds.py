@@ -40,7 +40,8 @@ def forgotten(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int
         counted, taken = 0, counted
         return taken
 
-    monkeypatch.setattr(floor.broker, "_forget", count)
+    for forgetting in (floor.broker, floor.broker._gone_masters):
+        monkeypatch.setattr(forgetting, "_forget", count)
     return take
 
 
