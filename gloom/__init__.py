@@ -6,7 +6,7 @@ The rooms, in the order in which imports may go down (docs/architecture.md):
     errors, settings    exceptions; limits and times
     messages            the wire's vocabulary: bytes <-> values
     interfaces          what a broker and its peers promise each other
-    lazyheap            a heap with removal
+    ordered             entries in order, with removal
     jobqueue, deadlines strict priority order; what is due next
     jobs                the broker's records
     pairing             who takes which job

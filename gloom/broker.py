@@ -17,23 +17,25 @@ that makes one of them available ends by pairing them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any
 
 from zope.interface import implementer
 
 from gloom.deadlines import Deadlines
-from gloom.errors import Busy, Draining, IdExists, InvalidState, MissingField, NoSlaves, UnknownJob
+from gloom.errors import IdExists, InvalidState, MissingField, NoSlaves, UnknownJob
+from gloom.gone import GoneMasters, give_back
 from gloom.interfaces import IBroker
 from gloom.jobs import BASE_TERMS, Failure, Job, JobKey, Master, Receipt, Slave, Terms
+from gloom.limits import JOB_BYTES, PLACE_BYTES, Limits
+from gloom.messages import text_of
 from gloom.pairing import Pairing
 from gloom.settings import Settings
 
-# What a master leaves behind is forgotten in steps of at most so many jobs, about 2 ms:
-# a million at once would keep every other peer waiting for more than a second.
-_MOST_REAPED = 1000
-_ROOMY_BYTES = 100_000
-# What a job takes besides its payload.
-_JOB_BYTES = 400
+#: What concerns many jobs at once is done in steps of at most so many, about 2 ms: what a
+#: master leaves behind, what is due, what a shutdown ends. A million in one step would
+#: keep every other peer waiting for more than a second.
+MOST_A_STEP = 1000
 
 
 @implementer(IBroker)
@@ -45,23 +47,27 @@ class MemoryBroker:
         settings: Limits, and the default of ``retries``.
         alarm: Called with a time of the caller's clock when `deadline_passed`
             must be called by then; the earliest of these times counts.
+
+    Attributes:
+        limits: What it may hold.
     """
 
     def __init__(self, settings: Settings, alarm: Callable[[float], None]) -> None:
+        self.limits = Limits(settings)
         self._retries = settings.retries
-        self._max_jobs = settings.max_jobs
-        self._max_bytes = settings.max_queued_bytes
-        self._max_master_jobs = max(1, int(settings.max_jobs * settings.master_share))
-        self._max_master_bytes = int(settings.max_queued_bytes * settings.master_share)
         self._jobs: dict[JobKey, Job] = {}
         self._bytes = 0
         self._pairing = Pairing(self._drop_if_abandoned)
+        # While it drains a slave only waits.
+        self._next_for: Callable[[Slave], Job | None] = self._pairing.next_for
         self._submitted = 0
         self._alarm = alarm
         self._deadlines: Deadlines[Job] = Deadlines(alarm)
-        # Those whose jobs are not all forgotten yet.
-        self._gone_masters: list[Master] = []
+        self._gone_masters = GoneMasters(self._forget)
         self._draining = False
+        # The jobs that a shutdown has yet to look at, oldest last.
+        self._ending: list[Job] = []
+        self._abandons = False
         self._drained: Callable[[], None] | None = None
 
     @property
@@ -71,8 +77,12 @@ class MemoryBroker:
 
     @property
     def used_bytes(self) -> int:
-        """About how much memory the jobs in flight take."""
-        return self._bytes + _JOB_BYTES * len(self._jobs)
+        """About how much memory the jobs in flight and the joined types take."""
+        return self._bytes + JOB_BYTES * len(self._jobs) + PLACE_BYTES * self._pairing.places
+
+    def allow_memory(self, free_bytes: int) -> None:
+        """Let jobs take some of *free_bytes*, which the process may take more, before it is measured again."""
+        self.limits.allow(len(self._jobs), self._bytes, free_bytes)
 
     # Masters
 
@@ -86,8 +96,9 @@ class MemoryBroker:
         # It refers to itself.
         master.alone = ()
         if master.jobs:
-            self._gone_masters.append(master)
-            self._reap(now)
+            self._gone_masters.add(master)
+            if len(self._gone_masters) == 1:
+                self._reap(now)
 
     def in_flight(self, master: Master) -> int:
         """See `IBroker.in_flight`."""
@@ -104,13 +115,13 @@ class MemoryBroker:
         now: float,
     ) -> None:
         """See `IBroker.submit`."""
-        jobs = self._jobs
+        jobs, limits = self._jobs, self.limits
         if id in jobs and not self._drop_if_abandoned(jobs[id]):
             self._submit_again(master, jobs[id], type, terms)
             return
         size = len(payload)
         # While all masters together keep to the share of one, nobody is over any limit.
-        if len(jobs) >= self._max_master_jobs or self._bytes + size > self._max_master_bytes:
+        if len(jobs) >= limits.unasked_jobs or self._bytes + size > limits.unasked_bytes:
             self._make_room(master, size, now)
         if terms.require_slave and not self._pairing.has_slave(type):
             raise NoSlaves("no slave has joined" if type is None else f"no slave has joined the type {_show(type)}")
@@ -129,29 +140,14 @@ class MemoryBroker:
     def _make_room(self, master: Master, size: int, now: float) -> None:
         """Forget what nobody waits for; refuse a job of *size* bytes if that is not enough."""
         self._reap(now)
-        refusal = self._refusal(master, size)
+        refusal = self.limits.refusal(len(self._jobs), self._bytes, len(master.jobs), master.queued_bytes, size)
         if refusal is not None:
             raise refusal
-
-    def _refusal(self, master: Master, size: int) -> Busy | Draining | None:
-        if self._draining:
-            return Draining("the broker is shutting down")
-        if len(self._jobs) >= self._max_jobs:
-            return Busy(f"the broker has {self._max_jobs} jobs in flight, its limit (--max-jobs)")
-        if len(master.jobs) >= self._max_master_jobs:
-            return Busy(f"this master has {self._max_master_jobs} jobs in flight, its limit (--master-share)")
-        if self._bytes + size > self._max_bytes:
-            limit = f"{self._max_bytes} bytes of jobs in flight (--max-queued-bytes)"
-            return Busy(f"with {size} bytes more the broker would go over its {limit}")
-        if master.queued_bytes + size > self._max_master_bytes:
-            limit = f"{self._max_master_bytes} bytes of jobs in flight (--master-share)"
-            return Busy(f"with {size} bytes more this master would go over its {limit}")
-        return None
 
     def _submit_again(self, master: Master, job: Job, type: str | None, terms: Terms) -> None:
         # The type must be right: with access rules it says whether this master may have the answer.
         if not terms.attach or type != job.line.type:
-            raise IdExists(str(job.id))
+            raise IdExists(text_of(job.id))
         if master not in job.masters:
             job.masters = (*job.masters, master)
             master.jobs[job] = None
@@ -178,7 +174,7 @@ class MemoryBroker:
 
     def slave_lost(self, slave: Slave, now: float) -> None:
         """See `IBroker.slave_lost`."""
-        self._pairing.leave(slave)
+        self._leave(slave)
         hand, slave.hand = slave.hand, {}
         held = [job for job in hand.values() if job is not None]
         # A slave that is idle takes the first of them in the total order, not the one that was given out first.
@@ -198,14 +194,26 @@ class MemoryBroker:
 
     def join(self, slave: Slave, types: Sequence[str | None], slots: int, now: float) -> None:
         """See `IBroker.join`."""
+        if self.limits.is_over(self._pairing.places_with(types)):
+            self._pairing.clear_some()
+            self.limits.check_places(self._pairing.places_with(types))
         self._pairing.join(slave, types, slots)
+        self._clear_soon()
         slave.peer.accepted()
         self._serve(slave, now)
 
     def leave(self, slave: Slave) -> None:
         """See `IBroker.leave`."""
-        self._pairing.leave(slave)
+        self._leave(slave)
         slave.peer.accepted()
+
+    def _leave(self, slave: Slave) -> None:
+        self._pairing.leave(slave)
+        self._clear_soon()
+
+    def _clear_soon(self) -> None:
+        if self._pairing.left:
+            self._alarm(0.0)
 
     def respond(self, slave: Slave, id: JobKey | None, body: Any, now: float) -> None:
         """See `IBroker.respond`."""
@@ -252,18 +260,28 @@ class MemoryBroker:
 
     def deadline_passed(self, now: float) -> float | None:
         """See `IBroker.deadline_passed`."""
-        for job in self._deadlines.due(now):
+        for job in islice(self._deadlines.due(now), MOST_A_STEP):
             job.deadline = None
-            if self._drop_if_abandoned(job):
-                continue
-            if job.slave is not None:
-                self._time_out(job, job.slave, now)
-            elif job.queued:
-                self._fail(job, "expired", f"no slave took it within {job.terms.expires_seconds:g} s")
-            else:
-                self._place(job, now)  # its delay is over
+            self._is_due(job, now)
+        self._end_some(now)
         self._reap(now)
-        return now if self._gone_masters else self._deadlines.next()
+        self._pairing.clear_some()
+        self._serve_postponed(now)
+        if self._ending or self._gone_masters or self._pairing.left or self._pairing.postponed:
+            return now
+        return self._deadlines.next()
+
+    def _is_due(self, job: Job, now: float) -> None:
+        if self._drop_if_abandoned(job):
+            return
+        if job.slave is not None:
+            self._time_out(job, job.slave, now)
+        elif job.queued:
+            self._fail(job, "expired", f"no slave took it within {job.terms.expires_seconds:g} s")
+        elif self._draining:
+            self._end(job, now)
+        else:
+            self._place(job, now)  # its delay is over
 
     def _time_out(self, job: Job, slave: Slave, now: float) -> None:
         self._attempt_ended(job, slave, "timeout", now)
@@ -275,18 +293,34 @@ class MemoryBroker:
         """See `IBroker.drain`."""
         self._draining = True
         self._drained = drained
-        # One comparison in `submit` serves for both.
-        self._max_master_jobs = 0
-        for job in [job for job in self._jobs.values() if job.slave is None]:
-            self._fail(job, "draining", "the broker is shutting down")
+        self.limits.drain()
+        self._next_for = self._pairing.wait
+        self._ending = list(reversed(self._jobs.values()))
+        self._end_some(now)
         self._tell_if_drained()
 
     def abandon(self, now: float) -> None:
         """See `IBroker.abandon`."""
-        for job in list(self._jobs.values()):
-            if job.slave is not None:
-                self._attempt_ended(job, job.slave, "draining", now)
-                self._revoke(job, job.slave)
+        self._abandons = True
+        self._ending = list(reversed(self._jobs.values()))
+        self._end_some(now)
+
+    def _end_some(self, now: float) -> None:
+        """End some of the jobs that a shutdown ends, and ask to be called for the rest."""
+        ending = self._ending
+        for _ in range(min(MOST_A_STEP, len(ending))):
+            job = ending.pop()
+            if self._jobs.get(job.id) is job:
+                self._end(job, now)
+        if ending:
+            self._alarm(now)
+
+    def _end(self, job: Job, now: float) -> None:
+        if job.slave is None:
+            self._fail(job, "draining", "the broker is shutting down")
+        elif self._abandons:
+            self._attempt_ended(job, job.slave, "draining", now)
+            self._revoke(job, job.slave)
             self._fail(job, "draining", "the broker shut down before the job was done")
 
     def _tell_if_drained(self) -> None:
@@ -308,10 +342,19 @@ class MemoryBroker:
     def _serve(self, slave: Slave, now: float) -> None:
         """Hand *slave* the first jobs that it could take, and let it wait for more."""
         while len(slave.hand) < slave.slots:
-            job = self._pairing.next_for(slave)
+            job = self._next_for(slave)
             if job is None:
                 return
             self._assign(job, slave, now)
+
+    def _serve_postponed(self, now: float) -> None:
+        """Have some slaves ask once more that looked at too many jobs which nobody waits for."""
+        postponed = self._pairing.postponed
+        for _ in range(min(MOST_A_STEP, len(postponed))):
+            slave = postponed.popitem()[0]
+            self._serve(slave, now)
+            if slave in postponed:
+                return
 
     def _assign(self, job: Job, slave: Slave, now: float) -> None:
         job.slave = slave
@@ -393,40 +436,22 @@ class MemoryBroker:
             del master.jobs[job]
             master.queued_bytes -= size
             if not master.jobs:
-                _give_back(master.jobs)
+                give_back(master.jobs)
         if job.queued:
             job.line.queue.remove(job)
-            # The queue drops its entry later, perhaps much later.
-            job.payload = b""
         self._drop_deadline(job)
         self._pairing.unuse(job.line)
         if not jobs:
-            _give_back(jobs)
+            give_back(jobs)
             self._tell_if_drained()
 
     # Jobs of masters that have gone
 
     def _reap(self, now: float) -> None:
         """Forget some of the jobs that nobody waits for, and ask to be called for the rest."""
-        left = _MOST_REAPED
-        while self._gone_masters and left:
-            master = self._gone_masters[-1]
-            for _ in range(min(left, len(master.jobs))):
-                # The latest first: it stands at the end of its queue, where it leaves no gap.
-                self._abandon(master, master.jobs.popitem()[0])
-                left -= 1
-            if not master.jobs:
-                _give_back(master.jobs)
-                self._gone_masters.pop()
+        self._gone_masters.forget_some(MOST_A_STEP)
         if self._gone_masters:
             self._alarm(now)
-
-    def _abandon(self, master: Master, job: Job) -> None:
-        """*master*, which has gone, does not wait for *job* any more."""
-        job.masters = tuple(other for other in job.masters if other is not master)
-        master.queued_bytes -= len(job.payload)
-        if job.slave is None and not job.masters:
-            self._forget(job)
 
     def _drop_if_abandoned(self, job: Job) -> bool:
         """Forget *job* if all its masters have gone and no slave has it; return whether that was so."""
@@ -441,12 +466,6 @@ class MemoryBroker:
             job.deadline = None
 
 
-def _give_back(emptied: dict[Any, Any]) -> None:
-    """Free the memory of a dict that was large: by deletion alone it never shrinks."""
-    if emptied.__sizeof__() > _ROOMY_BYTES:
-        emptied.clear()
-
-
 def _receipt(job: Job, slave: Slave, now: float) -> Receipt:
     queued, ran = job.started - job.submitted, now - job.started
     return Receipt(round(queued, 6), round(ran, 6), 1 + len(job.attempts or ()), slave.peer.name)
@@ -454,5 +473,5 @@ def _receipt(job: Job, slave: Slave, now: float) -> Receipt:
 
 def _show(id: JobKey) -> str:
     """Return *id* for an error's reason, cut at 100 characters."""
-    text = repr(id)
+    text = text_of(id) if isinstance(id, bytes) else repr(id)
     return text if len(text) <= 100 else text[:100] + "..."

@@ -127,7 +127,7 @@ class IBroker(Interface):
         Queue a job (section 3).
 
         Args:
-            id: The job's id, a string or an integer.
+            id: The job's id, as `gloom.messages.key_of` has it.
             type: The job type, or None for any slave.
             priority: Larger first; equal priorities by submission.
             payload: Bytes that the slave is given, opaque to the broker.
@@ -157,6 +157,9 @@ class IBroker(Interface):
         Args:
             types: The job types, one or more; None among them stands for untyped jobs.
             slots: How many jobs it may have in hand at once.
+
+        Raises:
+            Busy: Slaves would have joined more types than they may.
         """
 
     def leave(slave) -> None:
@@ -195,7 +198,9 @@ class IBroker(Interface):
 
     def drain(now, drained) -> None:
         """
-        Refuse new jobs and end the waiting ones as ``draining``; those in hand go on.
+        Refuse new jobs and end the waiting ones as ``draining``, oldest first; those in hand go on.
+
+        Where many wait, they end little by little, in `deadline_passed`.
 
         Args:
             drained: Called once when no job is in flight any more, perhaps at
@@ -203,4 +208,4 @@ class IBroker(Interface):
         """
 
     def abandon(now) -> None:
-        """End what is still in hand as ``draining``."""
+        """End what is still in hand as ``draining``; where that is much, little by little, in `deadline_passed`."""

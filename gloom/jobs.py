@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from gloom.jobqueue import JobQueue, MergedQueue
+from gloom.messages import IdKey
 
 if TYPE_CHECKING:
     from gloom.deadlines import Deadline
 
-JobKey = str | int
+#: A job's id, as `gloom.messages.key_of` has it; to the broker no more than a key.
+JobKey = IdKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,8 @@ class Job(Struct, eq=False, gc=False):
         started: When the present attempt began.
         attempts: The attempts that ended without an outcome, or None before the first.
         deadline: When the broker must look at it next, or None.
+        before: The job before it in the run of its queue; kept by `JobQueue`.
+        after: The job behind it there.
     """
 
     id: JobKey
@@ -123,6 +127,8 @@ class Job(Struct, eq=False, gc=False):
     started: float = 0.0
     attempts: list[dict[str, Any]] | None = None
     deadline: Deadline[Job] | None = None
+    before: Job | None = None
+    after: Job | None = None
 
 
 class Line:
@@ -160,12 +166,12 @@ class Crew:
         lines: The lines of the others.
         queue: The first job of all these.
         idle: The slaves that could take one more job of them, idle longest first.
-        joined: How many slaves it has; at 0 it is forgotten.
+        joined: How many slaves it has; at 0 it is forgotten, and then its places in the lines.
     """
 
     __slots__ = ("idle", "joined", "left_out", "lines", "queue", "types")
 
-    def __init__(self, types: frozenset[str | None], left_out: Collection[str | None], lines: Collection[Line]) -> None:
+    def __init__(self, types: frozenset[str | None], left_out: Collection[str | None], lines: list[Line]) -> None:
         self.types = types
         self.left_out = left_out
         self.lines = lines

@@ -56,6 +56,8 @@ JobType = ShortText
 PeerName = Annotated[str, Meta(min_length=1, max_length=255, pattern=_PLAIN)]
 # What a peer says that it accepts is looked through once, and not kept.
 Kinds = Annotated[list[str], Meta(max_length=MOST_VALUES["accept"])]
+# An id as the broker keeps it, see `key_of`.
+IdKey = str | int | bytes
 Priority = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Seconds = Annotated[float, Meta(ge=0, le=1e9)]
 SomeSeconds = Annotated[float, Meta(gt=0, le=1e9)]
@@ -371,56 +373,77 @@ _encode = msgspec.json.Encoder().encode
 _decode_broker_message = msgspec.json.Decoder(BrokerMessage).decode
 
 
+def key_of(id: str | int) -> str | bytes:
+    """
+    Return *id* as the broker keeps it, and as the functions below take it: a string as it is, an integer as its digits.
+
+    Python's hash of an integer can be foreseen, so whoever chooses integers could
+    have all of them collide in a dict; that of bytes, as that of a string, is keyed
+    with a secret (decision 21). Bytes equal no string.
+    """
+    return id if type(id) is str else _encode(id)
+
+
+def text_of(id: IdKey) -> str:
+    """Return *id* as an error shows it."""
+    return id.decode() if isinstance(id, bytes) else str(id)
+
+
+def _id(id: IdKey) -> bytes:
+    return id if type(id) is bytes else _encode(id)
+
+
 def encode_request(request: Request) -> bytes:
     """Return the payload that carries *request*."""
     return _encode(request)
 
 
-def encode_job(id: str | int, type: str | None, body: bytes | Raw) -> bytes:
+def encode_job(id: IdKey, type: str | None, body: bytes | Raw) -> bytes:
     """Return the message that hands a job to a slave (section 3)."""
-    pieces = (b'{"action":"job","id":', _encode(id), b',"type":', _encode(type), b',"body":', body, b"}")
+    pieces = (b'{"action":"job","id":', _id(id), b',"type":', _encode(type), b',"body":', body, b"}")
     return b"".join(pieces) if len(body) <= MAPPED_OVER_BYTES else join_large(pieces)
 
 
-def encode_answer(id: str | int, body: bytes | Raw) -> bytes:
+def encode_answer(id: IdKey, body: bytes | Raw) -> bytes:
     """Return the outcome of a job that was answered; *body* is not touched."""
-    pieces = (b'{"id":', _encode(id), b',"body":', body, b"}")
+    pieces = (b'{"id":', _id(id), b',"body":', body, b"}")
     return b"".join(pieces) if len(body) <= MAPPED_OVER_BYTES else join_large(pieces)
 
 
 def encode_receipted_answer(
-    id: str | int, body: bytes | Raw, queued_seconds: float, ran_seconds: float, attempts: int, slave: str
+    id: IdKey, body: bytes | Raw, queued_seconds: float, ran_seconds: float, attempts: int, slave: str
 ) -> bytes:
     """Return the outcome of a job that was answered, with a receipt (section 4)."""
     receipt = {"queued": queued_seconds, "ran": ran_seconds, "attempts": attempts, "slave": slave}
-    pieces = (b'{"id":', _encode(id), b',"body":', body, b',"receipt":', _encode(receipt), b"}")
+    pieces = (b'{"id":', _id(id), b',"body":', body, b',"receipt":', _encode(receipt), b"}")
     return b"".join(pieces) if len(body) <= MAPPED_OVER_BYTES else join_large(pieces)
 
 
-def encode_progress(id: str | int, body: bytes | Raw) -> bytes:
+def encode_progress(id: IdKey, body: bytes | Raw) -> bytes:
     """Return the message that tells a master how its job gets on."""
-    pieces = (b'{"id":', _encode(id), b',"progress":', body, b"}")
+    pieces = (b'{"id":', _id(id), b',"progress":', body, b"}")
     return b"".join(pieces) if len(body) <= MAPPED_OVER_BYTES else join_large(pieces)
 
 
-def encode_revocation(id: str | int) -> bytes:
+def encode_revocation(id: IdKey) -> bytes:
     """Return the message that tells a slave that its attempt at a job has been ended."""
-    return b"".join((b'{"action":"cancel","id":', _encode(id), b"}"))
+    return b"".join((b'{"action":"cancel","id":', _id(id), b"}"))
 
 
 def encode_batch(errors: Sequence[ProtocolError | None]) -> bytes:
     """Return the reply to ``submit_many``: of each job ok, or why not."""
-    jobs = [{"ok": True} if error is None else {"error": error.code, "reason": error.reason} for error in errors]
-    return _encode({"ok": True, "jobs": jobs})
+    # One by one: where memory ends, msgspec's encoder ends the process, and `join` raises an exception.
+    replies = b",".join([OK if error is None else encode_error(error) for error in errors])
+    return b"".join((b'{"ok":true,"jobs":[', replies, b"]}"))
 
 
-def encode_failure(id: str | int, error: str, reason: str) -> bytes:
+def encode_failure(id: IdKey, error: str, reason: str) -> bytes:
     """Return the outcome of a job that failed, as a base master reads it."""
-    return _encode({"id": id, "error": error, "reason": reason})
+    return _encode({"id": Raw(_id(id)), "error": error, "reason": reason})
 
 
 def encode_extended_failure(
-    id: str | int,
+    id: IdKey,
     error: str,
     reason: str,
     kind: str | None,
@@ -428,7 +451,7 @@ def encode_extended_failure(
     attempts: Sequence[dict[str, Any]],
 ) -> bytes:
     """Return the outcome of a job that failed, with all that section 4 adds."""
-    message = {"id": id, "error": error, "reason": reason, "attempts": attempts}
+    message: dict[str, Any] = {"id": Raw(_id(id)), "error": error, "reason": reason, "attempts": attempts}
     if kind is not None:
         message["kind"] = kind
     if traceback is not None:

@@ -13,8 +13,9 @@ joined the same set, and stands there; so a job costs it no more.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from heapq import merge
 
-from gloom.jobqueue import first_of
+from gloom.jobqueue import first_of, rank_of
 from gloom.jobs import Crew, Job, JobKey, Line, Slave
 
 # A slave of so many types costs less without a crew.
@@ -22,6 +23,12 @@ _FEW_TYPES = 8
 # Each job is told to the crews of its line, which costs about what it does to look at so many lines for each.
 _TYPES_A_CREW = 8
 _MOST_CREWS = 16
+#: So many jobs that nobody waits for are dropped for a slave, about 2 ms; then it must ask again.
+MOST_DROPPED = 1000
+# As many times its hand is walked past for it.
+_MOST_WALKS = 20
+#: So many places of crews that have gone are cleared at a time, about 1 ms.
+MOST_CLEARED = 1000
 
 
 class Pairing:
@@ -34,12 +41,24 @@ class Pairing:
     Args:
         is_dropped: Asked of a job whose first master has gone, before it is
             given to a slave; it may end the job there and then.
+
+    Attributes:
+        lines: What each type has waiting, while it has a slave or a job.
+        crews: Those that have a slave, by their types.
+        postponed: The slaves that are to ask for a job once more (`next_for`),
+            since too many that nobody waits for were before it.
+        left: Crews that all slaves have left, and that stand in their lines yet.
+        places: How many places the joined types take: one for each line of each
+            slave and crew.
     """
 
     def __init__(self, is_dropped: Callable[[Job], bool]) -> None:
         self._is_dropped = is_dropped
         self.lines: dict[str | None, Line] = {}
         self.crews: dict[frozenset[str | None], Crew] = {}
+        self.postponed: dict[Slave, None] = {}
+        self.left: list[Crew] = []
+        self.places = 0
         self._turns = 0
 
     # Jobs
@@ -66,44 +85,48 @@ class Pairing:
     def next_for(self, slave: Slave) -> Job | None:
         """Take the first job that *slave* could take from its queue; if there is none, let the slave wait."""
         job = self._first_for(slave)
+        # The same id twice in one hand would let a late answer end the later attempt.
+        if job is not None and job.id in slave.hand:
+            job = self._first_past_ended_attempts(slave)
         if job is not None:
-            if job.id not in slave.hand:
-                job.line.queue.take(job)
-            else:
-                job = self._take_past_ended_attempts(slave)
-        if job is not None:
+            job.line.queue.remove(job)
             if slave.turn:
                 self._unidle(slave, stays=len(slave.hand) + 1 < slave.slots)
-        elif not slave.turn:  # one that waits already keeps its turn
+        elif slave not in self.postponed:
+            self.wait(slave)
+        return job
+
+    def wait(self, slave: Slave) -> None:
+        """Let *slave* wait behind all others; one that waits already keeps its turn."""
+        if not slave.turn:
             slave.turn = self._turns = self._turns + 1
             for line in slave.lines:
                 line.idle[slave] = None
-        return job
 
     def _first_for(self, slave: Slave) -> Job | None:
+        dropped = 0
         while True:
             first = None
             for line in slave.lines:
-                if line.queue.entries:
+                if line.queue.first is not None:
                     job = line.queue.peek()
                     if job is not None:
                         first = job if first is None else first_of(first, job)
             if first is None or not (first.masters[0].is_gone and self._is_dropped(first)):
                 return first
+            dropped += 1
+            if dropped == MOST_DROPPED:
+                self.postponed[slave] = None
+                return None
 
-    def _take_past_ended_attempts(self, slave: Slave) -> Job | None:
-        """As `next_for`, where an ended attempt of the first job is still in this very hand."""
-        # The same id twice in one hand would let a late answer end the later attempt.
-        skipped = []
-        while (job := self._first_for(slave)) is not None and job.id in slave.hand:
-            job.line.queue.take(job)
-            skipped.append(job)
-        if job is not None:
-            job.line.queue.take(job)
-        for other in skipped:
-            other.line.queue.push(other)
-            _tell_crews(other)
-        return job
+    def _first_past_ended_attempts(self, slave: Slave) -> Job | None:
+        """As `_first_for`, of the jobs that have no ended attempt in this very hand."""
+        for _ in range(_MOST_WALKS):
+            job = _first_not_in_hand(slave)
+            if job is None or not (job.masters[0].is_gone and self._is_dropped(job)):
+                return job
+        self.postponed[slave] = None
+        return None
 
     def _unidle(self, slave: Slave, stays: bool) -> None:
         """*slave* is given a job: it waits at the end for the next one, or not at all."""
@@ -127,11 +150,14 @@ class Pairing:
         slave.joined_slots = slots
         if not slave.is_blocked:
             slave.slots = slots
+        self.places += len(lines)
 
     def leave(self, slave: Slave) -> None:
-        """Have *slave* wait for nothing."""
+        """Have *slave* wait for nothing; a large crew that it was the last of is cleared later (`clear_some`)."""
         if slave.turn:
             self._unidle(slave, stays=False)
+        self.postponed.pop(slave, None)
+        self.places -= len(slave.lines)
         for line in slave.lines:
             if isinstance(line, Crew):
                 self._leave_crew(line)
@@ -156,7 +182,15 @@ class Pairing:
     def has_slave(self, type: str | None) -> bool:
         """Return whether a slave has joined *type*."""
         line = self.lines.get(type)
-        return line is not None and line.joined > 0
+        return line is not None and line.joined > sum(not crew.joined for crew in line.crews)
+
+    def places_with(self, types: Sequence[str | None]) -> int:
+        """Return how many places are taken once a slave has joined *types*, before it leaves what it had joined."""
+        wanted = frozenset(types)
+        if len(wanted) <= _FEW_TYPES:
+            return self.places + len(wanted)
+        crew = self.crews.get(wanted)
+        return self.places + (1 + len(wanted) if crew is None else 1 + len(crew.left_out))
 
     def _join_lines(self, types: dict[str | None, None]) -> tuple[Line | Crew, ...]:
         if len(types) <= _FEW_TYPES:
@@ -169,7 +203,8 @@ class Pairing:
     def _join_crew(self, types: frozenset[str | None]) -> Crew:
         crew = self.crews.get(types)
         if crew is None:
-            crew = self.crews[types] = self._new_crew(types)
+            crew = self._new_crew(types)
+            self.crews[crew.types] = crew
         crew.joined += 1
         return crew
 
@@ -177,9 +212,12 @@ class Pairing:
         most_crews = min(_MOST_CREWS, len(types) // _TYPES_A_CREW)
         # The untyped jobs are for all crews, however many there are.
         left_out = {type for type in types if type is None or self._crews_of(type) >= most_crews}
-        crew = Crew(types, left_out, [self._join_line(type) for type in types - left_out])
-        for line in crew.lines:
+        lines = [self._join_line(type) for type in types - left_out]
+        # Of the lines' own strings, which the crews of a type share.
+        crew = Crew(frozenset(line.type for line in lines) | left_out, left_out, lines)
+        for line in lines:
             line.crews = (*line.crews, crew)
+        self.places += len(lines)
         return crew
 
     def _crews_of(self, type: str | None) -> int:
@@ -190,9 +228,21 @@ class Pairing:
         crew.joined -= 1
         if not crew.joined:
             del self.crews[crew.types]
-            for line in crew.lines:
+            self.left.append(crew)
+
+    def clear_some(self) -> None:
+        """Have some of the places forgotten that crews without a slave have in their lines."""
+        for _ in range(MOST_CLEARED):
+            if not self.left:
+                return
+            crew = self.left[-1]
+            if crew.lines:
+                line = crew.lines.pop()
                 line.crews = tuple(other for other in line.crews if other is not crew)
+                self.places -= 1
                 self._leave_line(line)
+            else:
+                self.left.pop()
 
     # Lines
 
@@ -218,6 +268,13 @@ class Pairing:
     def _leave_line(self, line: Line) -> None:
         line.joined -= 1
         self.unuse(line)
+
+
+def _first_not_in_hand(slave: Slave) -> Job | None:
+    for job in merge(*(line.queue for line in slave.lines), key=rank_of):
+        if job.id not in slave.hand:
+            return job
+    return None
 
 
 def _tell_crews(job: Job) -> None:

@@ -45,6 +45,7 @@ from gloom.messages import (
     encode_progress,
     encode_receipted_answer,
     encode_revocation,
+    key_of,
 )
 from gloom.peers import OK_FRAME, PeerFactory, PeerProtocol, Surroundings
 from gloom.sending import FlushTurn
@@ -105,8 +106,9 @@ class MasterProtocol(PeerProtocol):
             raise MissingField("type is required by this broker (--require-type): a string of 1 to 255 characters")
         if self._identity is not None:
             self.check_type(type)
-        payload, seconds = encode_job(id, type, request.body), self._seconds
-        self._broker.submit(self._master, id, type, request.priority, payload, terms, seconds())
+        key, seconds = key_of(id), self._seconds
+        payload = encode_job(key, type, request.body)
+        self._broker.submit(self._master, key, type, request.priority, payload, terms, seconds())
 
     def submit_many(self, request: SubmitMany) -> None:
         """Queue jobs; the one reply says of each whether it was."""
@@ -125,7 +127,7 @@ class MasterProtocol(PeerProtocol):
 
     def cancel(self, request: Cancel) -> None:
         """End a job of this master."""
-        self._broker.cancel(self._master, request.id, self._seconds())
+        self._broker.cancel(self._master, key_of(request.id), self._seconds())
 
     # What the broker tells
 
@@ -177,6 +179,10 @@ class MasterProtocol(PeerProtocol):
         Hello: hello,
         Ping: PeerProtocol.ping,
     }
+
+
+def _key_of(id: str | int | None) -> JobKey | None:
+    return None if id is None else key_of(id)
 
 
 def _terms(request: ExtendedSubmit) -> Terms:
@@ -249,13 +255,13 @@ class SlaveProtocol(PeerProtocol):
     def extended_respond(self, request: ExtendedRespond) -> None:
         """Answer a job in hand, extended level."""
         seconds = self._seconds
-        self._broker.respond(self._slave, request.id, request.body, seconds())
+        self._broker.respond(self._slave, _key_of(request.id), request.body, seconds())
 
     def fail(self, request: Fail) -> None:
         """End a job in hand as failed."""
         self._broker.fail(
             self._slave,
-            request.id,
+            _key_of(request.id),
             request.reason,
             request.kind,
             request.traceback,
@@ -265,7 +271,7 @@ class SlaveProtocol(PeerProtocol):
 
     def progress(self, request: Progress) -> None:
         """Pass on how a job in hand gets on."""
-        self._broker.progress(self._slave, request.id, request.body)
+        self._broker.progress(self._slave, _key_of(request.id), request.body)
 
     def leave(self, request: Leave) -> None:
         """Take no more jobs."""

@@ -264,10 +264,16 @@ class BrokerService(MultiService):
         broker: Any = self._around.broker
         seconds = self._around.settings.drain_seconds
         drained, now = self._drained, self._reactor.seconds
+        ended: Deferred[None] = Deferred()
+
+        def no_job_is_left() -> None:
+            _fire(drained)
+            _fire(ended)
+
         for factory in (self.masters, self.slaves):
             factory.quiet()
         # In a turn of its own: the broker may not be called, and here every connection is closed, while it tells.
-        broker.drain(now(), lambda: self._reactor.callLater(0, _fire, drained))
+        broker.drain(now(), lambda: self._reactor.callLater(0, no_job_is_left))
         if not broker.unanswered:
             self.log.info("drained: no job was in hand")
             return
@@ -279,5 +285,6 @@ class BrokerService(MultiService):
         if broker.unanswered:
             self.log.warn("ending {jobs} jobs that are still in hand", jobs=broker.unanswered)
             broker.abandon(now())
+            await ended
         else:
             self.log.info("drained: every job has its outcome")

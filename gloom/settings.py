@@ -34,6 +34,9 @@ class Settings:
         max_jobs: How many jobs may be in flight.
         max_queued_bytes: How many bytes the jobs in flight may have together.
         master_share: Which part of these two one master may hold, over 0 up to 1.
+        max_joined_types: How many joined types all slaves may have together.
+        max_memory_bytes: From how much memory of the process on jobs are refused;
+            0 for three quarters of what the system allows.
         max_connections: How many connections may be open, both ports together.
         max_unread_bytes: How many bytes may wait for a peer that does not read, before it is dropped.
         max_total_unread_bytes: How many may wait for all peers together, before the slowest is dropped.
@@ -60,6 +63,8 @@ class Settings:
     max_jobs: int = 2_000_000
     max_queued_bytes: int = 2 * GIB
     master_share: float = 0.5
+    max_joined_types: int = 100_000
+    max_memory_bytes: int = 0
     max_connections: int = 20_000
     max_unread_bytes: int = 64 * MIB
     max_total_unread_bytes: int = 512 * MIB
@@ -77,6 +82,8 @@ class Settings:
         _within("retries", self.retries, 0, 100)
         _within("max-jobs", self.max_jobs, 1, 10**9)
         _within("max-queued-bytes", self.max_queued_bytes, MIB, 1 << 50)
+        _within("max-joined-types", self.max_joined_types, 1, 10**9)
+        _within("max-memory-bytes", self.max_memory_bytes, 0, 1 << 50)
         _within("max-connections", self.max_connections, 1, 10**6)
         _within("max-unread-bytes", self.max_unread_bytes, MIB, 1 << 40)
         _within("max-total-unread-bytes", self.max_total_unread_bytes, MIB, 1 << 50)

@@ -24,7 +24,8 @@ import gloom
 from gloom.access import Access, read_access
 from gloom.descriptors import DescriptorService
 from gloom.errors import SettingsError, StartupError
-from gloom.memory import MemoryService
+from gloom.memory import MemoryService, find_trim
+from gloom.memoryalarm import MemoryAlarm, find_bounds, find_kept, find_usage
 from gloom.peers import Surroundings
 from gloom.service import BrokerService, memory_surroundings
 from gloom.settings import MASTER_PORT, SLAVE_PORT, Settings
@@ -46,6 +47,18 @@ LIMITS: tuple[tuple[str, str, type[int] | type[float], str], ...] = (
     ("max-jobs", "max_jobs", int, "how many jobs may be in flight"),
     ("max-queued-bytes", "max_queued_bytes", int, "how many bytes the jobs in flight may have together"),
     ("master-share", "master_share", float, "which part of these two one master may hold, over 0 up to 1"),
+    (
+        "max-joined-types",
+        "max_joined_types",
+        int,
+        "how many joined types all slaves may have together",
+    ),
+    (
+        "max-memory-bytes",
+        "max_memory_bytes",
+        int,
+        "how much memory the process may take before jobs are refused; 0: three quarters of what the system allows",
+    ),
     ("max-connections", "max_connections", int, "how many connections may be open, both ports together"),
     (
         "max-unread-bytes",
@@ -248,6 +261,7 @@ def makeService(options: Options) -> IService:
         encrypted=options["encrypted"],
     )
     jobs: Any = around.broker
+    bounds = find_bounds(options["settings"].max_memory_bytes)
     reload = Reload(around, options["access-file"], options["tls"])
     top = MultiService()
     for service in (
@@ -255,6 +269,7 @@ def makeService(options: Options) -> IService:
         SignalService(reactor, broker.hurry, reload),
         broker,
         MemoryService(reactor, lambda: jobs.used_bytes),
+        MemoryAlarm(reactor, jobs, bounds, find_trim(), find_usage(), find_kept()),
         SystemdService(reactor),
     ):
         service.setServiceParent(top)

@@ -75,6 +75,7 @@ class Floor:
         """Have all peers lose their connection; what the broker still keeps then is a leak."""
         for peer in self._peers:
             peer.lost()
+        self.wait(0.0)
         assert self.is_empty()
         assert len(self.broker._deadlines) == 0
 

@@ -10,6 +10,7 @@ from gloom.broker import MemoryBroker
 from gloom.interfaces import IMasterPeer, ISlavePeer
 from gloom.jobqueue import JobQueue
 from gloom.jobs import Failure, Job, JobKey, Receipt
+from gloom.messages import text_of
 
 Told = tuple[Any, ...]
 
@@ -23,7 +24,7 @@ def assigned(id: JobKey) -> Told:
 
 def payload_of(id: JobKey) -> bytes:
     """The payload that tests submit for the job *id*."""
-    return f"job {id}".encode()
+    return f"job {text_of(id)}".encode()
 
 
 class RecordingPeer:
@@ -98,9 +99,8 @@ class RecordingSlave(RecordingPeer):
 
 
 def standing_in(queue: JobQueue[Job]) -> list[Job]:
-    """Return what is queued, in no order, without moving anything."""
-    others = (job for _, _, job in (*queue._others.entries, *queue._others._old))
-    return [job for job in (*queue.entries, *others) if job.queued]
+    """Return what is queued, in order, without moving anything."""
+    return list(queue)
 
 
 def picture(broker: MemoryBroker) -> dict[str, Any]:
@@ -115,11 +115,7 @@ def picture(broker: MemoryBroker) -> dict[str, Any]:
             types: (crew.joined, [slave.peer.name for slave in crew.idle])
             for types, crew in broker._pairing.crews.items()
         },
-        "deadlines": sorted(
-            (deadline.when, str(deadline.item.id))
-            for _, _, deadline in (*broker._deadlines._heap.entries, *broker._deadlines._heap._old)
-            if deadline.item
-        ),
+        "deadlines": [(when, str(job.id)) for when, _, job in broker._deadlines],
         "gone": [(master.peer.name, len(master.jobs)) for master in broker._gone_masters],
         "bytes": broker._bytes,
         "submitted": broker._submitted,

@@ -158,6 +158,7 @@ def test_a_crew_lasts_as_long_as_a_slave_of_it(floor: Floor) -> None:
     floor.master().queue(1, type=MANY[0])
     assert [list(slave.record.hand) for slave in slaves] == [[], [], [], [1]]
     slaves[3].lost()
+    floor.wait(0.0)
     assert not floor.broker._pairing.crews
     assert floor.broker._pairing.lines.keys() == {None, "echo", MANY[0]}
     assert answer_all(floor.joined(*MANY[:100])) == [1]
@@ -216,7 +217,9 @@ def test_jobs_that_nobody_waits_for_are_not_given_to_a_slave_of_many_types(floor
         gone.submit(number, MANY[number % 1000])
     floor.master().queue("last", type=MANY[7])
     gone.lost()
-    assert answer_all(floor.joined(*MANY)) == ["last"]
+    slave = floor.joined(*MANY)
+    floor.wait(0.0)
+    assert answer_all(slave) == ["last"]
     floor.wait(1)
     floor.everybody_goes()
 
@@ -226,7 +229,9 @@ def test_sets_of_types_are_forgotten_when_unused(floor: Floor) -> None:
     slave = floor.slave()
     for number in range(1000):
         slave.join(*(f"type {number + other}" for other in range(20)))
+    floor.wait(0.0)
     assert len(floor.broker._pairing.crews) == 1
     assert len(floor.broker._pairing.lines) == 21
     slave.lost()
+    floor.wait(0.0)
     assert floor.is_empty()

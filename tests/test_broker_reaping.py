@@ -47,7 +47,9 @@ def test_a_slave_gets_none_of_the_jobs_that_are_left(floor: Floor) -> None:
     """Who joins meanwhile is given the first job of a master that is there."""
     floor.master("m").queue("theirs", priority=-1)
     gone(floor)
-    assert floor.joined(name="s").peer.name == "s"
+    slave = floor.joined(name="s")
+    floor.wait(0.0)
+    assert slave.take() == [assigned("theirs")]
     assert floor.broker._jobs["theirs"].slave is not None
     assert [job.id for job in floor.broker._jobs.values()] == ["theirs"]
 
@@ -118,8 +120,8 @@ def test_draining_waits_for_none_of_them(floor: Floor) -> None:
     """A shutdown meanwhile has nothing to wait for."""
     gone(floor)
     floor.drain()
-    assert floor.drained == 1
     floor.wait(0.0)
+    assert floor.drained == 1
     assert floor.is_empty()
 
 

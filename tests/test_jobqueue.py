@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -18,6 +21,8 @@ class Item:
     priority: int
     sequence: int
     queued: int = 0
+    before: Item | None = field(default=None, repr=False)
+    after: Item | None = field(default=None, repr=False)
 
 
 def queue_of(*priorities: int) -> tuple[JobQueue[Item], list[Item]]:
@@ -31,7 +36,7 @@ def queue_of(*priorities: int) -> tuple[JobQueue[Item], list[Item]]:
 def pop(queue: JobQueue[Item]) -> Item:
     item = queue.peek()
     assert item is not None
-    queue.take(item)
+    queue.remove(item)
     return item
 
 
@@ -99,40 +104,68 @@ def test_an_item_knows_whether_it_is_queued() -> None:
     assert not popped.queued and not removed.queued
 
 
-@pytest.mark.parametrize("priorities", [range(10_000), [0] * 10_000], ids=["each its own", "all the same"])
-def test_removed_items_do_not_add_up(priorities: Sequence[int]) -> None:
-    """When most of a long queue is removed, its memory goes with it and the order stays."""
+@pytest.mark.parametrize("priorities", [range(1000), [0] * 1000], ids=["each its own", "all the same"])
+def test_a_removed_item_is_let_go_of(priorities: Sequence[int]) -> None:
+    """Nothing refers to what was removed, wherever it stood, and the order of the rest stays."""
     queue, items = queue_of(*priorities)
-    stay = {0, 5000, *range(9992, 10_000)}
+    stay = {0, 500, *range(992, 1000)}
     for place, item in enumerate(items):
         if place not in stay:
             queue.remove(item)
-    assert len(queue) == 10
-    assert len(queue.entries) + len(queue._others.entries) + len(queue._others._old) <= 150
-    assert drain(queue) == in_order([items[place] for place in stay])
+            assert item.before is item.after is None
+    left = [weakref.ref(item) for place, item in enumerate(items) if place not in stay]
+    items = [items[place] for place in sorted(stay)]
+    del item
+    assert not any(removed() for removed in left)
+    assert drain(queue) == in_order(items)
 
 
 def test_jobs_of_one_priority_are_compared_with_nothing() -> None:
     """Nearly all jobs are of one priority: those stand in a run, where each is at its place already."""
     queue, items = queue_of(*[3] * 100)
-    assert not queue._others.entries
+    assert queue._others is None
     queue.push(Item(4, 100))
-    assert len(queue._others.entries) == 1
+    assert queue._others is not None
     assert [item.priority for item in drain(queue)] == [4, *[3] * 100]
     queue.push(items[0])
-    assert not queue._others.entries
+    assert queue._others is None
 
 
-def test_no_removal_takes_long() -> None:
-    """Removing all of 100,000 queued jobs, as when their master goes, moves a few of them each time."""
-    queue, items = queue_of(*[0] * 100_000)
-    length = len(queue.entries)
+class Counting(Item):
+    """An item that counts how often any is looked at."""
+
+    looks = 0
+
+    def __getattribute__(self, name: str) -> Any:
+        Counting.looks += 1
+        return super().__getattribute__(name)
+
+
+def looks_of(act: Callable[[], Any]) -> int:
+    """Return how often *act* looks at items."""
+    before = Counting.looks
+    act()
+    return Counting.looks - before
+
+
+@pytest.mark.parametrize("front", [0, 1], ids=["all removed from the front", "the last one first"])
+def test_no_step_looks_at_many_items(front: int) -> None:
+    """Where the first 10,000 of 20,000 jobs are removed, no removal and no look at the first takes long."""
+    queue: JobQueue[Counting] = JobQueue()
+    items = [Counting(0, sequence) for sequence in range(20_000)]
     for item in items:
-        queue.remove(item)
-        assert length - len(queue.entries) <= 10 or not len(queue)
-        length = len(queue.entries)
-    assert queue.peek() is None
-    assert not queue.entries
+        assert looks_of(partial(queue.push, item)) < 20
+    for item in items[front:10_000] + items[:front]:
+        assert looks_of(partial(queue.remove, item)) < 20
+    assert looks_of(queue.peek) < 20
+    assert queue.peek() is items[10_000]
+
+
+def test_a_queue_is_walked_in_order_and_left_as_it_is() -> None:
+    """To look past the first items takes none of them."""
+    queue, items = queue_of(0, 0, 5, 0, -1, 5)
+    assert list(queue) == in_order(items)
+    assert drain(queue) == in_order(items)
 
 
 @pytest.mark.parametrize(
@@ -227,8 +260,10 @@ class Merged:
 
     def firsts(self) -> list[Item | None]:
         """Return what the merged queues say, which must be what all of their items in order say."""
+        walked = [list(merged) for merged in self.merged]
         firsts = [merged.peek() for merged in self.merged]
         ordered = [in_order(list(chain.from_iterable(self.items[part:]))) for part in (0, 1)]
+        assert walked == ordered
         assert firsts == [items[0] if items else None for items in ordered]
         return firsts
 
@@ -293,8 +328,7 @@ def test_bids_that_are_bettered_do_not_add_up() -> None:
     for priority in range(10_000):
         merged.push(1, priority)
     for one in merged.merged:
-        assert len(one) == 1
-        assert len(one.entries) + len(one._old) < 200
+        assert len(one._order) == 1
 
 
 @settings(deadline=None, max_examples=300)

@@ -338,6 +338,7 @@ class BrokerMachine(RuleBasedStateMachine):
     @rule(seconds=st.floats(0, 100))
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
+        self.broker.deadline_passed(self.now)
 
     def refused(self, error: type[Exception], verb: Any, arguments: tuple[Any, ...]) -> None:
         before = picture(self.broker)
@@ -408,14 +409,18 @@ class BrokerMachine(RuleBasedStateMachine):
         crews = Counter(line for line in joined if isinstance(line, Crew))
         assert {crew: crew.joined for crew in pairing.crews.values()} == dict(crews)
         joins = Counter(line for line in joined if isinstance(line, Line))
-        joins.update(line for crew in crews for line in crew.lines)
+        # Those that all slaves have left stand in some of their lines yet.
+        standing = [*crews, *pairing.left]
+        joins.update(line for crew in standing for line in crew.lines)
         users = joins + Counter(job.line for job in self.broker._jobs.values())
         assert {line: line.users for line in pairing.lines.values()} == dict(users)
         waiting = Counter(job.line for job in self.waiting())
         for line in pairing.lines.values():
             assert len(line.queue) == waiting[line]
             assert line.joined == joins[line]
-            assert set(line.crews) == {crew for crew in crews if line in crew.lines}
+            assert set(line.crews) == {crew for crew in standing if line in crew.lines}
+            assert pairing.has_slave(line.type) == any(line.type in slave.types for slave in self.slaves)
+        assert pairing.places == len(joined) + sum(len(crew.lines) for crew in standing)
 
     @invariant()
     def idle_slaves_stand_where_they_wait_in_the_order_of_their_turns(self) -> None:
@@ -445,6 +450,7 @@ class BrokerMachine(RuleBasedStateMachine):
             assert not master.record.jobs
         for slave in list(self.slaves):
             self.lose_slave(slave)
+        self.broker.deadline_passed(self.now)
         assert picture(self.broker) | {"submitted": 0} == picture(new_broker())
 
 

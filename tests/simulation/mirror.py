@@ -19,6 +19,7 @@ from zope.interface import implementer
 from gloom.broker import MemoryBroker
 from gloom.errors import Busy, Draining, IdExists, InvalidState, MissingField, NoSlaves, ProtocolError, UnknownJob
 from gloom.interfaces import IBroker, IMasterPeer, ISlavePeer
+from gloom.messages import key_of
 from gloom.settings import Settings
 
 # Of a sum of floats.
@@ -206,6 +207,8 @@ class Mirror:
                 self._drop(job)
         self._begin("master_lost", now)
         self.broker.master_lost(master.record, now)
+        # Each refers to the other: what lives then is only what the broker keeps alive.
+        master.record = None
         self._finish()
 
     def submit(self, master: Any, id: Any, type: Any, priority: int, payload: bytes, terms: Any, now: float) -> None:
@@ -292,6 +295,7 @@ class Mirror:
             if job is not None:
                 self._attempt_ended(job)
         self.broker.slave_lost(slave.record, now)
+        slave.record = None
         self._finish()
 
     def slave_blocked(self, slave: MirrorSlave) -> None:
@@ -380,7 +384,7 @@ class Mirror:
 
     def assigned(self, slave: MirrorSlave, payload: bytes) -> None:
         """*slave* is given the job of *payload*."""
-        job = self.jobs[_read_payload(payload).id]
+        job = self.jobs[key_of(_read_payload(payload).id)]
         assert job.slave is None, "a job in two hands"
         assert job.masters, "nobody waits for the job"
         assert job.type in slave.types, "a job of a type that the slave did not join"

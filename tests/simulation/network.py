@@ -232,7 +232,8 @@ class End:
             other.end_with(ConnectionLost())
             if other.inbox:
                 del other.inbox[self.network.random.randrange(len(other.inbox) + 1) :]
-        self.protocol.connectionLost(Failure(reason))
+        protocol, self.protocol, self._producer = self.protocol, None, None
+        protocol.connectionLost(Failure(reason))
 
 
 class Network:

@@ -23,6 +23,7 @@ from gloom.peers import PeerProtocol
 from gloom.service import BrokerService, memory_surroundings
 from gloom.settings import MASTER_PORT, SLAVE_PORT, Settings
 
+from .census import CENSUS_STEPS, Census
 from .clients import ClientMaster, ClientSlave
 from .clock import Clock, VirtualTime
 from .mirror import Mirror
@@ -91,6 +92,9 @@ class _Log:
             self.events.append(event)
         elif isinstance(event["log_source"], PeerProtocol) and "reason" in event:
             self._judge(event["log_source"], event["reason"])
+        # Twisted keeps events until a log begins, and with them the connections that logged.
+        event.pop("log_source", None)
+        event.pop("log_logger", None)
 
     def check(self) -> None:
         if self.events:
@@ -147,6 +151,7 @@ class World:
         #: What raw peers said and heard last: step, who, direction, message.
         self.trace: deque[tuple[Any, ...]] = deque(maxlen=40)
         self._log = _Log(self.time)
+        self._census = Census()
         self._stopping: Any = None
 
     def run(self, steps: int) -> Figures:
@@ -161,10 +166,8 @@ class World:
         global_random.seed(self.seed)  # the clients' pauses
         globalLogPublisher.addObserver(self._log)
         try:
-            self._populate()
-            while self.figures.steps < steps:
-                self._epoch(min(_EPOCH_STEPS, steps - self.figures.steps))
-            self._end()
+            with self._census.taken():
+                self._live(steps)
         except Exception as error:
             text = f"seed {self.seed}, step {self.figures.steps}: {type(error).__name__}: {error}"
             logged = map(_text_of, self._log.events)
@@ -179,6 +182,12 @@ class World:
         figures.virtual_seconds = self.time.now
         figures.cpu_seconds = process_time() - begun
         return figures
+
+    def _live(self, steps: int) -> None:
+        self._populate()
+        while self.figures.steps < steps:
+            self._epoch(min(_EPOCH_STEPS, steps - self.figures.steps))
+        self._end()
 
     def _populate(self) -> None:
         self.start_broker()
@@ -206,7 +215,11 @@ class World:
         factory: Any
         for factory in self.factories:
             factory.peers, factory.turned_away = OrderedSet(), OrderedSet()
+            factory.buildProtocol = self._counting(factory.buildProtocol)
         self.service.startService()
+
+    def _counting(self, build: Any) -> Any:
+        return lambda address: self._census.born(build(address))
 
     def _settings(self) -> Settings:
         choose = self.random.choice
@@ -243,6 +256,7 @@ class World:
         self._turn()
         self._count()
         check_empty(self.mirror, self.around, self.factories)
+        self._census.check(self.mirror, self.factories)
         left = self.broker_clock.getDelayedCalls()
         assert not left, f"the broker left calls: {left}"
         self._stopping = None
@@ -283,6 +297,8 @@ class World:
             check_quickly(self.mirror)
         else:
             self._recount()
+        if self.figures.steps % CENSUS_STEPS == 0:
+            self._census.check(self.mirror, self.factories)
 
     def _recount(self) -> None:
         now, due = self.time.now, self.time.next()
@@ -411,6 +427,7 @@ class World:
         self.around.stop()
         self._count()
         check_empty(self.mirror, self.around, self.factories)
+        self._census.check(self.mirror, self.factories)
         left = [*self.broker_clock.getDelayedCalls(), *self.clients_clock.getDelayedCalls()]
         assert not left, f"calls that are left: {left}"
         assert not self.network.alive()

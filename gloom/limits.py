@@ -1,0 +1,142 @@
+"""
+What the broker may hold, and how a request that goes beyond it is refused (docs/protocol.md, section 1.6).
+
+Knows no job and no peer but by number: how many there are, and how many bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gloom.errors import Busy, Draining
+from gloom.settings import Settings
+
+#: What a job takes besides its payload.
+JOB_BYTES = 400
+#: What a type takes that a slave has joined, when few others have: its name, its queue, its place in a crew.
+PLACE_BYTES = 1000
+# As JOB_BYTES, with room for what nobody has measured.
+_JOB_BYTES_AT_MOST = 1000
+
+
+class Limits:
+    """
+    The limits on jobs, on joined types and on memory.
+
+    Args:
+        settings: The options.
+
+    Attributes:
+        unasked_jobs: While fewer jobs are in flight than this, and
+        unasked_bytes: they take no more bytes than this, nobody is over any limit.
+            So two comparisons in a ``submit`` serve for all limits.
+        measure: Measures the memory of the process, and calls `allow` or `refuse`.
+    """
+
+    __slots__ = (
+        "_draining",
+        "_granted_bytes",
+        "_granted_jobs",
+        "_max_bytes",
+        "_max_jobs",
+        "_max_master_bytes",
+        "_max_master_jobs",
+        "_max_places",
+        "_memory_is_full",
+        "measure",
+        "unasked_bytes",
+        "unasked_jobs",
+    )
+
+    def __init__(self, settings: Settings) -> None:
+        self._max_jobs = settings.max_jobs
+        self._max_bytes = settings.max_queued_bytes
+        self._max_master_jobs = max(1, int(settings.max_jobs * settings.master_share))
+        self._max_master_bytes = int(settings.max_queued_bytes * settings.master_share)
+        self._max_places = settings.max_joined_types
+        self._draining = False
+        self._memory_is_full = False
+        # Until the next measurement.
+        self._granted_jobs = self._max_jobs
+        self._granted_bytes = self._max_bytes
+        self.measure: Callable[[], None] = lambda: None
+        self.unasked_jobs = self._max_master_jobs
+        self.unasked_bytes = self._max_master_bytes
+
+    def drain(self) -> None:
+        """Refuse all jobs from now on."""
+        self._draining = True
+        self.unasked_jobs = 0
+
+    # Memory
+
+    def allow(self, jobs: int, used_bytes: int, free_bytes: int) -> None:
+        """
+        Let jobs take some of the free memory before it is measured again.
+
+        Args:
+            jobs: How many are in flight.
+            used_bytes: What their payloads take.
+            free_bytes: What the process may take more.
+        """
+        self._memory_is_full = False
+        # Half of it for payloads, half of it for the rest.
+        self._granted_jobs = jobs + free_bytes // (2 * _JOB_BYTES_AT_MOST)
+        self._granted_bytes = used_bytes + free_bytes // 2
+        self._ask_beyond_the_grant()
+
+    def refuse(self) -> None:
+        """Refuse jobs until the next measurement."""
+        self._memory_is_full = True
+        self._granted_jobs = 0
+        self._ask_beyond_the_grant()
+
+    def _ask_beyond_the_grant(self) -> None:
+        self.unasked_bytes = min(self._max_master_bytes, self._granted_bytes)
+        if not self._draining:
+            self.unasked_jobs = min(self._max_master_jobs, self._granted_jobs)
+
+    # Refusals
+
+    def refusal(
+        self, jobs: int, used_bytes: int, master_jobs: int, master_bytes: int, size: int
+    ) -> Busy | Draining | None:
+        """Return why one more job, of *size* bytes, is refused, or None if it is not."""
+        if self._draining:
+            return Draining("the broker is shutting down")
+        if jobs >= self._max_jobs:
+            return Busy(f"the broker has {self._max_jobs} jobs in flight, its limit (--max-jobs)")
+        if master_jobs >= self._max_master_jobs:
+            return Busy(f"this master has {self._max_master_jobs} jobs in flight, its limit (--master-share)")
+        if used_bytes + size > self._max_bytes:
+            limit = f"{self._max_bytes} bytes of jobs in flight (--max-queued-bytes)"
+            return Busy(f"with {size} bytes more the broker would go over its {limit}")
+        if master_bytes + size > self._max_master_bytes:
+            limit = f"{self._max_master_bytes} bytes of jobs in flight (--master-share)"
+            return Busy(f"with {size} bytes more this master would go over its {limit}")
+        return self._refusal_for_memory(jobs, used_bytes + size)
+
+    def _refusal_for_memory(self, jobs: int, used_bytes: int) -> Busy | None:
+        if not self._is_granted(jobs, used_bytes) and not self._memory_is_full:
+            self.measure()
+        if self._is_granted(jobs, used_bytes):
+            return None
+        return Busy("the memory of the broker is nearly full (--max-memory-bytes)")
+
+    def _is_granted(self, jobs: int, used_bytes: int) -> bool:
+        return jobs < self._granted_jobs and used_bytes <= self._granted_bytes
+
+    def is_over(self, places: int) -> bool:
+        """Return whether *places* are more joined types than slaves may have."""
+        return places > self._max_places
+
+    def check_places(self, places: int) -> None:
+        """
+        Refuse a ``join`` after which slaves would have *places* joined types.
+
+        Raises:
+            Busy: Those are too many.
+        """
+        if self.is_over(places):
+            limit = f"{self._max_places} joined types (--max-joined-types)"
+            raise Busy(f"with these types the slaves would go over their {limit}")
