@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import shutil
@@ -14,7 +13,6 @@ from contextlib import suppress
 from functools import partial
 from time import localtime, strftime
 from typing import Any
-from unicodedata import category
 
 import click
 from twisted.internet.defer import CancelledError
@@ -29,8 +27,6 @@ from gloom.worker.pool import ChildError, start_child
 from gloom.worker.service import Refused, Worker
 
 _TARGET = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
-# Controls, formats and ends of lines, by their Unicode categories.
-_UNSEEN = frozenset({"Cc", "Cf", "Zl", "Zp"})
 _PROGRAM = "gloom.cli.work.program"
 
 
@@ -61,22 +57,6 @@ def _cpus() -> int:
 def _short_text(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
     if value is not None and not 1 <= len(value) <= 255:
         raise click.BadParameter(f"1 to 255 characters, got {len(value)}")
-    if value is not None and any(category(character) == "Cs" for character in value):
-        raise click.BadParameter(f"Unicode, got {value!r}")
-    return value
-
-
-def _name(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
-    _short_text(context, parameter, value)
-    if value is not None and any(category(character) in _UNSEEN for character in value):
-        # It stands in logs and in failures.
-        raise click.BadParameter(f"characters that can be seen, got {value!r}")
-    return value
-
-
-def _number(_context: click.Context, _parameter: click.Parameter, value: float) -> float:
-    if math.isnan(value):
-        raise click.BadParameter("nan is not a number of seconds")
     return value
 
 
@@ -111,7 +91,7 @@ def _short_texts(context: click.Context, parameter: click.Parameter, values: tup
 @click.option(
     "--name",
     metavar="NAME",
-    callback=_name,
+    callback=_short_text,
     help="How the broker names this worker, in failures for example.  [default: host:pid]",
 )
 @click.option(
@@ -120,7 +100,6 @@ def _short_texts(context: click.Context, parameter: click.Parameter, values: tup
     type=click.FloatRange(0, 86400),
     default=30,
     show_default=True,
-    callback=_number,
     help="How long Ctrl-C or SIGTERM waits for jobs in hand.",
 )
 @click.option("-v", "--verbose", is_flag=True, help="Log tracebacks of jobs that fail, and connections.")
