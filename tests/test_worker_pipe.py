@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Raw
 from twisted.internet.task import Clock
@@ -27,7 +27,7 @@ from gloom.worker.pool import Child, ChildError
 
 KINDS = st.sampled_from([READY, UNUSABLE, ANSWER, FAILURE, PROGRESS, b"", b"?"])
 NUMBERS = st.sampled_from([NO_JOB, *map(job_number, range(4)), b"", b"short"])
-CONTENTS = st.sampled_from([b"", b"1", b"{}", b"\xff", b"[" * 5000, bytes(encode_failure(Fail("why", "Kind")))])
+CONTENTS = st.sampled_from([b"", b"1", b"{}", b"\xff", b"[" * 300, bytes(encode_failure(Fail("why", "Kind")))])
 PAYLOADS = st.builds(lambda kind, number, content: frame_of(kind + number, content), KINDS, NUMBERS, CONTENTS)
 SAID = st.lists(PAYLOADS | st.binary(max_size=30) | st.just(frame_of(READY + NO_JOB, b"")), max_size=12)
 
@@ -63,6 +63,7 @@ class PlayedChild(Child):
         pass
 
 
+@settings(deadline=None)
 @given(said=SAID, jobs=st.integers(0, 3), pieces=st.integers(1, 40))
 def test_whatever_comes_ends_at_most_one_process(said: list[bytes], jobs: int, pieces: int) -> None:
     """No bytes raise an exception, each job ends at most once, and only by a word with its number."""
@@ -80,6 +81,7 @@ def test_whatever_comes_ends_at_most_one_process(said: list[bytes], jobs: int, p
         assert len(ends) == count or any(frame_of(kind + number, b"")[4:] in data for kind in (ANSWER, FAILURE))
 
 
+@settings(deadline=None)
 @given(pieces=st.integers(1, 100))
 def test_the_childs_own_words_are_taken(pieces: int) -> None:
     """In whatever pieces they come; those of an earlier job are not."""

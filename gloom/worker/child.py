@@ -63,6 +63,8 @@ _IMPORT_FILES = (importlib.__file__, "<frozen importlib")
 # Descriptors under this one are often closed by a loop over all of them.
 _FIRST_OWN_FD = 32
 
+_process_id = os.getpid
+
 # No need to look what they can do.
 _PLAIN_TYPES = frozenset({type(None), bool, int, float, str, list, dict})
 
@@ -89,24 +91,27 @@ class FunctionCall:
         self._process_id = os.getpid()
 
     def __call__(self, job: Job) -> Raw:
-        answer = self._answer_to(value_of(job))
-        try:
-            body = encode_body(answer)
-        except BodyError as error:
-            raise BodyError(f"the answer is {error}") from None
-        if isinstance(answer, Raw):
-            _check_raw(answer)
-        return body
-
-    def _answer_to(self, value: Any) -> Any:
+        value = value_of(job)
         try:
             answer = self._function(value)
-            if type(answer) not in _PLAIN_TYPES and isawaitable(answer):
-                answer = self._awaiter.result_of(self._result_of(answer))
+            if type(answer) not in _PLAIN_TYPES:
+                answer = self._plain(answer)
         except BaseException as error:
             self._end_if_forked(error)
             raise
-        self._end_if_forked(None)
+        if _process_id() != self._process_id:
+            forked.end(None, None)
+        try:
+            return encode_body(answer)
+        except BodyError as error:
+            raise BodyError(f"the answer is {error}") from None
+
+    def _plain(self, answer: Any) -> Any:
+        """Return what *answer* comes to, where it is awaitable, and check it where it is JSON already."""
+        if isawaitable(answer):
+            answer = self._awaiter.result_of(self._result_of(answer))
+        if isinstance(answer, Raw):
+            _check_raw(answer)
         return answer
 
     async def _result_of(self, awaitable: Awaitable[Any]) -> Any:
@@ -120,7 +125,7 @@ class FunctionCall:
         return answer
 
     def _end_if_forked(self, error: BaseException | None) -> None:
-        if os.getpid() != self._process_id:
+        if _process_id() != self._process_id:
             forked.end(error, None if error is None else _users_frames(error.__traceback__))
 
 
@@ -314,7 +319,10 @@ def _serve(work: Work, pipes: _Pipes) -> None:
     while data := os.read(pipes.jobs, _READ_BYTES):
         for payload in buffer.payloads_of(data):
             outlet.number = payload[:NUMBER_BYTES]
-            outlet.end(*outcome_of(work, memoryview(payload)[NUMBER_BYTES:], outlet))
+            # A small one is copied sooner than a view of it is made.
+            view = payload if len(payload) < _READ_BYTES else memoryview(payload)
+            kind, content = outcome_of(work, view[NUMBER_BYTES:], outlet)
+            outlet.end(kind, content)
 
 
 if __name__ == "__main__":
