@@ -7,6 +7,7 @@ becomes an error frame. The verbs of each port are in `gloom.protocols`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeVar
@@ -22,6 +23,7 @@ from zope.interface import implementer
 import gloom
 from gloom.access import Access, Identity, certificate_names
 from gloom.alarm import Alarm
+from gloom.clock import monotonic
 from gloom.errors import (
     Busy,
     Forbidden,
@@ -48,6 +50,7 @@ from gloom.messages import (
 )
 from gloom.polling import SocketPoll
 from gloom.settings import Settings
+from gloom.turns import Turns
 
 OK_FRAME = to_frame(OK)
 SERVER = f"gloom/{gloom.__version__}"
@@ -72,12 +75,13 @@ class Surroundings:
     Attributes:
         broker: The `IBroker`.
         settings: The broker's limits.
-        clock: Time for deadlines and heartbeats.
+        clock: Time for deadlines and heartbeats; given a reactor, it is the monotonic clock of that.
         access: Who may do what; None lets everyone do everything.
         alarm: The broker's timer.
         flushes: Sends what one reactor turn has said.
         answers: As flushes, for masters.
         stalls: Drops frames that stand half way.
+        turns: Shares the broker's time out among the connections.
         connections: How many are open.
     """
 
@@ -89,20 +93,27 @@ class Surroundings:
     flushes: FlushTurn = field(init=False)
     answers: FlushTurn = field(init=False)
     stalls: StallWatch = field(init=False)
+    turns: Turns = field(init=False)
     poll: SocketPoll | None = field(init=False)
     connections: int = 0
 
     def __post_init__(self) -> None:
+        reactor: Any = self.clock
+        self.clock = monotonic(reactor)
         self.flushes = FlushTurn(self.clock)
         self.answers = FlushTurn(self.clock)
-        reactor: Any = self.clock
-        self.poll = SocketPoll(reactor, self.flushes, self.answers) if SocketPoll.is_possible(reactor) else None
-        self.stalls = StallWatch(self.clock, self.settings.stall_seconds)
+        self.turns = Turns(self.clock)
+        self.alarm.after_reading = self.turns.after_reading
+        self.poll = None
+        if SocketPoll.is_possible(reactor):
+            self.poll = SocketPoll(reactor, self.flushes, self.answers, self.turns)
+        self.stalls = StallWatch(self.clock, self.settings.stall_seconds, self.turns.after_reading)
 
     def stop(self) -> None:
         """Leave no timer behind."""
         self.alarm.stop()
         self.stalls.stop()
+        self.turns.stop()
         if self.poll is not None:
             self.poll.stop()
 
@@ -190,6 +201,7 @@ class PeerProtocol(FrameProtocol):
             max_unread_bytes=settings.max_unread_bytes,
             stalls=around.stalls,
             poll=around.poll,
+            turns=around.turns,
         )
         self.factory: PeerFactory[Any] = factory
         self.name = "?"
@@ -248,6 +260,9 @@ class PeerProtocol(FrameProtocol):
 
     def lengthLimitExceeded(self, length: int) -> None:
         self.refuse(SizeError(f"a frame of {length} bytes is over the limit of {self.MAX_LENGTH}"))
+
+    def peer_ended(self) -> None:
+        self._go()
 
     def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008
         super().connectionLost(reason)
@@ -341,6 +356,12 @@ class PeerProtocol(FrameProtocol):
 
     def _stranger_is_late(self) -> None:
         self._deadline = None
+        # As with every judgement: first look at what has come (after a stop of this process it may be all).
+        self.factory.around.turns.after_reading(self._drop_stranger, math.inf)
+
+    def _drop_stranger(self) -> None:
+        if self._decode != self._decode_stranger or self.lost or self._closed:
+            return
         self.drop_because(f"it did not say who it is within {self._settings.stall_seconds:g} s")
 
     def may_have(self, type: str | None) -> bool:
@@ -393,11 +414,14 @@ class PeerProtocol(FrameProtocol):
     def _heartbeat_due(self) -> None:
         self._deadline = None
         left = self._heard_seconds + self._heartbeat_seconds - self._seconds()
-        if self.paused:
-            # A peer that is not read from (it does not read its answers) is not silent.
+        if self.paused or self._waits:
+            # A peer that is not read from (it does not read its answers, or waits for its turn) is not silent.
             self._await_life()
         elif left > 0:
             self._set_deadline(self._clock.callLater(left, self._heartbeat_due))
+        elif self.has_unread_input():
+            # This end did not look at it in time: it stood still, or has much to do.
+            self._await_life()
         else:
             self.drop_because(f"it was silent for {self._heartbeat_seconds:g} s, its heartbeat")
 

@@ -25,6 +25,7 @@ import gloom
 from gloom.access import Access
 from gloom.alarm import Alarm
 from gloom.broker import MemoryBroker
+from gloom.clock import monotonic
 from gloom.errors import StartupError
 from gloom.peers import PeerFactory, Surroundings, address_name
 from gloom.protocols import MasterProtocol, SlaveProtocol
@@ -46,7 +47,7 @@ def exit_with(status: int) -> None:
 
 def memory_surroundings(settings: Settings, clock: IReactorTime, access: Access | None = None) -> Surroundings:
     """Return surroundings with a new in-memory broker, whose alarm is on *clock*."""
-    alarm = Alarm(clock)
+    alarm = Alarm(monotonic(clock))
     broker = MemoryBroker(settings, alarm.set)
     alarm.ring = broker.deadline_passed
     return Surroundings(broker, settings, clock, access, alarm)
@@ -261,18 +262,19 @@ class BrokerService(MultiService):
     async def _drain(self) -> None:
         broker: Any = self._around.broker
         seconds = self._around.settings.drain_seconds
-        drained, now = self._drained, self._reactor.seconds
+        drained, clock = self._drained, self._around.clock
+        now = clock.seconds
         for factory in (self.masters, self.slaves):
             factory.quiet()
         # In a turn of its own: the broker may not be called, and here every connection is closed, while it tells.
-        broker.drain(now(), lambda: self._reactor.callLater(0, _fire, drained))
+        broker.drain(now(), lambda: clock.callLater(0, _fire, drained))
         if not broker.unanswered:
             self.log.info("drained: no job was in hand")
             return
         self.log.info(
             "draining: {jobs} jobs in hand may take {seconds:g} s more", jobs=broker.unanswered, seconds=seconds
         )
-        drained.addTimeout(seconds, self._reactor, onTimeoutCancel=lambda *_: None)
+        drained.addTimeout(seconds, clock, onTimeoutCancel=lambda *_: None)
         await drained
         if broker.unanswered:
             self.log.warn("ending {jobs} jobs that are still in hand", jobs=broker.unanswered)

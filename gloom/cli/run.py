@@ -20,6 +20,7 @@ from twisted.logger import ILogObserver, globalLogBeginner
 
 from gloom.cli.loglines import LogLines
 from gloom.cli.output import StdoutClosed, say
+from gloom.clock import make_monotonic
 from gloom.errors import GloomError
 
 FAILED = 1
@@ -50,6 +51,7 @@ def run(verb: Verb, log: ILogObserver | None = None) -> NoReturn:
     """
     from twisted.internet import reactor
 
+    make_monotonic(reactor)
     globalLogBeginner.beginLoggingTo([LogLines() if log is None else log], redirectStandardIO=False)
     sys.exit(_Run(reactor, verb).until_it_ends())
 
