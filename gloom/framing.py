@@ -35,7 +35,7 @@ _READ_BYTES = 65536
 # What is read at once of a frame that this does not hold: then others have their turn.
 _MOST_READ_BYTES = 1 << 20
 # After so many bytes of frames the time is looked at: small requests can be dear.
-_STEP_BYTES = 512
+_STEP_BYTES = 1024
 _HEADER = Struct("!I")
 _pack_length = _HEADER.pack
 _unpack_length = _HEADER.unpack_from

@@ -35,7 +35,7 @@ _MOST_LOOKS = 8
 # What waits for more to be said waits for at most so many reads, about half a millisecond.
 _MOST_READS = 48
 # The time is looked at after so many reads.
-_READS_A_LOOK_AT_TIME = 4
+_READS_A_LOOK_AT_TIME = 8
 
 
 class SocketReader(Protocol):

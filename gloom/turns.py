@@ -11,6 +11,7 @@ turns the reactor's timers run.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 from heapq import heappop, heappush
 from typing import Any
@@ -31,8 +32,6 @@ STEP_SECONDS = 0.002
 _STRAINED_SECONDS = 1.0
 # A slice that took so long may have been interrupted by another process.
 _LONG_SECONDS = SLICE_SECONDS / 2
-# What a slice is expected to take, of a connection of which nothing is known.
-_USUAL_SECONDS = 50e-6
 # How long at most a judgement waits for reading, in an ordinary turn and after a gap.
 _PATIENCE_SECONDS = 0.05
 _LONGEST_PATIENCE_SECONDS = 1.0
@@ -57,7 +56,8 @@ class _Share:
 
     def __init__(self) -> None:
         self.ends = self.starts = 0.0
-        self.cost = _USUAL_SECONDS
+        # Of one of which nothing is known a whole slice is expected: those that are known to be light come first.
+        self.cost = SLICE_SECONDS
         self.work: Work | None = None
         self.then: Work | None = None
         self.is_new = False
@@ -102,10 +102,12 @@ class Turns:
         self._shares: dict[Any, _Share] = {}
         self._waiting: list[tuple[float, int, Any, _Share]] = []
         self._serial = 0
-        # Virtual time: the start of the latest slice; and that of the latest newcomer's.
+        # Virtual time: the start of the latest slice.
         self._now = 0.0
-        self._newcomers = 0.0
-        self._newcomer_cost = _USUAL_SECONDS
+        # Of the newcomers one waits with the others; and when, in virtual time, the last one's slice ended.
+        self._newcomers: deque[tuple[Any, _Share]] = deque()
+        self._newcomer: _Share | None = None
+        self._newcomers_end = 0.0
         self._strained_until = 0.0
         # Up to when CPU time has been charged: what the clock of the CPU said, and what was charged since.
         self._cpu = self._charged = 0.0
@@ -171,8 +173,11 @@ class Turns:
     def _push(self, peer: Any, share: _Share) -> None:
         start = max(self._now, share.ends)
         if share.is_new:
-            start = max(start, self._newcomers)
-            self._newcomers = start + self._newcomer_cost
+            if self._newcomer is not None:
+                self._newcomers.append((peer, share))
+                return
+            self._newcomer = share
+            start = max(start, self._newcomers_end)
         share.starts = start
         # In the order in which slices are expected to end: a short one goes before a long one.
         heappush(self._waiting, (start + share.cost, self._serial, peer, share))
@@ -206,10 +211,19 @@ class Turns:
         ends = min(ends, begun + STEP_SECONDS)
         while self._waiting and begun < ends:
             _, _, peer, share = heappop(self._waiting)
-            if share.work is None:
-                continue
-            self._now = max(self._now, share.starts)
-            begun = self._serve(peer, share, begun)
+            if share.work is not None:
+                self._now = max(self._now, share.starts)
+                begun = self._serve(peer, share, begun)
+            if share is self._newcomer:
+                self._next_newcomer(share.ends)
+
+    def _next_newcomer(self, ends: float) -> None:
+        self._newcomer = None
+        self._newcomers_end = max(self._newcomers_end, ends)
+        while self._newcomers and self._newcomer is None:
+            peer, share = self._newcomers.popleft()
+            if share.work is not None:
+                self._push(peer, share)
 
     def _serve(self, peer: Any, share: _Share, begun: float) -> float:
         """Give *peer* its slice; return when that ended."""
@@ -241,8 +255,6 @@ class Turns:
             self._charged += seconds
         share.cost = seconds
         share.ends = share.starts + seconds
-        if share.is_new:
-            self._newcomer_cost += (max(seconds, _USUAL_SECONDS / 5) - self._newcomer_cost) / 8
 
     def _of_this_thread(self, seconds: float) -> float:
         """Return what of *seconds*, the last slice, this thread has run."""
@@ -299,6 +311,8 @@ class Turns:
         """Leave no timer behind."""
         self._shares.clear()
         self._waiting.clear()
+        self._newcomers.clear()
+        self._newcomer = None
         self._judgements.clear()
         if self._call is not None:
             self._call.cancel()
