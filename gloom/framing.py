@@ -34,8 +34,8 @@ __all__ = ["LARGEST_FRAME_BYTES", "FlushTurn", "FrameProtocol", "StallWatch", "t
 _READ_BYTES = 65536
 # What is read at once of a frame that this does not hold: then others have their turn.
 _MOST_READ_BYTES = 1 << 20
-# After so many bytes of frames the time is looked at: small requests can be dear.
-_STEP_BYTES = 1024
+#: After so many bytes of frames the time is looked at: small requests can be dear.
+STEP_BYTES = 1024
 _HEADER = Struct("!I")
 _pack_length = _HEADER.pack
 _unpack_length = _HEADER.unpack_from
@@ -349,7 +349,7 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
         self._needed_bytes = _HEADER_BYTES
         # Where a header may begin; and where, for now.
         last = end - _HEADER_BYTES
-        mark, slice_ends = (last if last < _STEP_BYTES else _STEP_BYTES), 0.0
+        mark, slice_ends = (last if last < STEP_BYTES else STEP_BYTES), 0.0
         while True:
             while offset <= mark:
                 (length,) = _unpack_length(data, offset)
@@ -370,7 +370,7 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
             else:
                 if mark < last:
                     slice_ends = self._slice_from(slice_ends)
-                    mark = min(last, offset + _STEP_BYTES)
+                    mark = min(last, offset + STEP_BYTES)
                     if not self._halted:
                         continue
             break

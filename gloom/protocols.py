@@ -53,8 +53,8 @@ __all__ = ["MasterProtocol", "PeerFactory", "SlaveProtocol"]
 
 # A master that has so many jobs in flight goes on while its answers wait for a moment.
 _MANY_IN_FLIGHT = 16
-# After so many jobs of one request the time is looked at.
-_JOBS_A_STEP = 4
+#: After so many jobs of one request the time is looked at.
+JOBS_A_STEP = 4
 
 
 @implementer(IMasterPeer)
@@ -117,8 +117,8 @@ class MasterProtocol(PeerProtocol):
     def _submit_each(self, jobs: Sequence[Raw]) -> Generator[None, None, None]:
         self._batch = batch = []
         try:
-            for first in range(0, len(jobs), _JOBS_A_STEP):
-                for job in jobs[first : first + _JOBS_A_STEP]:
+            for first in range(0, len(jobs), JOBS_A_STEP):
+                for job in jobs[first : first + JOBS_A_STEP]:
                     try:
                         self.extended_submit(decode_job(job))
                     except ProtocolError as error:
