@@ -18,15 +18,22 @@ class Alarm:
 
     Attributes:
         ring: Called with the time when it rings; returns the next moment, or None.
+        after_reading: Calls what it is given once what peers have sent already has been
+            read, and perhaps at once; it is told how late the alarm is.
     """
 
     def __init__(self, clock: IReactorTime) -> None:
         self.ring: Callable[[float], float | None] = lambda now: None
+        self.after_reading: Callable[[Callable[[], None], float], None] = lambda call, late_seconds: call()
         self._clock = clock
         self._call: IDelayedCall | None = None
+        # Whether it is due, and waits until the sockets have been read; ringing says when to ring next.
+        self._is_due = False
 
     def set(self, when: float) -> None:
         """Ring at *when*, in seconds of the clock, or before."""
+        if self._is_due:
+            return
         if self._call is not None:
             if self._call.getTime() <= when:
                 return
@@ -35,12 +42,22 @@ class Alarm:
 
     def stop(self) -> None:
         """Ring no more."""
+        self._is_due = False
         if self._call is not None:
             self._call.cancel()
             self._call = None
 
     def _due(self) -> None:
+        due = self._call
         self._call = None
+        self._is_due = True
+        late_seconds = 0.0 if due is None else self._clock.seconds() - due.getTime()
+        self.after_reading(self._ring, late_seconds)
+
+    def _ring(self) -> None:
+        if not self._is_due:  # it was stopped
+            return
+        self._is_due = False
         following = self.ring(self._clock.seconds())
         if following is not None:
             self.set(following)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import socket
+from collections.abc import Generator
 from struct import Struct
 from typing import Any, cast
 
@@ -25,6 +26,8 @@ from twisted.python.failure import Failure
 from gloom.largebytes import LargePayload
 from gloom.polling import SocketPoll
 from gloom.sending import LARGE_BYTES, LARGEST_FRAME_BYTES, FlushTurn, FrameSender, socket_under, to_frame
+from gloom.stalls import StallWatch
+from gloom.turns import SLICE_SECONDS, Turns
 from gloom.unread import UnreadWatch
 
 __all__ = ["LARGEST_FRAME_BYTES", "FlushTurn", "FrameProtocol", "StallWatch", "to_frame"]
@@ -33,6 +36,8 @@ __all__ = ["LARGEST_FRAME_BYTES", "FlushTurn", "FrameProtocol", "StallWatch", "t
 _READ_BYTES = 65536
 # What is read at once of a frame that this does not hold: then others have their turn.
 _MOST_READ_BYTES = 1 << 20
+#: After so many bytes of frames the time is looked at: small requests can be dear.
+STEP_BYTES = 1024
 _HEADER = Struct("!I")
 _pack_length = _HEADER.pack
 _unpack_length = _HEADER.unpack_from
@@ -60,50 +65,6 @@ _TCP_OPTIONS = [
 ]
 
 
-class StallWatch:
-    """
-    Drops connections whose frame stands still half way: one timer for all of them.
-
-    Args:
-        clock: Time.
-        stall_seconds: How long a frame may stand still; and how long the first
-            frame of a connection may take in all.
-    """
-
-    def __init__(self, clock: IReactorTime, stall_seconds: float) -> None:
-        self._clock = clock
-        self._stall_seconds = stall_seconds
-        self._watched: dict[FrameProtocol, float] = {}
-        self._timer: IDelayedCall | None = None
-
-    def begin(self, protocol: FrameProtocol, *, again: bool) -> None:
-        """Watch *protocol* from now on; one that is watched keeps its time unless *again*."""
-        if again or protocol not in self._watched:
-            self._watched[protocol] = self._clock.seconds()
-        if self._timer is None:
-            self._timer = self._clock.callLater(self._stall_seconds / 4, self._look)
-
-    def end(self, protocol: FrameProtocol) -> None:
-        """*protocol* has no frame half way any more."""
-        self._watched.pop(protocol, None)
-
-    def stop(self) -> None:
-        """Watch nothing more."""
-        self._watched.clear()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _look(self) -> None:
-        self._timer = None
-        before = self._clock.seconds() - self._stall_seconds
-        for protocol in [protocol for protocol, since in self._watched.items() if since <= before]:
-            del self._watched[protocol]
-            protocol.drop_because(f"a frame stood half way for {self._stall_seconds:g} s")
-        if self._watched:
-            self._timer = self._clock.callLater(self._stall_seconds / 4, self._look)
-
-
 class FrameProtocol(FrameSender, Int32StringReceiver):
     """
     Frames in, frames out, in linear time.
@@ -119,9 +80,11 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
         unread: Counts the bytes that wait, and drops peers that do not take them; None for nobody.
         stalls: Who drops this connection when a frame stands half way; None for nobody.
         poll: What reads plain sockets; None for the reactor.
+        turns: Who else wants the time that many frames take; None for nobody.
 
     Attributes:
         counts_life: Whether `alive` wants to hear of each chunk that arrives.
+        paused: Whether nothing is read, because the peer does not read.
     """
 
     __slots__ = (
@@ -131,6 +94,7 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
         "_closed",
         "_descriptor",
         "_had_a_frame",
+        "_halted",
         "_linger",
         "_linger_ends",
         "_linger_seconds",
@@ -142,6 +106,9 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
         "_poll",
         "_polled",
         "_stalls",
+        "_steps",
+        "_turns",
+        "_waits",
         "_watched",
         "counts_life",
         "paused",
@@ -158,8 +125,10 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
         unread: UnreadWatch | None = None,
         stalls: StallWatch | None = None,
         poll: SocketPoll | None = None,
+        turns: Turns | None = None,
     ) -> None:
         super().__init__(flushes, pause_unread_bytes, unread)
+        self._turns = turns
         self._poll: Any = poll
         # The socket, while the poll reads it.
         self._polled: Any = None
@@ -183,6 +152,11 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
         self._parsing = False
         self._closed = False
         self._aborting = False
+        # Whether what was read waits for this connection's next turn; and what goes on there before it.
+        self._waits = False
+        self._steps: Generator[None, None, None] | None = None
+        # Whether no frame is delivered: it is paused, closed, or waits.
+        self._halted = False
 
     # Reading
 
@@ -191,6 +165,8 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
         _set_tcp_options(self.transport)
         if self._poll is not None and self._socket_send is not None:
             self._read_by_poll(self.transport)
+        elif self._turns is not None:
+            self._turns.reactor_reads += 1
 
     def _read_by_poll(self, transport: Any) -> None:
         transport.pauseProducing()
@@ -223,11 +199,12 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
             self.dataReceived(data)
         else:
             self._read_by_reactor()
+            self.peer_ended()
 
     def dataReceived(self, data: bytes) -> None:
         if self.counts_life:
             self.alive()
-        if self._partial or self.paused or self._parsing or self._closed:
+        if self._partial or self._halted or self._parsing:
             self._continue(data)
             return
         self._parsing = True
@@ -240,6 +217,14 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
 
     def alive(self) -> None:
         """The peer has sent something; called for each chunk if `counts_life`."""
+
+    def peer_ended(self) -> None:
+        """The peer has ended the connection, which the transport tells later: what that costs belongs in its turn."""
+
+    @property
+    def is_new(self) -> bool:
+        """Whether no frame has come yet."""
+        return not self._had_a_frame
 
     def _continue(self, data: bytes) -> None:
         """Take *data* where there is more than data to think of."""
@@ -264,7 +249,7 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
         """Deliver the frames of what is kept, and of what arrives meanwhile."""
         if self._large is not None:
             self._deliver_large(self._large)
-        while len(self._partial) >= self._needed_bytes and not self.paused:
+        while len(self._partial) >= self._needed_bytes and not self._halted:
             data = bytes(self._partial)
             self._partial = bytearray()
             self._parsing = True
@@ -293,7 +278,7 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
 
     def _deliver_large(self, large: LargePayload) -> None:
         """Deliver *large* if it is whole."""
-        if large.missing or self.paused:
+        if large.missing or self._halted:
             return
         self._large = None
         del self._partial[:_HEADER_BYTES]
@@ -306,42 +291,130 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
             self._parsing = False
 
     def _deliver(self, data: bytes) -> int:
-        """Deliver each whole frame of *data*; return where the rest begins."""
+        """Deliver each whole frame of *data*, as far as time allows; return where the rest begins."""
         offset, end = 0, len(data)
         self._needed_bytes = _HEADER_BYTES
-        while end - offset >= _HEADER_BYTES:
-            (length,) = _unpack_length(data, offset)
-            # Read anew for each: a client's limit grows with the broker's first frame.
-            if length > self.MAX_LENGTH:
-                self.lengthLimitExceeded(length)
-                self._stop_reading()
-                break
-            stop = offset + _HEADER_BYTES + length
-            if stop > end:
-                self._needed_bytes = _HEADER_BYTES + length
-                break
-            frame = data[offset + _HEADER_BYTES : stop]
-            offset = stop
-            self.stringReceived(frame)
-            if self.paused or self._closed:
-                break
+        # Where a header may begin; and where, for now.
+        last = end - _HEADER_BYTES
+        mark, slice_ends = (last if last < STEP_BYTES else STEP_BYTES), 0.0
+        while True:
+            while offset <= mark:
+                (length,) = _unpack_length(data, offset)
+                # Read anew for each: a client's limit grows with the broker's first frame.
+                if length > self.MAX_LENGTH:
+                    self.lengthLimitExceeded(length)
+                    self._stop_reading()
+                    break
+                stop = offset + _HEADER_BYTES + length
+                if stop > end:
+                    self._needed_bytes = _HEADER_BYTES + length
+                    break
+                frame = data[offset + _HEADER_BYTES : stop]
+                offset = stop
+                self.stringReceived(frame)
+                if self._halted:
+                    break
+            else:
+                if mark < last:
+                    slice_ends = self._slice_from(slice_ends)
+                    mark = min(last, offset + STEP_BYTES)
+                    if not self._halted:
+                        continue
+            break
         if offset:
             self._had_a_frame = True
         return offset
+
+    def has_unread_input(self) -> bool:
+        """Return whether the peer has sent something that was not read."""
+        handle = socket_under(self.transport)
+        try:
+            return handle is not None and bool(handle.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+        except (OSError, AttributeError):
+            return False
+
+    # Turns
+
+    def _slice_from(self, ends: float) -> float:
+        """Return when this slice ends, which began just now if *ends* is 0; if it is over, wait for the next turn."""
+        if self._turns is None:
+            return ends
+        now = self._turns.seconds()
+        if not ends:
+            return now + SLICE_SECONDS
+        if now >= ends:
+            self._wait_for_turn(self._turns)
+        return ends
+
+    def _wait_for_turn(self, turns: Turns) -> None:
+        self._waits = self._halted = True
+        turns.add(self, self._go_on)
+        if self._polled is None:
+            cast(Any, self.transport).pauseProducing()
+            turns.wake()
+
+    def _go_on(self) -> None:
+        """Go on where the last turn has ended; this one has come."""
+        self._waits = False
+        self._halt()
+        if self._steps is not None:
+            self.work_off(self._steps)
+        if not self._halted and not self._parsing:
+            self._deliver_partial()
+        if self._polled is None and not (self._waits or self.paused or self.lost):
+            cast(Any, self.transport).resumeProducing()
+
+    def work_off(self, steps: Generator[None, None, None]) -> None:
+        """
+        Take *steps*, each of them short, in as many turns as they take; closed when the connection ends before.
+
+        Meanwhile no frame is delivered and none is sent: their reply comes first, see `release`.
+        """
+        self._steps = None
+        slice_ends = 0.0
+        for _ in steps:
+            if not self._has_held_much():
+                slice_ends = self._slice_from(slice_ends)
+            if self._closed:
+                steps.close()
+                return
+            if self._waits:
+                self._steps = steps
+                self._hold_output()
+                return
+
+    def _hold_output(self) -> None:
+        if "flush" not in self.__dict__:
+            self.flush()
+            self.flush = _send_nothing  # type: ignore[method-assign]
+
+    def _has_held_much(self) -> bool:
+        return "flush" in self.__dict__ and sum(map(len, self._output)) > self._pause_unread_bytes
+
+    def release(self) -> list[bytes]:
+        """Return the frames that were said since the first turn of `work_off`, and send from now on."""
+        if self.__dict__.pop("flush", None) is None:
+            return []
+        held, self._output = self._output, []
+        return held
+
+    def _halt(self) -> None:
+        """Note whether frames may be delivered."""
+        self._halted = self.paused or self._closed or self._waits
 
     def _watch(self) -> None:
         """Have a frame that stands half way watched, and one that does not forgotten."""
         if self._stalls is None:
             return
         # Half way is what the peer has not sent: not what this end is too busy to read.
-        self._watched = bool(self._partial) and not self.paused and not self._closed
+        self._watched = bool(self._partial) and not self._halted
         if self._watched:
             self._stalls.begin(self, again=self._had_a_frame)
         else:
             self._stalls.end(self)
 
     def pauseProducing(self) -> None:
-        self.paused = True
+        self.paused = self._halted = True
         if self._polled is not None:
             self._poll.remove(self._descriptor)
         else:
@@ -350,17 +423,21 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
 
     def resumeProducing(self) -> None:
         self.paused = False
+        self._halt()
         if self._polled is not None:
             self._poll.add(self._descriptor, self)
-        else:
+        elif not self._waits:
             cast(Any, self.transport).resumeProducing()
         if not self._parsing:
             self._deliver_partial()
 
     def _stop_reading(self) -> None:
-        self._closed = True
+        self._closed = self._halted = True
         self._partial = bytearray()
         self._large = None
+        if self._steps is not None:
+            self._steps.close()
+            self._steps = None
 
     # Writing
 
@@ -397,6 +474,8 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
         """
         if self.lost or self._aborting or self._linger is not None:
             return
+        for _ in self._steps or ():
+            pass  # what has begun is answered
         self._stop_reading()
         self._read_to_the_end()
         self._linger_since = self._clock.seconds()
@@ -457,12 +536,20 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
     def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008 (the base's signature)
         self.stop_sending()
         self._stop_reading()
+        self.release()
         self._leave_poll()
+        if self._turns is not None:
+            self._turns.forget(self)
+            self._turns.reactor_reads -= self._descriptor < 0
         if self._stalls is not None:
             self._stalls.end(self)
         if self._linger is not None:
             self._linger.cancel()
             self._linger = None
+
+
+def _send_nothing() -> None:
+    """Stand for the flush of a connection that holds its output."""
 
 
 def _set_tcp_options(transport: Any) -> None:

@@ -7,6 +7,7 @@ becomes an error frame. The verbs of each port are in `gloom.protocols`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeVar, cast
@@ -29,6 +30,7 @@ from zope.interface import implementer
 import gloom
 from gloom.access import Access, Identity, certificate_names
 from gloom.alarm import Alarm
+from gloom.clock import monotonic
 from gloom.errors import (
     Busy,
     Forbidden,
@@ -59,6 +61,7 @@ from gloom.polling import SocketPoll
 from gloom.refusals import quote
 from gloom.sending import has_own_socket
 from gloom.settings import Settings
+from gloom.turns import Turns
 from gloom.unread import UnreadWatch
 
 OK_FRAME = to_frame(OK)
@@ -99,13 +102,14 @@ class Surroundings:
     Attributes:
         broker: The `IBroker`.
         settings: The broker's limits.
-        clock: Time for deadlines and heartbeats.
+        clock: Time for deadlines and heartbeats; given a reactor, it is the monotonic clock of that.
         access: Who may do what; None lets everyone do everything.
         alarm: The broker's timer.
         flushes: Sends what one reactor turn has said.
         answers: As flushes, for masters.
         stalls: Drops frames that stand half way.
         unread: Counts the bytes that wait for peers, and drops those that do not take them.
+        turns: Shares the broker's time out among the connections.
         connections: How many are open, without those that are refused.
         refused: How many that are refused still linger.
     """
@@ -119,17 +123,23 @@ class Surroundings:
     answers: FlushTurn = field(init=False)
     stalls: StallWatch = field(init=False)
     unread: UnreadWatch = field(init=False)
+    turns: Turns = field(init=False)
     poll: SocketPoll | None = field(init=False)
     connections: int = 0
     refused: int = 0
 
     def __post_init__(self) -> None:
+        reactor: Any = self.clock
+        self.clock = monotonic(reactor)
         self.flushes = FlushTurn(self.clock)
         self.answers = FlushTurn(self.clock)
-        reactor: Any = self.clock
-        self.poll = SocketPoll(reactor, self.flushes, self.answers) if SocketPoll.is_possible(reactor) else None
         settings = self.settings
-        self.stalls = StallWatch(self.clock, settings.stall_seconds)
+        self.turns = Turns(self.clock)
+        self.alarm.after_reading = self.turns.after_reading
+        self.poll = None
+        if SocketPoll.is_possible(reactor):
+            self.poll = SocketPoll(reactor, self.flushes, self.answers, self.turns)
+        self.stalls = StallWatch(self.clock, settings.stall_seconds, self.turns.after_reading)
         self.unread = UnreadWatch(
             self.clock,
             settings.max_unread_bytes,
@@ -143,6 +153,7 @@ class Surroundings:
         self.alarm.stop()
         self.stalls.stop()
         self.unread.stop()
+        self.turns.stop()
         if self.poll is not None:
             self.poll.stop()
 
@@ -233,6 +244,7 @@ class PeerProtocol(FrameProtocol):
             unread=around.unread,
             stalls=around.stalls,
             poll=around.poll,
+            turns=around.turns,
         )
         self.factory: PeerFactory[Any] = factory
         self.name = "?"
@@ -314,6 +326,9 @@ class PeerProtocol(FrameProtocol):
 
     def lengthLimitExceeded(self, length: int) -> None:
         self.refuse(SizeError(f"a frame of {length} bytes is over the limit of {self.MAX_LENGTH}"))
+
+    def peer_ended(self) -> None:
+        self._go()
 
     def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008
         super().connectionLost(reason)
@@ -411,6 +426,12 @@ class PeerProtocol(FrameProtocol):
 
     def _stranger_is_late(self) -> None:
         self._deadline = None
+        # As with every judgement: first look at what has come (after a stop of this process it may be all).
+        self.factory.around.turns.after_reading(self._drop_stranger, math.inf)
+
+    def _drop_stranger(self) -> None:
+        if self._decode != self._decode_stranger or self.lost or self._closed:
+            return
         self.drop_because(f"it did not say who it is within {self._settings.stall_seconds:g} s")
 
     def may_have(self, type: str | None) -> bool:
@@ -469,6 +490,9 @@ class PeerProtocol(FrameProtocol):
         if left > 0:
             wait = min(left, self._heartbeat_seconds / _PAUSED_LOOKS) if self.paused else left
             self._set_deadline(self._clock.callLater(wait, self._heartbeat_due))
+        elif self._waits or (not self.paused and self.has_unread_input()):
+            # The broker has not read its input in time: after a pause of the process, or under load.
+            self._await_life()
         else:
             self.drop_because(f"it was silent for {self._heartbeat_seconds:g} s, its heartbeat")
 

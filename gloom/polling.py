@@ -6,7 +6,8 @@ descriptor up, and asks what it is good for: more than the read itself. Here
 one descriptor, an epoll of our own inside the reactor's, stands for all
 connections of the broker; its event reads all that are ready, and then sends
 all that this made the broker say (docs/decisions/0011-one-event-for-all-sockets.md).
-A worker has its children's pipes read so, too.
+When that takes long, it ends, and `gloom.turns` says who is read first from then
+on. A worker has its children's pipes read so, too.
 
 Only public interfaces of Twisted are used: a connection's transport is paused,
 so that the reactor does not read it, and resumed when there is anything but
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import select
 from contextlib import suppress
+from functools import partial
 from typing import Any, Protocol
 
 from twisted.internet.interfaces import IReactorFDSet, IReadDescriptor
@@ -24,12 +26,16 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from gloom.clock import monotonic
 from gloom.sending import FlushTurn
+from gloom.turns import STEP_SECONDS, TURN_SECONDS, Turns
 
 # A peer that never stops sending is read this often before the reactor looks at everything else again.
 _MOST_LOOKS = 8
 # What waits for more to be said waits for at most so many reads, about half a millisecond.
 _MOST_READS = 48
+# The time is looked at after so many reads.
+_READS_A_LOOK_AT_TIME = 8
 
 
 class SocketReader(Protocol):
@@ -51,15 +57,24 @@ class SocketPoll:
         reactor: Where it is one of the readers.
         flushes: Flushed after each round of reads.
         answers: As flushes, but what can wait may wait there for some more rounds.
+        turns: Says who is read first when there is more than can be done at once; its own if absent.
     """
 
     log = Logger()
 
-    def __init__(self, reactor: IReactorFDSet, flushes: FlushTurn, answers: FlushTurn) -> None:
+    def __init__(
+        self, reactor: IReactorFDSet, flushes: FlushTurn, answers: FlushTurn, turns: Turns | None = None
+    ) -> None:
         self._reactor = reactor
         self._flushes = flushes
         self._answers = answers
+        self._turns = Turns(monotonic(reactor)) if turns is None else turns
+        self._turns.look = self._look_for_turns
+        self._turns.is_unread = self._is_unread
+        self._turns.run_turn = self.doRead
         self._readers: dict[int, SocketReader] = {}
+        # Those that are ready, wait for their turn, and are not to be told of again.
+        self._muted: set[int] = set()
         self._epoll: Any = None
 
     @staticmethod
@@ -83,7 +98,10 @@ class SocketPoll:
 
     def remove(self, descriptor: int) -> None:
         """Have nobody read *descriptor* any more; it may be closed already."""
-        if self._readers.pop(descriptor, None) is not None:
+        reader = self._readers.pop(descriptor, None)
+        if reader is not None:
+            self._muted.discard(descriptor)
+            self._turns.settle(reader)
             # One that is closed is out of the epoll by itself.
             with suppress(OSError):
                 self._epoll.unregister(descriptor)
@@ -94,6 +112,7 @@ class SocketPoll:
             self._reactor.removeReader(self)
             self._epoll.close()
             self._epoll = None
+        self._turns.stop()
 
     # IReadDescriptor
 
@@ -110,19 +129,30 @@ class SocketPoll:
         # Nothing may come out of here: the reactor would read none of the connections any more.
         try:
             with self._answers:
-                self._look()
+                self._turn()
         except Exception:
             self.log.failure("a bug in gloom: sending failed")
 
-    def _look(self) -> None:
+    def _turn(self) -> None:
+        turns = self._turns
+        ends = turns.seconds() + TURN_SECONDS
+        if turns.is_strained or not self._look_quickly(turns):
+            self._share(turns, ends)
+            if turns.is_waiting:
+                turns.wake()
+
+    # While nothing takes long
+
+    def _look_quickly(self, turns: Turns) -> bool:
+        """Read all that is ready, and all that is ready then; return whether that was no trouble."""
         reads = 0
         for _ in range(_MOST_LOOKS):
             ready = self._epoll.poll(0)
             if not ready:
-                return
+                return True
             try:
                 with self._flushes:
-                    self._read(ready)
+                    is_done = self._read(ready, turns)
                 reads += len(ready)
                 if reads < _MOST_READS:
                     self._answers.flush_urgent()
@@ -131,15 +161,72 @@ class SocketPoll:
                     reads = 0
             except Exception:
                 self.log.failure("a bug in gloom: sending failed")
+                continue
+            if not is_done:
+                return False
+        return True
 
-    def _read(self, ready: list[tuple[int, int]]) -> None:
-        readers = self._readers
-        for descriptor, _event in ready:
-            # One that was read before in this round may have had it removed.
-            reader = readers.get(descriptor)
-            if reader is not None:
-                try:
-                    reader.read_socket()
-                except Exception:
-                    self.log.failure("a bug in gloom; the connection is closed")
-                    reader.abort()
+    def _read(self, ready: list[tuple[int, int]], turns: Turns) -> bool:
+        """Read each of *ready* once, unless that takes long; return whether it did not."""
+        readers, seconds = self._readers, turns.seconds
+        ends = seconds() + STEP_SECONDS
+        for first in range(0, len(ready), _READS_A_LOOK_AT_TIME):
+            for descriptor, _event in ready[first : first + _READS_A_LOOK_AT_TIME]:
+                # One that was read before in this round may have had it removed.
+                reader = readers.get(descriptor)
+                if reader is not None:
+                    try:
+                        reader.read_socket()
+                    except Exception:
+                        self.log.failure("a bug in gloom; the connection is closed")
+                        reader.abort()
+            if seconds() >= ends:
+                return False
+        return not turns.is_waiting
+
+    # By turns
+
+    def _share(self, turns: Turns, ends: float) -> None:
+        """Serve in fair order until *ends*, or until there is nothing to do."""
+        turns.begin()
+        while turns.prepare():
+            try:
+                with self._flushes:
+                    turns.serve(ends)
+                self._answers.flush()
+            except Exception:
+                self.log.failure("a bug in gloom: sending failed")
+            if turns.seconds() >= ends:
+                return
+
+    def _is_unread(self) -> bool:
+        return self._epoll is not None and bool(self._epoll.poll(0, 1))
+
+    def _look_for_turns(self, turns: Turns) -> None:
+        """Have what is ready wait for its turn; the epoll does not tell of it meanwhile."""
+        if self._epoll is None:
+            return
+        for descriptor, _event in self._epoll.poll(0):
+            reader = self._readers.get(descriptor)
+            if reader is None or descriptor in self._muted:
+                continue
+            is_new = getattr(reader, "is_new", False)
+            if not turns.add(reader, partial(self._read_by_turn, descriptor, reader), is_new=is_new):
+                self._muted.add(descriptor)
+                self._epoll.modify(descriptor, 0)
+                turns.when_served(reader, partial(self._unmute, descriptor))
+
+    def _unmute(self, descriptor: int) -> None:
+        if descriptor in self._muted:
+            self._muted.discard(descriptor)
+            self._epoll.modify(descriptor, select.EPOLLIN)
+
+    def _read_by_turn(self, descriptor: int, reader: SocketReader) -> None:
+        # It may have been removed, or closed and followed by another, while it waited.
+        if self._readers.get(descriptor) is not reader:
+            return
+        try:
+            reader.read_socket()
+        except Exception:
+            self.log.failure("a bug in gloom; the connection is closed")
+            reader.abort()

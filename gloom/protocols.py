@@ -8,10 +8,10 @@ synchronous.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, ClassVar
 
-from msgspec import UNSET
+from msgspec import UNSET, Raw
 from zope.interface import implementer
 
 from gloom.errors import InvalidType, MissingField, ProtocolError
@@ -54,6 +54,8 @@ __all__ = ["MasterProtocol", "PeerFactory", "SlaveProtocol"]
 
 # A master that has so many jobs in flight goes on while its answers wait for a moment.
 _MANY_IN_FLIGHT = 16
+#: After so many jobs of one request the time is looked at.
+JOBS_A_STEP = 4
 
 
 @implementer(IMasterPeer)
@@ -112,18 +114,26 @@ class MasterProtocol(PeerProtocol):
 
     def submit_many(self, request: SubmitMany) -> None:
         """Queue jobs; the one reply says of each whether it was."""
+        self.work_off(self._submit_each(request.jobs))
+
+    def _submit_each(self, jobs: Sequence[Raw]) -> Generator[None, None, None]:
         self._batch = batch = []
         try:
-            for job in request.jobs:
-                try:
-                    self.extended_submit(decode_job(job))
-                except ProtocolError as error:
-                    self.note_refusal(error)
-                    # Without the stack that it was raised on: thousands of them are kept until the reply.
-                    batch.append(error.with_traceback(None))
+            for first in range(0, len(jobs), JOBS_A_STEP):
+                for job in jobs[first : first + JOBS_A_STEP]:
+                    try:
+                        self.extended_submit(decode_job(job))
+                    except ProtocolError as error:
+                        self.note_refusal(error)
+                        # Without the stack that it was raised on: thousands of them are kept until the reply.
+                        batch.append(error.with_traceback(None))
+                yield
         finally:
             self._batch = None
+        outcomes = self.release()
         self.sendString(encode_batch(batch))
+        for outcome in outcomes:
+            self.send_frame(outcome)
 
     def cancel(self, request: Cancel) -> None:
         """End a job of this master."""

@@ -25,6 +25,7 @@ import gloom
 from gloom.access import Access
 from gloom.alarm import Alarm
 from gloom.broker import MemoryBroker
+from gloom.clock import monotonic
 from gloom.errors import StartupError
 from gloom.peers import PeerFactory, Surroundings, address_name
 from gloom.protocols import MasterProtocol, SlaveProtocol
@@ -46,7 +47,7 @@ def exit_with(status: int) -> None:
 
 def memory_surroundings(settings: Settings, clock: IReactorTime, access: Access | None = None) -> Surroundings:
     """Return surroundings with a new in-memory broker, whose alarm is on *clock*."""
-    alarm = Alarm(clock)
+    alarm = Alarm(monotonic(clock))
     broker = MemoryBroker(settings, alarm.set)
     alarm.ring = broker.deadline_passed
     return Surroundings(broker, settings, clock, access, alarm)
@@ -252,7 +253,7 @@ class BrokerService(MultiService):
             masters=len(self.masters.peers),
             slaves=len(self.slaves.peers),
         )
-        seconds = self._reactor.seconds
+        seconds = self._around.clock.seconds
         ends = seconds() + self._around.settings.drain_seconds
         await self._drain()
         for factory in (self.masters, self.slaves):
@@ -263,7 +264,8 @@ class BrokerService(MultiService):
     async def _drain(self) -> None:
         broker: Any = self._around.broker
         seconds = self._around.settings.drain_seconds
-        drained, now = self._drained, self._reactor.seconds
+        drained, clock = self._drained, self._around.clock
+        now = clock.seconds
         ended: Deferred[None] = Deferred()
 
         def no_job_is_left() -> None:
@@ -273,14 +275,14 @@ class BrokerService(MultiService):
         for factory in (self.masters, self.slaves):
             factory.quiet()
         # In a turn of its own: the broker may not be called, and here every connection is closed, while it tells.
-        broker.drain(now(), lambda: self._reactor.callLater(0, no_job_is_left))
+        broker.drain(now(), lambda: clock.callLater(0, no_job_is_left))
         if not broker.unanswered:
             self.log.info("drained: no job was in hand")
             return
         self.log.info(
             "draining: {jobs} jobs in hand may take {seconds:g} s more", jobs=broker.unanswered, seconds=seconds
         )
-        drained.addTimeout(seconds, self._reactor, onTimeoutCancel=lambda *_: None)
+        drained.addTimeout(seconds, clock, onTimeoutCancel=lambda *_: None)
         await drained
         if broker.unanswered:
             self.log.warn("ending {jobs} jobs that are still in hand", jobs=broker.unanswered)

@@ -22,6 +22,7 @@ from twisted.python import usage
 
 import gloom
 from gloom.access import Access, read_access
+from gloom.clock import make_monotonic
 from gloom.descriptors import DescriptorService
 from gloom.errors import SettingsError, StartupError
 from gloom.memory import MemoryService, find_trim
@@ -252,6 +253,7 @@ def makeService(options: Options) -> IService:
     """Return the service that twistd runs."""
     _report_startup_errors_in_one_line()
     reactor = options["reactor"]
+    make_monotonic(reactor)
     around = memory_surroundings(options["settings"], reactor, options["allowed"])
     broker = BrokerService(
         reactor,

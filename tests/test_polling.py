@@ -14,6 +14,7 @@ from zope.interface import directlyProvides
 
 from gloom.polling import SocketPoll
 from gloom.sending import FlushTurn
+from gloom.turns import Turns
 
 
 class HandReactor:
@@ -59,7 +60,8 @@ class Surroundings:
         self.flushes = FlushTurn(self.clock)
         reactor: Any = self.reactor
         self.answers = FlushTurn(self.clock)
-        self.poll = SocketPoll(reactor, self.flushes, self.answers)
+        self.turns = Turns(self.clock)
+        self.poll = SocketPoll(reactor, self.flushes, self.answers, self.turns)
         self.ends: list[End] = []
 
     def end(self) -> End:

@@ -20,6 +20,7 @@ from twisted.logger import ILogObserver, globalLogBeginner
 from gloom.cli.loglines import LogLines
 from gloom.cli.output import FAILED as FAILED  # for the verbs
 from gloom.cli.output import STDOUT_CLOSED, StdoutClosed, leave_stdout, say
+from gloom.clock import make_monotonic
 from gloom.errors import GloomError
 
 NO_ANSWER = 124  # as timeout(1) has it
@@ -48,6 +49,7 @@ def run(verb: Verb, log: ILogObserver | None = None) -> NoReturn:
     """
     from twisted.internet import reactor
 
+    make_monotonic(reactor)
     globalLogBeginner.beginLoggingTo([LogLines() if log is None else log], redirectStandardIO=False)
     sys.exit(_Run(reactor, verb).until_it_ends())
 

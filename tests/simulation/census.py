@@ -106,7 +106,9 @@ class Census:
             strays = set(self._living[kind]) - things
             if strays:
                 return f"{len(strays)} of {kind.__name__} live, and the broker has forgotten them"
-        left = set(self._connections) - {peer for factory in factories for peer in (*factory.peers, *factory.turned_away)}
+        left = set(self._connections) - {
+            peer for factory in factories for peer in (*factory.peers, *factory.turned_away)
+        }
         return f"{len(left)} connections live that have ended" if left else None
 
 

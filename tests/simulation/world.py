@@ -19,9 +19,11 @@ from typing import Any
 from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 from zope.interface import implementer
 
+from gloom import framing, protocols
 from gloom.peers import PeerProtocol
 from gloom.service import BrokerService, memory_surroundings
 from gloom.settings import MASTER_PORT, SLAVE_PORT, Settings
+from gloom.turns import SLICE_SECONDS
 
 from .census import CENSUS_STEPS, Census
 from .clients import ClientMaster, ClientSlave
@@ -150,6 +152,7 @@ class World:
         self.slave_endpoint = ConnectingEndpoint(self.network, self.clients_clock, SLAVE_PORT)
         #: What raw peers said and heard last: step, who, direction, message.
         self.trace: deque[tuple[Any, ...]] = deque(maxlen=40)
+        self._worked_seconds = 0.0
         self._log = _Log(self.time)
         self._census = Census()
         self._stopping: Any = None
@@ -164,6 +167,8 @@ class World:
         begun = process_time()
         state = global_random.getstate()
         global_random.seed(self.seed)  # the clients' pauses
+        steps_of_work = framing.STEP_BYTES, protocols.JOBS_A_STEP
+        framing.STEP_BYTES, protocols.JOBS_A_STEP = 20, 1  # what is sent here is small
         globalLogPublisher.addObserver(self._log)
         try:
             with self._census.taken():
@@ -175,6 +180,7 @@ class World:
             raise SimulationFailed("\n".join([text, *logged, "before that:", *before])) from error
         finally:
             globalLogPublisher.removeObserver(self._log)
+            framing.STEP_BYTES, protocols.JOBS_A_STEP = steps_of_work
             global_random.setstate(state)
         figures = self.figures
         figures.client_answers, figures.drops = self.client_answers, figures.drops + self.drops
@@ -206,6 +212,7 @@ class World:
         settings = self._settings()
         self.broker_clock = Clock(self.time)
         self.around = memory_surroundings(settings, self.broker_clock)
+        self.around.turns.seconds = self._seconds_of_work
         self.mirror = Mirror(self.around.broker, settings)
         self.around.broker = self.mirror
         self.around.alarm.ring = self.mirror.deadline_passed
@@ -217,6 +224,12 @@ class World:
             factory.peers, factory.turned_away = OrderedSet(), OrderedSet()
             factory.buildProtocol = self._counting(factory.buildProtocol)
         self.service.startService()
+
+    def _seconds_of_work(self) -> float:
+        """Return the broker's time within a turn: now and then its work takes longer than a slice."""
+        if self.random.random() < 0.3:
+            self._worked_seconds += 1.5 * SLICE_SECONDS
+        return self.time.now + self._worked_seconds
 
     def _counting(self, build: Any) -> Any:
         return lambda address: self._census.born(build(address))
