@@ -70,11 +70,11 @@ async def map_lines(reactor: Any, place: Place, options: MapOptions) -> int:
 
     Raises:
         StdoutClosed: Nobody reads the answers any more.
-        GloomError: There is no broker, standard input cannot be read, or the
-            broker refuses every job.
+        GloomError: The broker does not let this client in, standard input
+            cannot be read, or the broker refuses every job.
     """
     stdin, stdout = descriptor(sys.stdin, "standard input"), descriptor(sys.stdout, "standard output")
-    async with connected_master(reactor, place) as master:
+    async with connected_master(reactor, place, waits=True) as master:
         return await Mapping(reactor, master, options, stdin, stdout).until_done()
 
 
