@@ -10,13 +10,13 @@ import fcntl
 import functools
 import gc
 import os
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from default_signals import restore_default_signals
 from twisted.internet import defer
 from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 from zope.interface import implementer
@@ -25,27 +25,8 @@ from zope.interface import implementer
 DEFERRED_TIMEOUT_SECONDS = 30.0
 
 
-# Python itself ignores these two; subprocess gives them back to children.
-_IGNORED_BY_PYTHON = {signal.SIGPIPE, signal.SIGXFSZ}
-# In a child both are default again. SIGHUP: after nohup, pytest itself goes on surviving the terminal.
-_RESTORED: dict[int, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: lambda _number, _frame: None}
-
-
-def _restore_default_signals() -> None:
-    """
-    Give this process, and so all that it starts, the default signals.
-
-    A shell's background job, nohup and some CI runners start programs that ignore SIGINT or SIGHUP, and what a
-    program ignores, its children ignore: no Ctrl-C of a test would be heard.
-    """
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    for number in signal.valid_signals() - _IGNORED_BY_PYTHON:
-        if signal.getsignal(number) is signal.SIG_IGN:
-            signal.signal(number, _RESTORED.get(number, signal.SIG_DFL))
-
-
 def pytest_configure() -> None:
-    _restore_default_signals()
+    restore_default_signals()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -108,6 +110,57 @@ async def test_answers_that_wait_for_their_turn_are_in_work_too(ordered: Mapped)
     ordered.answer(8, 7, 6)
     assert await ordered.done == 0
     assert ordered.printed() == list(range(LINES))
+
+
+class Terminal(io.StringIO):
+    """A terminal that says when it shows a text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._awaited: tuple[str, Deferred[None]] | None = None
+
+    def isatty(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        written = super().write(text)
+        if self._awaited is not None and self._awaited[0] in self.getvalue():
+            (_, shown), self._awaited = self._awaited, None
+            shown.callback(None)
+        return written
+
+    def shows(self, text: str) -> Deferred[None]:
+        shown: Deferred[None] = Deferred()
+        self._awaited = text, shown
+        return shown
+
+
+@pytest.mark.parametrize("first", ["", "the first line, which another program has read\n"])
+async def test_the_bar_of_a_file_tells_of_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], first: str
+) -> None:
+    """Lines that are read and wait for their answers are no progress: 8 answers of 40 are 20 %."""
+    (tmp_path / "lines").write_text(first + "".join(f"{n}\n" for n in range(10, 50)))
+    reading, writing = os.pipe()
+    with monkeypatch.context() as patch, (tmp_path / "lines").open("rb", buffering=0) as stdin:
+        terminal = Terminal()
+        patch.setattr("sys.stderr", terminal)
+        patch.setenv("TERM", "xterm")
+        stdin.read(len(first))
+        master = cast(Any, Submitting())
+        options = MapOptions("t", 0, 100, ordered=False, raw=False, text=False, quiet=False)
+        done = Deferred.fromCoroutine(Mapping(reactor, master, options, stdin.fileno(), writing).until_done())
+        await master.have(40)
+        shown = terminal.shows("20%")
+        for job in master.jobs[:8]:
+            job.callback(None)
+        await shown
+        assert "100%" not in terminal.getvalue()
+        for job in master.jobs[8:]:
+            job.callback(None)
+        assert await done == 0
+    os.close(reading)
+    os.close(writing)
 
 
 async def test_what_is_in_work_is_given_up_when_the_mapping_is(mapped: Mapped) -> None:

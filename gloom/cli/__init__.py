@@ -1,6 +1,7 @@
 """
 The command ``gloom``: one file a verb, and what verbs share.
 
+    entry                        where the process begins: Ctrl-C while the rest is imported
     main                         the command, and its verbs loaded when they are called
     submit, map, work, demo      a verb's options and help text
     submission, mapping,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gloom.cli.output import say
 from gloom.client.tls import ClientTLS
 from gloom.errors import RequestRefused, TransportError
 from gloom.settings import MASTER_PORT, SLAVE_PORT
@@ -155,39 +156,71 @@ slave_options = _place_options("slave", SLAVE_PORT, "hands out jobs")
 
 
 @asynccontextmanager
-async def connected_master(reactor: Any, place: Place) -> AsyncIterator[Master]:
+async def connected_master(reactor: Any, place: Place, *, waits: bool = False) -> AsyncIterator[Master]:
     """
     Yield a master that is connected to *place*, and stop it afterwards.
 
     Args:
         reactor: What it connects with.
         place: Where the broker is.
+        waits: Whether a broker that is not there is waited for; it is said once.
 
     Raises:
-        TransportError: There is no broker, or it does not let this client in;
-            nothing is tried twice.
+        TransportError: There is no broker and it is not waited for, or it
+            does not let this client in.
     """
     from twisted.logger import Logger, LogPublisher
 
     from gloom.client.deferred import Master
 
     master = Master(place.address, reactor=reactor, token=place.token, tls=place.tls)
-    # The exception says it, and nothing is tried again yet.
+    # What is said of the first connection is said here.
     master.log = Logger(observer=LogPublisher())
     master.startService()
     try:
-        try:
-            await master.when_connected(attempts=1)
-        except TransportError as error:
-            if isinstance(error.__cause__, RequestRefused):
-                raise TransportError(f"the broker at {place.address} refuses: {error.__cause__}") from None
-            raise TransportError(f"cannot reach the broker at {place.address}: {_why(error)}") from None
+        await _connected(master, place, waits)
         del master.log
         yield master
     finally:
         await master.stopService()
 
 
+async def _connected(master: Master, place: Place, waits: bool) -> None:
+    told = False
+    while True:
+        try:
+            return await master.when_connected(attempts=1)
+        except TransportError as error:
+            failed = _failed(place, error)
+            if not (waits and _may_pass(error.__cause__)):
+                raise failed from None
+            if not told:
+                say(f"{failed}; waiting for it (Ctrl-C gives up)")
+            told = True
+
+
+def _failed(place: Place, error: TransportError) -> TransportError:
+    if isinstance(error.__cause__, RequestRefused):
+        return TransportError(f"the broker at {place.address} refuses: {error.__cause__}")
+    return TransportError(f"cannot reach the broker at {place.address}: {_why(error)}")
+
+
+def _may_pass(cause: BaseException | None) -> bool:
+    """Return whether a broker may be there later: nobody listens yet, or one has just died."""
+    from twisted.internet.error import ConnectError, UnknownHostError
+
+    from gloom.client.connection import TLSFailed
+
+    if isinstance(cause, TLSFailed | UnknownHostError):
+        return False
+    return isinstance(cause, ConnectError) or type(cause) is TransportError
+
+
 def _why(error: TransportError) -> str:
+    from gloom.client.connection import TLSMismatch
+
     # Twisted's "Connection was refused by other side: 111: Connection refused"
-    return re.sub(r"^.*: \d+: ", "", str(error))
+    text = re.sub(r"^.*: \d+: ", "", str(error))
+    if isinstance(error.__cause__, TLSMismatch):
+        text += ": leave out --tls and --tls-..." if error.__cause__.client_speaks_tls else ": --tls, or --tls-ca FILE"
+    return text

@@ -46,10 +46,11 @@ def command(master: Place, **options: Any) -> None:
     or body_error (the line is not UTF-8, or Python cannot read the answer).
 
     With --raw a failure goes to standard error. A job that fails does not
-    stop the others; the exit status is then 1. A broker that is lost on the
-    way is waited for, and what it had not answered is submitted again; one
-    that has as much as it may hold is tried again, ever more slowly. Ctrl-C
-    cancels what is unanswered at the broker.
+    stop the others; the exit status is then 1. A broker that is not there is
+    waited for. One that is lost on the way is waited for too, and what it had
+    not answered is submitted again; one that has as much as it may hold is
+    tried again, ever more slowly. Ctrl-C cancels what is unanswered at the
+    broker.
 
     \b
     Examples:

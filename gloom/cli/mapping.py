@@ -70,11 +70,11 @@ async def map_lines(reactor: Any, place: Place, options: MapOptions) -> int:
 
     Raises:
         StdoutClosed: Nobody reads the answers any more.
-        GloomError: There is no broker, standard input cannot be read, or the
-            broker refuses every job.
+        GloomError: The broker does not let this client in, standard input
+            cannot be read, or the broker refuses every job.
     """
     stdin, stdout = descriptor(sys.stdin, "standard input"), descriptor(sys.stdout, "standard output")
-    async with connected_master(reactor, place) as master:
+    async with connected_master(reactor, place, waits=True) as master:
         return await Mapping(reactor, master, options, stdin, stdout).until_done()
 
 
@@ -101,8 +101,10 @@ class Mapping:
         self._output = Output(reactor, stdout, self._stdout_ended)
         self._answers = Answers(self._submit, self._bodies(), options.window)
         self._running: Deferred[None] | None = None
-        # Line numbers by the index of the job: empty lines have none.
-        self._numbers: dict[int, int] = {}
+        # The number of a line and its bytes, by the index of its job: empty lines have none.
+        self._in_work: dict[int, tuple[int, int]] = {}
+        # How much of the input has its answer: lines that are only read are no progress.
+        self._answered_bytes = 0
         self._printed = 0
         self._early: dict[int, Answer] = {}
         self._room: Deferred[None] | None = None
@@ -141,9 +143,7 @@ class Mapping:
         # Where the answers are on the terminal too, they are the progress.
         if self._options.quiet or not on_terminal(sys.stderr) or on_terminal(sys.stdout):
             return nullcontext()
-        status = os.fstat(self._lines.fileno())
-        total = status.st_size if stat.S_ISREG(status.st_mode) else None
-        return Bar(self._reactor, self._tally, lambda: self._lines.taken_bytes, total)
+        return Bar(self._reactor, self._tally, lambda: self._answered_bytes, _bytes_to_read(self._lines.fileno()))
 
     def _stdout_ended(self) -> None:
         if self._running is not None:
@@ -154,14 +154,17 @@ class Mapping:
     async def _bodies(self) -> AsyncIterator[bytes | LineTooLong]:
         index = 0
         number = 0
+        before = 0
         async for line in self._lines:
             number += 1
+            size, before = self._lines.taken_bytes - before, self._lines.taken_bytes
             if line == b"":
+                self._answered_bytes += size
                 continue
             while self._options.ordered and index - self._printed >= self._options.window:
                 self._room = Deferred()
                 await self._room
-            self._numbers[index] = number
+            self._in_work[index] = number, size
             index += 1
             yield line
 
@@ -210,7 +213,8 @@ class Mapping:
 
     def _print(self, answer: Answer) -> None:
         self._patience.end()
-        number = self._numbers.pop(answer.index)
+        number, size = self._in_work.pop(answer.index)
+        self._answered_bytes += size
         error = answer.error
         if error is None:
             try:
@@ -233,3 +237,11 @@ class Mapping:
             say(f"line {number}: {one_line(error)}")
         else:
             self._output.write(msgspec.json.encode({"line": number} | error_fields(error)) + b"\n")
+
+
+def _bytes_to_read(descriptor: int) -> int | None:
+    """Return how much of a regular file is before its reader, or None for anything else."""
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        return None
+    return max(0, status.st_size - os.lseek(descriptor, 0, os.SEEK_CUR))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -19,18 +21,30 @@ def valid_short_text(_context: click.Context, _parameter: click.Parameter, value
     Raises:
         click.BadParameter: It has not 1 to 255 characters, or is not UTF-8.
     """
-    if value is not None and not 1 <= len(value) <= 255:
-        raise click.BadParameter(f"must have 1 to 255 characters, got {len(value)}")
-    if value is not None:
-        utf_8_text(value)
-    return value
+    if value is None:
+        return None
+    text = _typed(value)
+    if not 1 <= len(text) <= 255:
+        raise click.BadParameter(f"must have 1 to 255 characters, got {len(text)}")
+    return text
 
 
-def valid_short_texts(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+def _typed(value: str) -> str:
+    """Return *value* as it was typed: where the locale is not UTF-8, Python has read UTF-8 as half surrogates."""
+    with suppress(UnicodeEncodeError):
+        value.encode()
+        return value
+    try:
+        return os.fsencode(value).decode()
+    except (UnicodeDecodeError, UnicodeEncodeError) as error:
+        raise click.BadParameter(f"must be UTF-8: {error.reason}") from None
+
+
+def valid_short_texts(
+    context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+) -> tuple[str | None, ...]:
     """Return *values*, each of them valid for `valid_short_text`, which says what is raised."""
-    for value in values:
-        valid_short_text(context, parameter, value)
-    return values
+    return tuple(valid_short_text(context, parameter, value) for value in values)
 
 
 def valid_name(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
@@ -40,23 +54,10 @@ def valid_name(context: click.Context, parameter: click.Parameter, value: str | 
     Raises:
         click.BadParameter: As `valid_short_text`, or it holds a control character.
     """
-    if valid_short_text(context, parameter, value) and any(unicodedata.category(one) == "Cc" for one in str(value)):
+    name = valid_short_text(context, parameter, value)
+    if name is not None and any(unicodedata.category(one) == "Cc" for one in name):
         raise click.BadParameter("must have no control characters")
-    return value
-
-
-def utf_8_text(value: str) -> str:
-    """
-    Return *value*.
-
-    Raises:
-        click.BadParameter: Its bytes were no UTF-8, so Python reads them as half surrogates.
-    """
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise click.BadParameter(f"must be UTF-8, got a wrong byte at character {error.start + 1}") from None
-    return value
+    return name
 
 
 def valid_seconds(_context: click.Context, _parameter: click.Parameter, value: float | None) -> float | None:

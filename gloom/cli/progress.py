@@ -61,9 +61,12 @@ class Tally:
         then, done = self._recent[0]
         return (self.done - done) / max(now - then, 1e-6)
 
+    def jobs(self) -> str:
+        """Return how many have ended, in words."""
+        return "1 job" if self.done == 1 else f"{self.done:,} jobs"
+
     def __str__(self) -> str:
-        jobs = "1 job" if self.done == 1 else f"{self.done:,} jobs"
-        return f"{jobs} in {self.seconds:.1f} s, {self.failed:,} failed, {self.jobs_per_second:,.0f} jobs/s"
+        return f"{self.jobs()} in {self.seconds:.1f} s, {self.failed:,} failed, {self.jobs_per_second:,.0f} jobs/s"
 
 
 class Bar:
@@ -114,7 +117,7 @@ class Bar:
 
     def _text(self) -> str:
         failed = f" [red]{self._tally.failed:,} failed[/]" if self._tally.failed else ""
-        return f"{self._tally.done:,} jobs{failed} {self._tally.recent_jobs_per_second():,.0f} jobs/s"
+        return f"{self._tally.jobs()}{failed} {self._tally.recent_jobs_per_second():,.0f} jobs/s"
 
 
 class ProgressLines:

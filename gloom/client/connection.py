@@ -13,7 +13,7 @@ from typing import Any
 from msgspec import Raw
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime, ISSLTransport
 from twisted.python.failure import Failure
 
 from gloom.client.session import Event, Reply, Session
@@ -34,6 +34,27 @@ _MAX_WELCOME_BYTES = 64 * KIB
 _ENVELOPE_BYTES = 4096
 # Pings in one agreed heartbeat; the same number of silent ones ends the connection.
 _PINGS_A_HEARTBEAT = 3
+
+
+# OpenSSL's words for bytes that are no TLS.
+_NOT_TLS = "TLS: wrong version number"
+
+
+class TLSFailed(TransportError):
+    """The two sides of a connection do not agree on TLS; another try ends the same way."""
+
+
+class TLSMismatch(TLSFailed):
+    """
+    One side of a connection speaks TLS, and the other, as it seems, does not.
+
+    Attributes:
+        client_speaks_tls: Whether the one that does is this client.
+    """
+
+    def __init__(self, text: str, client_speaks_tls: bool) -> None:
+        super().__init__(text)
+        self.client_speaks_tls = client_speaks_tls
 
 
 class BrokerConnection(FrameProtocol):
@@ -157,8 +178,21 @@ class BrokerConnection(FrameProtocol):
             self._ping.cancel()
             self._ping = None
         if not self.welcomed.called:
-            self.welcomed.errback(TransportError(f"the connection ended before the broker said hello: {_text(reason)}"))
+            self.welcomed.errback(_unwelcomed(reason, ISSLTransport.providedBy(self.transport)))
         self.ended.callback(reason.value)
+
+
+def _unwelcomed(reason: Failure, speaks_tls: bool) -> TransportError:
+    """Return why there was no answer to ``hello``."""
+    text = f"the connection ended before the broker said hello: {_text(reason)}"
+    if _NOT_TLS in text:
+        return TLSMismatch(f"{text}; the broker does not speak TLS here, and this client does", True)
+    if "TLS: " in text:
+        return TLSFailed(text)
+    # So a broker ends a connection whose first bytes are no TLS. One that dies resets it.
+    if reason.check(ConnectionDone) and not speaks_tls:
+        return TLSMismatch(f"{text}; perhaps the broker speaks TLS, and this client does not", False)
+    return TransportError(text)
 
 
 def _text(reason: Failure) -> str:
