@@ -31,6 +31,7 @@ from gloom.errors import (
     GloomError,
     IdExists,
     InvalidType,
+    JobFailed,
     RequestRefused,
     SizeError,
     TransportError,
@@ -356,7 +357,7 @@ class Master(BrokerLink):
             if self._cancelled[outcome.id]:
                 self._free(outcome.id)
         elif job is not None and job.accepted:
-            if outcome.error is not None and outcome.error.error == Draining.code:
+            if isinstance(outcome.error, JobFailed) and outcome.error.error == Draining.code:
                 self._keep(job)
                 return
             del self._jobs[outcome.id]

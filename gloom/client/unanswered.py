@@ -50,8 +50,8 @@ class Unanswered:
             return
         try:
             answer = decode_body(outcome.body)
-        except BodyError:
-            self.deferred.errback()
+        except BodyError as error:
+            self.deferred.errback(BodyError(f"job {outcome.id!r}: {error}", outcome.id))
         else:
             self.deferred.callback(answer)
 
