@@ -163,6 +163,8 @@ class Session:
         try:
             return self._read(frame)
         except (ProtocolError, BodyError) as error:
+            if any(isinstance(request, Hello) for request in self.unanswered):
+                raise  # is it a broker?
             return _unreadable(frame, error)
 
     def _read(self, frame: bytes) -> Event | None:

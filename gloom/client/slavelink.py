@@ -136,7 +136,7 @@ class SlaveLink(BrokerLink):
 
     async def wind_down(self, connection: BrokerConnection | None) -> None:
         finishing = Deferred.fromCoroutine(self._finish(connection))
-        await finishing.addTimeout(self._finish_seconds, self._reactor, onTimeoutCancel=lambda *_: None)
+        await finishing.addTimeout(self._finish_seconds, self._clock, onTimeoutCancel=lambda *_: None)
         self._cancel_runs()
 
     async def _finish(self, connection: BrokerConnection | None) -> None:
