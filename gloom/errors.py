@@ -144,7 +144,16 @@ class InternalError(ProtocolError):
 
 
 class BodyError(GloomError, ValueError):
-    """A Python value cannot be a body, or a body is more than Python reads."""
+    """
+    A Python value cannot be a body, or a body is more than Python reads.
+
+    Attributes:
+        id: The id of the job that came with it, or None.
+    """
+
+    def __init__(self, text: str, id: str | int | None = None) -> None:
+        super().__init__(text)
+        self.id = id
 
 
 class TryAgain(GloomError):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from threading import Thread, Timer
 from typing import Any
 
 import pytest
@@ -151,7 +153,7 @@ async def test_many_jobs_are_submitted_together() -> None:
 @pytest.mark.parametrize("id", [True, 1.5, b"a", ["a"]])
 def test_an_id_is_a_string_or_an_integer(broker: Scripted, id: Any) -> None:
     """Any other id is refused before anything is sent."""
-    with pytest.raises(TypeError, match="id must be a string or an integer, got "):
+    with pytest.raises(TypeError, match="id must be a string of 1 to 255 characters or an integer, got "):
         Master(broker.near).submit(id)
     assert broker.heard() == []
 
@@ -195,6 +197,174 @@ def test_an_answer_that_python_cannot_read_names_its_job(broker: Scripted) -> No
     assert master.receive().body == 2
 
 
+@pytest.mark.parametrize("size", [1000, 1_000_000])
+def test_a_first_request_over_the_brokers_limit_is_refused_here(broker: Scripted, size: int) -> None:
+    """The limit comes with the reply to hello: it is awaited, and the connection lives on."""
+    master = Master(broker.near)
+    broker.says({**OK, "version": 1, "server": "gloom/0", "max_frame": 1024}, OK)
+    with pytest.raises(RequestRefused, match=r"size_error -> a frame of .* is over the broker's limit of 1024"):
+        master.submit("large", body="x" * size, timeout=4)
+    assert master.submit("small", timeout=4) == "small"
+    assert [message.get("id") for message in broker.heard()] == [None, "small"]
+
+
+def test_a_small_first_request_does_not_wait_for_the_welcome(broker: Scripted) -> None:
+    """It leaves with hello, in one piece."""
+    master = Master(broker.near)
+    with pytest.raises(TimedOut):
+        master.submit("small", timeout=0)
+    assert [message["action"] for message in broker.heard()] == ["hello", "submit"]
+
+
+async def test_a_large_first_job_does_not_end_the_connection() -> None:
+    """With the real broker: whatever the first call is."""
+
+    def run(farm: Farm) -> None:
+        large = "x" * LIMIT_BYTES
+        with farm.master() as master:
+            with pytest.raises(RequestRefused, match="size_error"):
+                master.submit(body=large)
+            master.submit("a", expires=0)
+            assert isinstance(master.submit_many([{"body": large}])[0], RequestRefused)
+        with farm.master() as master:
+            (error,) = master.do_many([{"body": large}], return_errors=True)
+            assert isinstance(error, RequestRefused)
+            master.submit("b")
+
+    async with Farm() as farm:
+        await deferToThread(run, farm)
+
+
+def test_one_answer_that_cannot_be_read_is_one_error_among_many(broker: Scripted) -> None:
+    """Twenty others get theirs; the connection goes on."""
+    master = greeted(broker)
+    deep = b'{"id":10,"body":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    jobs = broker.answering(*(({"id": n}, OK, deep if n == 10 else {"id": n, "body": n}) for n in range(21)))
+    ended = list(master.do_many(jobs, return_errors=True))
+    (failed,) = (one for one in ended if isinstance(one, BodyError))
+    assert failed.id == 10
+    assert "job 10: " in str(failed)
+    assert [one.body for one in ended if isinstance(one, Job)] == [n for n in range(21) if n != 10]
+    broker.says(deep, {"id": "first", "body": 1})
+    with pytest.raises(BodyError, match="job 10: "):
+        master.receive()
+    assert master.receive().id == "first"
+
+
+def test_two_arguments_without_names_and_no_body_warn(broker: Scripted) -> None:
+    """They are the id and the type, since 2009; the warning names the keywords, and the line that made the call."""
+    master = greeted(broker)
+    broker.says(OK, OK, OK, OK, OK)
+    with pytest.warns(
+        UserWarning, match=r"submit\('echo', 'hello'\) is a job with that id and that type.*body="
+    ) as told:
+        master.submit("echo", "hello")
+    assert told[0].filename == __file__
+    assert broker.heard() == [{"action": "submit", "id": "echo", "type": "hello", "body": None}]
+    # Not these.
+    master.submit("a", "t", None)
+    master.submit("b", "t", body=None)
+    master.submit("c", type="t")
+    master.submit(id="d", type="t")
+
+
+def test_the_signature_of_submit_is_seen() -> None:
+    """By help() and editors."""
+    assert list(inspect.signature(Master.submit).parameters)[:5] == ["self", "id", "type", "body", "priority"]
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "told"),
+    [
+        ({"id": ""}, ValueError, "id must be 1 to 255 characters, got 0"),
+        ({"type": b"t"}, TypeError, "type must be a string of 1 to 255 characters or None, got b't'"),
+        ({"type": ""}, ValueError, "type must be 1 to 255 characters, got 0"),
+        ({"priority": 2**63}, ValueError, "priority must be"),
+        ({"priority": 1.0}, TypeError, "priority must be an integer, got 1.0"),
+        ({"retries": 1.0}, TypeError, "retries must be an integer"),
+        ({"job_timeout": 0}, ValueError, "timeout must be over 0"),
+        ({"require_slave": None}, TypeError, "require_slave must be True or False, got None"),
+        ({"timeout": -1}, ValueError, "timeout must be 0 seconds or more, or None, got -1"),
+        ({"timeout": float("nan")}, ValueError, "timeout must be 0 seconds or more, or None, got nan"),
+        ({"timeout": "5"}, TypeError, "timeout must be a number of seconds, got '5'"),
+    ],
+)
+def test_a_wrong_argument_is_refused_at_the_call(
+    broker: Scripted, options: dict[str, Any], kind: type[Exception], told: str
+) -> None:
+    """Before anything is sent."""
+    with pytest.raises(kind, match=told):
+        Master(broker.near).submit(**options)
+    assert broker.heard() == []
+
+
+def test_a_wrong_argument_of_other_calls_is_refused_too(broker: Scripted) -> None:
+    """Before anything is sent, and no error shows a token."""
+    master = Master(broker.near)
+    with pytest.raises(TypeError, match="id must be a string"):
+        master.cancel(None)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="window must be an integer"):
+        master.do_many([], window=2.5)  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match="return_errors must be True or False, got 1"):
+        master.do_many([], return_errors=1)  # type: ignore[call-overload]
+    with pytest.raises(ValueError, match="timeout must be 0 seconds or more"):
+        master.do_many([], timeout=-1)
+    with pytest.raises(TypeError, match="not iterable"):
+        master.do_many(5)  # type: ignore[call-overload]
+    with pytest.raises(ValueError, match=r"token must be text that UTF-8 can carry, without lone surrogates$"):
+        Master(broker.near, token="\ud800")
+    with pytest.raises(TypeError, match=r"token must be a string, got bytes$"):
+        Master(broker.near, token=b"secret")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="timeout must be a number of seconds, got '5'"):
+        Master(broker.near, timeout="5")  # type: ignore[arg-type]
+    assert broker.heard() == []
+
+
+def test_the_timeout_of_a_master_is_that_of_each_call(broker: Scripted) -> None:
+    """Unless the call has one of its own; None is for ever."""
+    master = Master(broker.near, timeout=0.01)
+    calls: list[Callable[[], object]] = [
+        lambda: master.submit("a"),
+        lambda: master.submit_many([{"id": "b"}]),
+        lambda: master.cancel("a"),
+        master.receive,
+        lambda: next(master.do_many([{"id": "c"}])),
+    ]
+    for call in calls:
+        with pytest.raises(TimedOut, match=r"within 0\.01 s"):
+            call()
+    with pytest.raises(TimedOut, match=r"within 0\.02 s"):
+        master.receive(timeout=0.02)
+    # hello, and what was asked above: a, ping, a cancelled.
+    broker.says({**OK, "version": 1, "server": "gloom/0", "max_frame": LIMIT_BYTES}, OK, OK, OK)
+    Timer(0.1, broker.says, [{"id": "a", "body": 1}]).start()
+    assert master.receive(timeout=None).id == "a"
+
+
+def test_a_master_in_two_threads_says_so(broker: Scripted) -> None:
+    """The second call raises, names both threads and does nothing; the first goes on, and nothing is lost."""
+    master = greeted(broker)
+    received: list[Job] = []
+    thread = Thread(target=lambda: received.append(master.receive(timeout=4)), name="reader")
+    thread.start()
+    while not master._wire._waiting:
+        thread.join(0.001)
+    calls: list[Callable[[], object]] = [
+        lambda: master.submit("a"),
+        lambda: master.submit_many([{"id": "b"}]),
+        lambda: master.receive(timeout=0),
+        lambda: list(master.do_many([{"id": "c"}])),
+    ]
+    for call in calls:
+        with pytest.raises(RuntimeError, match="thread 'MainThread' uses a connection on which thread 'reader' is in"):
+            call()
+    broker.says({"id": "first", "body": 1}, {"id": "next", "body": 2})
+    thread.join(4)
+    assert [job.id for job in received] == ["first"]
+    assert master.receive(timeout=4).id == "next"
+    assert broker.heard() == []
+
+
 async def test_a_job_is_answered() -> None:
     """What a slave's function returns is what the master receives, whatever JSON value it is."""
     async with Farm() as farm:
@@ -220,11 +390,11 @@ async def test_a_refused_job_says_why() -> None:
 
         def run() -> str:
             with farm.master() as master:
-                master.submit("twice", "nobody", timeout=4)
+                master.submit("twice", type="nobody", timeout=4)
                 with pytest.raises(RequestRefused) as raised:
-                    master.submit("twice", "nobody", timeout=4)
+                    master.submit("twice", type="nobody", timeout=4)
                 assert (raised.value.error, raised.value.reason, raised.value.id) == ("id_exists", "twice", "twice")
-                master.submit("once", "nobody", timeout=4)
+                master.submit("once", type="nobody", timeout=4)
                 return str(raised.value)
 
         assert await deferToThread(run) == "id_exists -> twice"
@@ -296,6 +466,68 @@ def test_many_jobs_wait_no_longer_than_their_timeout(broker: Scripted) -> None:
     broker.says(OK)
     with pytest.raises(TimedOut):
         list(master.do_many([{"id": "a"}], timeout=0.01))
+
+
+def test_many_jobs_go_on_after_a_timeout(broker: Scripted) -> None:
+    """No answer is lost, and it does not look finished: next() waits once more."""
+    master = greeted(broker)
+    answers = master.do_many([{"id": n} for n in range(3)], timeout=0.01, window=2)
+    for message in (OK, OK, None):
+        with pytest.raises(TimedOut):
+            next(answers)
+        if message is not None:
+            broker.says(message)
+    broker.says({"id": 0, "body": 0})
+    assert next(answers).id == 0
+    with pytest.raises(TimedOut):
+        next(answers)
+    broker.says(OK, {"id": 2, "body": 2}, {"id": 1, "body": 1})
+    assert [job.id for job in answers] == [2, 1]
+    assert [job["id"] for job in broker.heard()] == [0, 1, 2]
+    assert next(answers, None) is None
+
+
+def test_many_jobs_go_on_after_a_timeout_before_hello(broker: Scripted) -> None:
+    """A job that was read and not sent is sent by the next call, once."""
+    master = Master(broker.near)
+    answers = master.do_many([{"id": 1}], timeout=0.01)
+    for _ in range(3):
+        with pytest.raises(TimedOut):
+            next(answers)
+    broker.says({**OK, "version": 1, "server": "gloom/0", "max_frame": LIMIT_BYTES})
+    with pytest.raises(TimedOut):
+        next(answers)
+    broker.says(OK, {"id": 1, "body": 1})
+    assert [job.id for job in answers] == [1]
+    assert [message.get("id") for message in broker.heard()] == [None, 1]
+
+
+def test_many_jobs_go_on_after_a_timeout_in_the_middle_of_sending(broker: Scripted) -> None:
+    """What a call has left of a large job the next one sends first: the stream stays whole, and no job comes twice."""
+    master = greeted(broker, max_frame=2**31)
+    answers = master.do_many(({"id": n, "body": "x" * 3_000_000} for n in range(2)), timeout=0.01)
+    for _ in range(3):
+        with pytest.raises(TimedOut):
+            next(answers)
+    heard: list[Any] = []
+    reader = Thread(target=lambda: heard.extend(broker.hears(2)))
+    reader.start()
+    while reader.is_alive():
+        with pytest.raises(TimedOut):
+            next(answers)
+    broker.says(OK, {"id": 0, "body": 0}, OK, {"id": 1, "body": 1})
+    assert [job.id for job in answers] == [0, 1]
+    assert [message["id"] for message in heard] == [0, 1]
+
+
+def test_many_jobs_end_with_an_error(broker: Scripted) -> None:
+    """After a job that failed there is nothing more; the same as for a generator."""
+    master = greeted(broker)
+    failed = {"id": 0, "error": "expired", "reason": "late"}
+    answers = master.do_many(broker.answering(({"id": 0}, OK), ({"id": 1}, OK, failed)))
+    with pytest.raises(JobFailed):
+        next(answers)
+    assert next(answers, None) is None
 
 
 def test_many_jobs_are_sent_within_their_timeout(broker: Scripted) -> None:

@@ -9,8 +9,9 @@ import socket
 import subprocess
 import sys
 from asyncio import CancelledError
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from gloom.client.blocking import (
     JobFailed,
     RequestRefused,
     Slave,
+    TimedOut,
     TryAgain,
 )
 
@@ -65,7 +67,7 @@ async def test_a_job_may_be_failed() -> None:
 
         def run() -> JobFailed:
             with farm.master() as master, farm.slave("sum") as slave:
-                master.submit("a", "sum", timeout=4)
+                master.submit("a", type="sum", timeout=4)
                 assert slave.job(timeout=4).id == "a"
                 assert slave.fail("not now", retry=True, timeout=4) is True
                 assert slave.job(timeout=4).id == "a"
@@ -102,7 +104,7 @@ async def test_a_slave_may_have_several_types() -> None:
     def run(farm: Farm) -> None:
         with farm.master() as master, farm.slave(["a", "b"]) as slave:
             for type in ("b", "c", "a"):
-                master.submit(type, type, timeout=4)
+                master.submit(type, type=type, timeout=4)
             for type in ("b", "a"):
                 assert slave.job(timeout=4).type == type
                 slave.respond(timeout=4)
@@ -141,6 +143,76 @@ def test_an_answer_that_json_cannot_carry_leaves_the_job_in_hand(broker: Scripte
     with pytest.raises(BodyError, match="not JSON"):
         Slave(broker.near).respond(float("nan"))
     assert broker.heard() == []
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "told"),
+    [
+        (lambda slave: slave.join(5), TypeError, "type must be a string, a list of strings or None, got 5"),
+        (lambda slave: slave.join(b"t"), TypeError, "type must be a string, a list of strings or None, got b't'"),
+        (lambda slave: slave.join([]), ValueError, "type must be one or a list of 1 to 1000, got 0"),
+        (lambda slave: slave.join(["x" * 256]), ValueError, "type must be 1 to 255 characters, got 256"),
+        (lambda slave: slave.fail(5), TypeError, "reason must be a string, got 5"),
+        (lambda slave: slave.fail("r", "k" * 256), ValueError, "kind must be 1 to 255 characters, got 256"),
+        (lambda slave: slave.fail("r", traceback=b"t"), TypeError, "traceback must be a string, got b't'"),
+        (lambda slave: slave.fail("r", retry=1), TypeError, "retry must be True or False, got 1"),
+        (lambda slave: slave.respond({1: 2}), BodyError, "keys of a dict must be strings, got int"),
+        (lambda slave: slave.respond(1, timeout=-1), ValueError, "timeout must be 0 seconds or more"),
+        (lambda slave: slave.progress(b""), BodyError, "got bytes"),
+        (lambda slave: slave.serve("len"), TypeError, "function must be a function, got 'len'"),
+    ],
+    ids=range(12),
+)
+def test_a_wrong_argument_is_refused_at_the_call(
+    broker: Scripted, call: Callable[[Any], object], kind: type[Exception], told: str
+) -> None:
+    """Before anything is sent."""
+    with pytest.raises(kind, match=told):
+        call(Slave(broker.near))
+    assert broker.heard() == []
+
+
+def test_a_reason_that_utf8_has_not_is_told_as_well_as_can_be(broker: Scripted) -> None:
+    """Names of files hold lone surrogates; a slave that fails with one must not fail at that."""
+    slave = Slave(broker.near)
+    broker.says(OK, OK)
+    slave.fail("no file caf\udce9", traceback="\udce9")
+    *_, fail = broker.heard()
+    assert (fail["reason"], fail["traceback"]) == ("no file caf\\udce9", "\\udce9")
+
+
+def test_the_timeout_of_a_slave_is_that_of_each_call(broker: Scripted) -> None:
+    """Unless the call has one of its own; a slave that serves waits for jobs as long as it takes."""
+    slave = Slave(broker.near, timeout=0.01)
+    for call in (lambda: slave.join("t"), slave.job, lambda: slave.respond(1), lambda: slave.fail("r"), slave.leave):
+        with pytest.raises(TimedOut, match=r"within 0\.01 s"):
+            call()
+    broker.says(*[OK] * 5)
+    Timer(0.1, broker.says, [{"action": "job", "id": 1, "type": "t", "body": 1}]).start()
+    assert next(iter(slave)).id == 1
+    Timer(0.1, broker.says, [{"action": "job", "id": 2, "type": "t", "body": 2}]).start()
+    served: list[Any] = []
+
+    def serve(body: Any) -> None:
+        served.append(body)
+        Timer(0.1, broker.far.close).start()
+
+    slave.serve(serve)
+    assert served == [2]
+
+
+def test_a_job_that_cannot_be_read_is_failed_and_the_next_is_served(broker: Scripted) -> None:
+    """A body too deep for anybody, and a frame that is no message: each costs its own job."""
+    slave = Slave(broker.near)
+    deep = b'{"action":"job","id":1,"type":"t","body":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    broken = b'{"action":"job","id":2,"type":5,"body":1}'
+    broker.says(OK, OK, deep, OK, broken, OK, {"action": "job", "id": 3, "type": "t", "body": 3}, OK)
+    slave.join("t")
+    Timer(0.1, broker.far.shutdown, [socket.SHUT_WR]).start()
+    slave.serve(lambda body: body + 1)
+    *_, first, second, third = broker.heard()
+    assert [(one["action"], one.get("kind")) for one in (first, second)] == [("fail", "BodyError")] * 2
+    assert third == {"action": "respond", "body": 4}
 
 
 # Serving

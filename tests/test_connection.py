@@ -28,14 +28,15 @@ from zope.interface import implementer
 from gloom.client.connection import BrokerConnection
 from gloom.client.deferred import Master, Slave
 from gloom.client.link import default_name, retry_delay_seconds
+from gloom.client.looking import bounded
 from gloom.client.session import Event
-from gloom.errors import RequestRefused, TransportError
+from gloom.errors import BodyError, ProtocolError, RequestRefused, TransportError
 from gloom.framing import FlushTurn, FrameProtocol, to_frame
 from gloom.messages import Hello, Ping
 from gloom.protocols import MasterProtocol, PeerFactory, SlaveProtocol
 from gloom.service import memory_surroundings
 from gloom.settings import Settings
-from gloom.testing import MemoryTransport
+from gloom.testing import MemoryGloom, MemoryTransport
 
 
 @pytest.fixture
@@ -261,12 +262,120 @@ def test_a_broker_that_breaks_the_protocol_later_is_left(farm: Farm) -> None:
         brokers[0].say({"ok": True})
         farm.advance()
     assert [formatEvent(event) for event in events if event["log_level"] is LogLevel.error] == [
-        "the connection to the broker is dropped: the broker replied to no request: True"
+        f"{default_name()}: what the broker sends cannot be read: the broker replied to no request: True; "
+        "connecting again, ever more slowly"
     ]
     farm.advance(0.2)
     assert [message for _, message in brokers[1].frames[1:]] == [brokers[0].frames[1][1] | {"attach": True}]
     brokers[1].say({"id": 1, "body": "answer"})
     assert farm.result(answer) == "answer"
+
+
+def test_a_broker_that_breaks_the_protocol_again_and_again_is_left_alone(farm: Farm) -> None:
+    """The delays grow, the log says it once, and each job of it fails after four connections: nothing runs for ever."""
+    brokers = served_by(farm, WELCOME, {"ok": True}, {"ok": True})
+    master = farm.master()
+    answers = Firings().of([master.submit("echo", n, id=n) for n in range(2)])
+    began = list[float]()
+    with logged("gloom.client") as events:
+        while len(answers.answers) < 2:
+            farm.advance()
+            began.append(farm.gloom.clock.seconds())
+            brokers[-1].say(b"nonsense")
+            for _ in range(100):
+                if len(brokers) == len(began):
+                    farm.advance(0.01)
+    assert len(began) == 4
+    assert began[3] - began[2] > began[1] - began[0]
+    assert len([event for event in events if event["log_level"] is LogLevel.error]) == 1
+    assert {type(error) for error in answers.failures()} == {ProtocolError}
+    assert "job 0: given up, because the broker sent what is not a message" in str(answers.failures()[0])
+
+
+def test_an_answer_that_cannot_be_read_fails_its_job_only(farm: Farm) -> None:
+    """Twenty other jobs get theirs, on the same connection, and none runs twice."""
+    brokers = served_by(farm, WELCOME, *[{"ok": True}] * 21)
+    master = farm.master()
+    answers = Firings().of([master.submit("echo", n, id=n) for n in range(21)])
+    farm.advance()
+    for n in range(21):
+        deep = b'{"id":10,"body":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+        brokers[0].say(deep if n == 10 else {"id": n, "body": n})
+    farm.advance()
+    assert [answer for _, answer in answers.answers if isinstance(answer, int)] == [n for n in range(21) if n != 10]
+    (error,) = answers.failures()
+    assert isinstance(error, BodyError)
+    assert error.id == 10
+    assert "job 10: " in str(error)
+    assert len(brokers) == 1
+
+
+def test_a_job_that_cannot_be_read_is_failed_and_the_next_is_done(farm: Farm) -> None:
+    """A slave answers a body that nobody can read, or a job of another shape, and keeps its connection and slot."""
+    brokers = list[Broker]()
+
+    def build() -> Broker:
+        brokers.append(Broker(farm.gloom.clock, WELCOME, {"ok": True}))
+        return brokers[-1]
+
+    farm.gloom.slave_endpoint.server = Scripted(build)
+    farm.slave("echo", lambda body: body)
+    brokers[0].say(b'{"action":"job","id":1,"type":"echo","body":' + b"[" * 100_000 + b"]" * 100_000 + b"}")
+    brokers[0].say({"action": "job", "id": 2, "type": 5, "body": 1})
+    brokers[0].say({"action": "job", "id": 3, "type": "echo", "body": "next"})
+    farm.advance()
+    *_, first, second, third = (message for _, message in brokers[0].frames)
+    assert [(one["action"], one["id"], one["kind"]) for one in (first, second)] == [
+        ("fail", 1, "BodyError"),
+        ("fail", 2, "BodyError"),
+    ]
+    assert third == {"action": "respond", "id": 3, "body": "next"}
+    assert len(brokers) == 1
+
+
+class Paused(Clock):
+    """A clock as a reactor's: what is asked for while calls are made comes in a later turn, after the sockets."""
+
+    def turn(self, seconds: float) -> None:
+        """Let *seconds* pass, and make the calls that are due by then, and no others."""
+        self.rightNow += seconds
+        for call in [call for call in self.calls if call.getTime() <= self.rightNow]:
+            self.calls.remove(call)
+            call.called = 1
+            call.func(*call.args, **call.kw)
+
+
+@pytest.mark.parametrize("answered", [True, False])
+def test_after_a_pause_the_socket_is_read_before_silence_counts(answered: bool) -> None:
+    """A process that stood still has the broker's signs of life in its socket: they come before the judgement."""
+    clock, transport = Paused(), StringTransport()
+    connection = BrokerConnection(Hello(1), lambda *_: None, FlushTurn(clock), clock)
+    connection.makeConnection(transport)
+    connection.dataReceived(to_frame(b'{"ok":true,"version":1,"max_frame":1000,"heartbeat":3}'))
+    for _ in range(5):
+        clock.turn(1)
+    clock.turn(600)  # the process stood still; timers come first
+    if answered:
+        connection.dataReceived(to_frame(b'{"ok":true}') * 5)
+    clock.turn(0.01)
+    assert connection.closed is not answered
+
+
+@pytest.mark.parametrize("answered", [True, False])
+def test_after_a_pause_the_socket_is_read_before_hello_is_late(answered: bool) -> None:
+    """So with the ten seconds for hello."""
+    clock = Paused()
+    welcomed = bounded(Deferred[str](), 10, clock, lambda: TransportError("late"))
+    clock.turn(3600)
+    if answered:
+        welcomed.callback("welcome")
+    clock.turn(0.01)
+    if answered:
+        assert MemoryGloom.result(welcomed) == "welcome"
+    else:
+        with pytest.raises(TransportError, match="late"):
+            MemoryGloom.result(welcomed)
+    assert clock.getDelayedCalls() == []
 
 
 def test_a_broker_may_send_what_this_version_does_not_know(farm: Farm) -> None:
@@ -316,15 +425,15 @@ def test_pings_go_out_at_a_third_of_the_heartbeat(farm: Farm) -> None:
 
 
 def test_a_silent_broker_is_dropped_and_tried_again(farm: Farm) -> None:
-    """After three pings without a sign of life: an error in the log, and a new connection."""
+    """After twice the heartbeat without a sign of life: an error in the log, and a new connection."""
     brokers = served_by(farm, WELCOME | {"heartbeat": 30})
     farm.master()
     with logged("gloom.client") as events:
-        run(farm, 39.5, 0.5)
+        run(farm, 59.5, 0.5)
         assert len(brokers) == 1
         run(farm, 1, 0.1)
-    assert brokers[0].heard("ping") == [10, 20, 30]
-    assert "the connection to the broker is dropped: it was silent for 30.0 s" in map(formatEvent, events)
+    assert brokers[0].heard("ping") == [10, 20, 30, 40, 50]
+    assert "the connection to the broker is dropped: it was silent for 60 s" in map(formatEvent, events)
     assert len(brokers) == 2
 
 

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from gloom.client.session import Assignment, Event, Greeting, Outcome, Progressed, Quiet, Reply, Revocation, Session
-from gloom.errors import JobFailed, ProtocolError, RequestRefused
+from gloom.client.session import (
+    Assignment,
+    Event,
+    Greeting,
+    Outcome,
+    Progressed,
+    Quiet,
+    Reply,
+    Revocation,
+    Session,
+    UnreadableJob,
+)
+from gloom.errors import BodyError, JobFailed, ProtocolError, RequestRefused
 from gloom.messages import Join, Ping, Progress, Respond, Submit, decode_body, encode_body
 
 
@@ -155,10 +169,95 @@ def test_a_failure_in_the_words_of_the_base_level_has_what_is_there() -> None:
     assert str(outcome.error) == "the slave disappeared"
 
 
-def test_an_outcome_with_neither_body_nor_error_breaks_the_protocol() -> None:
-    """A job cannot end with nothing; the error names the job."""
-    with pytest.raises(ProtocolError, match="job 'a' has neither"):
-        receive(Session(), {"id": "a"})
+def test_an_outcome_with_neither_body_nor_error_is_one_that_cannot_be_read() -> None:
+    """A job cannot end with nothing; the error names the job, and only that job has failed."""
+    outcome = receive(Session(), {"id": "a"})
+    assert isinstance(outcome, Outcome)
+    assert isinstance(outcome.error, BodyError)
+    assert (outcome.id, outcome.error.id) == ("a", "a")
+    assert "job 'a' has neither" in str(outcome.error)
+
+
+DEEP = b"[" * 200_000 + b"]" * 200_000
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b'{"id":"a","body":' + DEEP + b"}",
+        b'{"body":' + DEEP + b',"id":"a"}',
+        b'{"id":"a","body":[1,}',
+        b'{"id":"a","body":1',
+        b'{"body":"{\\"id\\":2}, \\\\","id":"a","reason":5}',
+        b'{"id":"a","error":"job_failed","reason":5}',
+        b'{"id":"a","error":7}',
+        b' { "id" : "\\u0061" , "error" : "x" , "attempts" : {} } ',
+        b'{"id":"a","body":"\xff","kind":3}',
+    ],
+    ids=range(9),
+)
+def test_an_outcome_that_cannot_be_read_fails_its_job_only(frame: bytes) -> None:
+    """Where the id can be read, the error says which job it is, whatever stands around it."""
+    outcome = Session().receive(frame)
+    assert isinstance(outcome, Outcome)
+    assert isinstance(outcome.error, BodyError)
+    assert (outcome.id, outcome.error.id) == ("a", "a")
+    assert str(outcome.error).startswith("job 'a': ")
+    assert len(str(outcome.error)) < 1000
+
+
+def test_a_job_that_cannot_be_read_is_known_by_its_id() -> None:
+    """So that its slave can fail it."""
+    for frame in (
+        b'{"action":"job","id":7,"type":"t","body":' + DEEP + b"}",
+        b'{"action":"job","id":7,"type":5,"body":1}',
+        b'{"action":"job","id":7}',
+    ):
+        job = Session().receive(frame)
+        assert isinstance(job, UnreadableJob)
+        assert (job.id, job.error.id) == (7, 7)
+
+
+def test_progress_that_cannot_be_read_is_no_outcome() -> None:
+    """The job goes on."""
+    progressed = Session().receive(b'{"id":1,"progress":' + DEEP + b"}")
+    assert isinstance(progressed, Progressed)
+    assert progressed.id == 1
+
+
+def test_other_kinds_that_cannot_be_read_are_ignored() -> None:
+    """As those that can be."""
+    assert Session().receive(b'{"action":"later","id":1,"reason":5}') is None
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b"",
+        b"nonsense",
+        b"[1]",
+        b'"id"',
+        b'{"id":1.5,"body":1}',
+        b'{"id":"","body":1}',
+        b'{"id":{"id":1},"body":1}',
+        b'{"a":{"id":1},"ok":[}',
+        b'{"id',
+        b"{:",
+        b"\xff" * 100,
+    ],
+    ids=range(11),
+)
+def test_what_says_not_even_whose_it_is_breaks_the_protocol(frame: bytes) -> None:
+    """Then the connection is of no use."""
+    with pytest.raises(ProtocolError):
+        Session().receive(frame)
+
+
+@given(st.binary(max_size=200) | st.text('{}[]":,id\\body1 ', max_size=60).map(str.encode))
+def test_whatever_comes_is_an_event_or_breaks_the_protocol(frame: bytes) -> None:
+    """Nothing else is raised."""
+    with suppress(ProtocolError):
+        Session().receive(frame)
 
 
 def test_a_job_is_for_the_slave() -> None:
@@ -179,9 +278,9 @@ def test_an_untyped_job_has_no_type() -> None:
         assert job.type is None
 
 
-@pytest.mark.parametrize("message", [{"id": 1}, {"body": 1}, {}])
-def test_a_job_without_id_or_body_breaks_the_protocol(message: dict[str, Any]) -> None:
-    """A job that could not be answered, or says nothing to do, is an error."""
+@pytest.mark.parametrize("message", [{"body": 1}, {}])
+def test_a_job_without_id_breaks_the_protocol(message: dict[str, Any]) -> None:
+    """A job that could not be answered is an error."""
     with pytest.raises(ProtocolError, match="a job must have an id and a body"):
         receive(Session(), {"action": "job", **message})
 

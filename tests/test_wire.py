@@ -427,6 +427,22 @@ def test_a_request_that_was_sent_in_part_is_finished_by_the_next_call(broker: Sc
     assert heard[0]["body"] == body
 
 
+def test_a_request_that_was_sent_in_part_is_finished_by_a_wait(broker: Scripted) -> None:
+    """Waiting for its outcome sends the rest of it; it would wait for ever otherwise."""
+    master = greeted(broker, max_frame=2**31)
+    with pytest.raises(TimedOut):
+        master.submit("large", body="x" * 4_000_000, timeout=0.01)
+    heard: list[Any] = []
+    reader = Thread(target=lambda: heard.extend(broker.hears(1)))
+    reader.start()
+    while reader.is_alive():
+        with pytest.raises(TimedOut):
+            master.receive(timeout=0.01)
+    assert [message["id"] for message in heard] == ["large"]
+    broker.says(OK, {"id": "large", "body": 1})
+    assert master.receive(timeout=4).id == "large"
+
+
 def test_a_broker_that_waits_to_be_read_does_not_block_a_large_request(broker: Scripted) -> None:
     """While a request cannot be sent, what the broker sends is read: neither side waits for the other."""
     master = greeted(broker, max_frame=2**31)

@@ -19,6 +19,13 @@ _PRIORITIES = range(-(2**63), 2**63)
 _LONGEST_SHOWN = 60
 
 
+def checked_string(name: str, value: Any, shown: bool = True) -> str:
+    """Return *value*, any string."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a string, got {_shown(value) if shown else type(value).__name__}")
+    return value
+
+
 def checked_text(name: str, value: Any, shown: bool = True) -> str:
     """
     Return *value*, a string that UTF-8 can carry.
@@ -26,14 +33,13 @@ def checked_text(name: str, value: Any, shown: bool = True) -> str:
     Args:
         shown: Whether an error may say which value came; not so for a token.
     """
-    if not isinstance(value, str):
-        raise TypeError(f"{name} must be a string, got {_shown(value) if shown else type(value).__name__}")
+    text = checked_string(name, value, shown)
     try:
-        value.encode()
+        text.encode()
     except UnicodeEncodeError:
         got = f", got {_shown(value)}" if shown else ""
         raise ValueError(f"{name} must be text that UTF-8 can carry, without lone surrogates{got}") from None
-    return value
+    return text
 
 
 def short_text(name: str, value: Any) -> str:

@@ -5,16 +5,19 @@ Blocking masters; `gloom.client.blocking` is where to import them from, and says
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Literal, overload
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial, wraps
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, overload
 
-from msgspec import Raw
+from msgspec import UNSET, Raw
 
-from gloom.client.jobs import Batch, Job, body_of
-from gloom.client.session import Outcome
+from gloom.client.arguments import checked_flag, checked_id, checked_number
+from gloom.client.jobs import Job, body_of
+from gloom.client.many import ManyJobs
 from gloom.client.terms import batches, submission
-from gloom.client.wire import Address, Connection, Deadline, deadline_after
-from gloom.errors import RequestRefused, ServerError
+from gloom.client.wire import Address, Connection, Deadline, Timeout
+from gloom.errors import BodyError, RequestRefused, ServerError
 from gloom.messages import Cancel, ExtendedSubmit, Ping, SubmitMany, encode_request
 from gloom.settings import MASTER_PORT
 
@@ -23,6 +26,24 @@ if TYPE_CHECKING:
 
 _LOOPBACK = "127.0.0.1"
 
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+def _warns_of_two_unnamed(
+    submit: Callable[Concatenate[Master, Arguments], Result],
+) -> Callable[Concatenate[Master, Arguments], Result]:
+    """Have *submit* warn of a call with an id and a type without names, and no body."""
+
+    @wraps(submit)
+    def warning(master: Master, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        if len(args) == 2 and "body" not in kwargs:
+            text = f"submit({args[0]!r:.60}, {args[1]!r:.60}) is a job with that id and that type, and no body"
+            warnings.warn(f"{text}; name them: submit(type=..., body=...) or submit(id=..., type=...)", stacklevel=2)
+        return submit(master, *args, **kwargs)
+
+    return warning
+
 
 class Master(Connection):
     """
@@ -30,7 +51,7 @@ class Master(Connection):
 
     Args:
         addr: The broker's master port, as for `Connection`.
-        timeout: As for `Connection`.
+        timeout: As for `Connection`: of connecting, and of every call that has none of its own.
         token: As for `Connection`.
         tls: As for `Connection`.
     """
@@ -49,13 +70,14 @@ class Master(Connection):
         """Return an id that no other job has: 32 upper-case hexadecimal digits."""
         return os.urandom(16).hex().upper()
 
+    @_warns_of_two_unnamed
     def submit(
         self,
         id: str | int | None = None,
         type: str | None = None,
         body: Any = None,
         priority: int = 0,
-        timeout: float | None = None,
+        timeout: Timeout = UNSET,
         *,
         job_timeout: float | None = None,
         expires: float | None = None,
@@ -67,6 +89,10 @@ class Master(Connection):
         Submit a job and wait until the broker has accepted it.
 
         Outcomes that come meanwhile are kept for `receive`.
+
+        The order of the arguments is that of 2009: two without a name are the
+        id and the type. Without a body beside them this warns, since
+        ``submit("echo", "hello")`` looks like a type and a body.
 
         Args:
             id: 1 to 255 characters or an integer, unique over the whole system
@@ -87,18 +113,19 @@ class Master(Connection):
         Raises:
             RequestRefused: The broker did not accept it; ``error`` says why.
             BodyError: *body* is not JSON; nothing was sent.
-            TypeError: *id* is neither a string nor an integer; nothing was sent.
-            ValueError: A term is out of its range; nothing was sent.
+            TypeError: An argument is of another kind, as an *id* that is neither a string nor
+                an integer; nothing was sent.
+            ValueError: An argument is out of its range; nothing was sent.
             TimedOut: No reply in time; the job may have been accepted, and
                 then `receive` returns its outcome.
             TransportError: The connection has ended.
         """
         request = self._submit_request(id, type, body, priority, job_timeout, expires, delay, retries, require_slave)
-        self._wire.ask(request, deadline_after(timeout))
+        self._wire.ask(request, self._deadline(timeout))
         return request.id
 
     def submit_many(
-        self, jobs: Iterable[Mapping[str, Any]], timeout: float | None = None
+        self, jobs: Iterable[Mapping[str, Any]], timeout: Timeout = UNSET
     ) -> list[str | int | RequestRefused]:
         """
         Submit many jobs together, and wait until the broker has decided on all.
@@ -118,7 +145,7 @@ class Master(Connection):
             TimedOut: No reply in time.
             TransportError: The connection has ended.
         """
-        deadline = deadline_after(timeout)
+        deadline = self._deadline(timeout)
         requests = [self._submit_request(**job) for job in jobs]
         if not requests:
             return []
@@ -146,7 +173,7 @@ class Master(Connection):
             for request, one in zip(requests, said, strict=True)
         ]
 
-    def cancel(self, id: str | int, timeout: float | None = None) -> str:
+    def cancel(self, id: str | int, timeout: Timeout = UNSET) -> str:
         """
         End a job of this master; its outcome, `JobFailed` with ``cancelled``, follows.
 
@@ -158,7 +185,7 @@ class Master(Connection):
             TimedOut: No reply in time; the broker may have heard it.
             TransportError: The connection has ended.
         """
-        return self._wire.ask(Cancel(id), deadline_after(timeout)).message.state or "cancelled"
+        return self._wire.ask(Cancel(checked_id(id)), self._deadline(timeout)).message.state or "cancelled"
 
     def _submit_request(
         self,
@@ -174,11 +201,9 @@ class Master(Connection):
     ) -> ExtendedSubmit:
         if id is None:
             id = self.new_job_id()
-        elif isinstance(id, bool) or not isinstance(id, str | int):
-            raise TypeError(f"id must be a string or an integer, got {id!r}")
         return submission(id, type, body, priority, job_timeout, expires, delay, retries, require_slave)
 
-    def receive(self, timeout: float | None = None) -> Job:
+    def receive(self, timeout: Timeout = UNSET) -> Job:
         """
         Wait for the next outcome of a job that was submitted.
 
@@ -191,37 +216,34 @@ class Master(Connection):
             TimedOut: None came in time.
             TransportError: The connection has ended.
         """
-        deadline = deadline_after(timeout)
-        while not self._wire.outcomes:
-            self._wire.pump(deadline)
-        outcome = self._wire.outcomes.popleft()
+        outcome = self._wire.next_outcome(self._deadline(timeout))
         if outcome.error is not None:
             raise outcome.error
         return Job(id=outcome.id, body=body_of(outcome))
 
     @overload
     def do_many(
-        self, jobs: Iterable[Mapping[str, Any]], timeout: float | None = None, *, window: int = ...
+        self, jobs: Iterable[Mapping[str, Any]], timeout: Timeout = UNSET, *, window: int = ...
     ) -> Iterator[Job]: ...
 
     @overload
     def do_many(
         self,
         jobs: Iterable[Mapping[str, Any]],
-        timeout: float | None = None,
+        timeout: Timeout = UNSET,
         *,
         window: int = ...,
         return_errors: Literal[True],
-    ) -> Iterator[Job | ServerError]: ...
+    ) -> Iterator[Job | ServerError | BodyError]: ...
 
     def do_many(
         self,
         jobs: Iterable[Mapping[str, Any]],
-        timeout: float | None = None,
+        timeout: Timeout = UNSET,
         *,
         window: int = 256,
         return_errors: bool = False,
-    ) -> Iterator[Job | ServerError]:
+    ) -> Iterator[Job | ServerError | BodyError]:
         """
         Have many jobs done, and yield their answers as they come.
 
@@ -229,48 +251,31 @@ class Master(Connection):
         that: it may be endless. `submit`, `receive` and another `do_many` may
         be used between two answers; each gets its own.
 
-        Where the iteration stops early, by an error or because it is given
-        up, the jobs in flight still run, and what comes of them is thrown away.
+        A wait for the next answer that times out loses nothing: call ``next``
+        on the iterator again. Where the iteration stops early, by another
+        error or because it is given up, the jobs in flight still run, and what
+        comes of them is thrown away.
 
         Args:
             jobs: One mapping a job: what `submit` takes but its *timeout*, all of it optional.
-            timeout: Longest wait for each answer.
+            timeout: Longest wait for each answer, in seconds.
             window: How many jobs may be in flight, 1 or more.
-            return_errors: Yield the error of a job that was refused or failed
-                in its place, instead of raising it, and go on.
+            return_errors: Yield the error of a job that was refused or failed, or whose
+                answer cannot be read, in its place, instead of raising it, and go on.
 
         Returns:
             An iterator of one `Job` for each of *jobs*.
 
         Raises:
             ValueError: *window* is less than 1.
+            TimedOut: From the iterator, which goes on where it was.
             JobFailed: From the iterator, when a job ended without an answer.
             RequestRefused: From the iterator, when the broker did not accept a job.
             GloomError: From the iterator, as for `submit` and `receive`.
         """
-        if window < 1:
-            raise ValueError(f"window must be 1 or more, got {window}")
-        return self._do_many(jobs, timeout, window, return_errors)
-
-    def _do_many(
-        self, jobs: Iterable[Mapping[str, Any]], timeout: float | None, window: int, return_errors: bool
-    ) -> Iterator[Job | ServerError]:
-        batch = Batch(self._wire)
-        try:
-            for job in jobs:
-                batch.submit(self._submit_request(**job), deadline_after(timeout))
-                # What has ended is not kept back by jobs that come slowly.
-                batch.look()
-                while batch.ended or batch.in_flight >= window:
-                    yield self._ended(batch.next_ended(deadline_after(timeout)), return_errors)
-            while batch.ended or batch.in_flight:
-                yield self._ended(batch.next_ended(deadline_after(timeout)), return_errors)
-        finally:
-            batch.abandon()
-
-    def _ended(self, ended: Outcome | ServerError, return_errors: bool) -> Job | ServerError:
-        if isinstance(ended, Outcome):
-            return Job(id=ended.id, body=body_of(ended))
-        if return_errors:
-            return ended
-        raise ended
+        checked_number("window", window, 1)
+        checked_flag("return_errors", return_errors)
+        self._deadline(timeout)  # at the call, if it is wrong
+        # Not a generator: an interrupt would end that, and this would look finished.
+        requests = map(lambda job: self._submit_request(**job), jobs)  # noqa: C417
+        return ManyJobs(self._wire, requests, partial(self._deadline, timeout), window, return_errors)

@@ -8,9 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from gloom.client.failing import failure_of, fitted
+from msgspec import UNSET
+
+from gloom.client.arguments import checked_flag, checked_function, checked_string, checked_types, short_text
+from gloom.client.failing import failure_of, fitted, sendable
 from gloom.client.jobs import Job, body_of
-from gloom.client.wire import Address, Connection, deadline_after
+from gloom.client.session import UnreadableJob
+from gloom.client.wire import Address, Connection, Timeout
 from gloom.errors import BodyError, RequestRefused, SizeError, TransportError
 from gloom.messages import ExtendedJoin, Fail, Join, Leave, Progress, Respond, encode_body
 from gloom.settings import SLAVE_PORT
@@ -25,11 +29,12 @@ class Slave(Connection):
     """
     Takes jobs, one at a time, and answers them.
 
-    Iterating yields each job as it comes, until `leave`.
+    Iterating yields each job as it comes, until `leave`. Iterating and `serve`
+    wait as long as it takes, whatever *timeout* is.
 
     Args:
         addr: The broker's slave port, as for `Connection`.
-        timeout: As for `Connection`.
+        timeout: As for `Connection`: of connecting, and of every call that has none of its own.
         token: As for `Connection`.
         tls: As for `Connection`.
     """
@@ -45,7 +50,7 @@ class Slave(Connection):
         super().__init__(addr, timeout, token=token, tls=tls)
         self._left = False
 
-    def join(self, type: str | Sequence[str] | None, timeout: float | None = None) -> bool:
+    def join(self, type: str | Sequence[str] | None, timeout: Timeout = UNSET) -> bool:
         """
         Take jobs of *type*, or of a list of types, from the next job on; None takes only untyped jobs.
 
@@ -53,16 +58,19 @@ class Slave(Connection):
             True: the broker has agreed.
 
         Raises:
+            ValueError: *type* is not 1 to 1000 types of 1 to 255 characters each; nothing was sent.
+            TypeError: It is of another kind; nothing was sent.
             RequestRefused: The broker has not; ``error`` says why.
             TimedOut: No reply in time; the broker may have heard it.
             TransportError: The connection has ended.
         """
-        request = Join(type) if type is None or isinstance(type, str) else ExtendedJoin(types=list(type))
-        self._wire.ask(request, deadline_after(timeout))
+        types = checked_types(type)
+        request = ExtendedJoin(types=types) if isinstance(types, list) else Join(types)
+        self._wire.ask(request, self._deadline(timeout))
         self._left = False
         return True
 
-    def job(self, timeout: float | None = None) -> Job:
+    def job(self, timeout: Timeout = UNSET) -> Job:
         """
         Wait for a job.
 
@@ -71,18 +79,17 @@ class Slave(Connection):
             TimedOut: None came in time.
             TransportError: The connection has ended.
         """
-        deadline = deadline_after(timeout)
-        while not self._wire.jobs:
-            self._wire.pump(deadline)
-        job = self._wire.jobs.popleft()
+        job = self._wire.next_job(self._deadline(timeout))
+        if isinstance(job, UnreadableJob):
+            raise job.error
         return Job(action="job", id=job.id, type=job.type, body=body_of(job))
 
     def __iter__(self) -> Iterator[Job]:
         # A job that came before the broker heard the leave is still to be done.
         while self._wire.jobs or not self._left:
-            yield self.job()
+            yield self.job(None)
 
-    def respond(self, body: Any = None, timeout: float | None = None) -> bool:
+    def respond(self, body: Any = None, timeout: Timeout = UNSET) -> bool:
         """
         Answer the job in hand.
 
@@ -99,7 +106,7 @@ class Slave(Connection):
             TimedOut: No reply in time; the broker may have the answer.
             TransportError: The connection has ended.
         """
-        self._wire.ask(Respond(encode_body(body)), deadline_after(timeout))
+        self._wire.ask(Respond(encode_body(body)), self._deadline(timeout))
         return True
 
     def fail(
@@ -108,7 +115,7 @@ class Slave(Connection):
         kind: str | None = None,
         traceback: str | None = None,
         retry: bool = False,
-        timeout: float | None = None,
+        timeout: Timeout = UNSET,
     ) -> bool:
         """
         Say that the job in hand failed; its master gets `JobFailed`.
@@ -123,15 +130,22 @@ class Slave(Connection):
             True: the broker knows.
 
         Raises:
+            ValueError: *kind* is not 1 to 255 characters; nothing was sent. So with TypeError.
             RequestRefused: No job is in hand, or the texts are too large;
                 ``error`` says which.
             TimedOut: No reply in time; the broker may have heard it.
             TransportError: The connection has ended.
         """
-        self._wire.ask(Fail(reason, kind, traceback, retry), deadline_after(timeout))
+        said = Fail(
+            sendable(checked_string("reason", reason)),
+            None if kind is None else short_text("kind", kind),
+            None if traceback is None else sendable(checked_string("traceback", traceback)),
+            checked_flag("retry", retry),
+        )
+        self._wire.ask(said, self._deadline(timeout))
         return True
 
-    def progress(self, value: Any, timeout: float | None = None) -> None:
+    def progress(self, value: Any, timeout: Timeout = UNSET) -> None:
         """
         Tell the master how the job in hand gets on; nothing is waited for.
 
@@ -144,9 +158,9 @@ class Slave(Connection):
             TimedOut: It could not be sent in time; the next call sends it first.
             TransportError: The connection has ended.
         """
-        self._wire.send(Progress(encode_body(value)), deadline_after(timeout))
+        self._wire.send(Progress(encode_body(value)), self._deadline(timeout))
 
-    def leave(self, timeout: float | None = None) -> bool:
+    def leave(self, timeout: Timeout = UNSET) -> bool:
         """
         Take no more jobs; the one in hand, or on its way, is still to be answered.
 
@@ -157,7 +171,7 @@ class Slave(Connection):
             TimedOut: No reply in time; the broker may have heard it.
             TransportError: The connection has ended.
         """
-        self._wire.ask(Leave(), deadline_after(timeout))
+        self._wire.ask(Leave(), self._deadline(timeout))
         self._left = True
         return True
 
@@ -179,26 +193,27 @@ class Slave(Connection):
             RequestRefused: The broker refused an answer.
             ProtocolError: What came is not the protocol.
         """
+        checked_function("function", function)
         with suppress(TransportError):
             try:
                 while not self._left:
                     self._serve_one(function)
             except KeyboardInterrupt:
-                self.leave()
+                self.leave(None)
             while self._wire.jobs:
                 self._serve_one(function)
 
     def _serve_one(self, function: Callable[[Any], Any]) -> None:
         try:
-            body = self.job().body
+            body = self.job(None).body
         except BodyError as error:
             self._fail_with(error)
             return
         try:
             answer = function(body)
         except (KeyboardInterrupt, SystemExit) as error:
-            self.leave()
-            self.fail("the slave was interrupted", type(error).__name__, retry=True)
+            self.leave(None)
+            self.fail("the slave was interrupted", type(error).__name__, retry=True, timeout=None)
             raise
         except BaseException as error:
             # asyncio's CancelledError too: a job that raises it has failed, no more.

@@ -16,6 +16,7 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IDelayedCall, IReactorTime, ISSLTransport
 from twisted.python.failure import Failure
 
+from gloom.client.looking import LOOK_SECONDS
 from gloom.client.session import Event, Reply, Session
 from gloom.errors import GloomError, ProtocolError, TransportError
 from gloom.framing import FlushTurn, FrameProtocol
@@ -32,8 +33,10 @@ _MAX_WELCOME_BYTES = 64 * KIB
 # The most that a frame adds around a body: keys, braces, an id and a type of
 # 255 characters each, every one of them escaped.
 _ENVELOPE_BYTES = 4096
-# Pings in one agreed heartbeat; the same number of silent ones ends the connection.
+# Pings in one agreed heartbeat.
 _PINGS_A_HEARTBEAT = 3
+# So many without a sign of life, and the next end the connection: after twice the heartbeat, at the latest.
+_MOST_SILENT_PINGS = 2 * _PINGS_A_HEARTBEAT - 1
 
 
 # OpenSSL's words for bytes that are no TLS.
@@ -72,6 +75,7 @@ class BrokerConnection(FrameProtocol):
         max_frame_bytes: The broker's limit for one frame, known once `welcomed` has fired.
         welcomed: Fires when the broker has answered ``hello``.
         ended: Fires with the reason, an exception, when the connection has ended.
+        broken: What the broker sent that cannot be read, so that this end dropped the connection; or None.
     """
 
     log = PeerLogger()
@@ -89,6 +93,7 @@ class BrokerConnection(FrameProtocol):
         self.max_frame_bytes = _MAX_ANSWER_BYTES
         self.welcomed: Deferred[None] = Deferred()
         self.ended: Deferred[BaseException | None] = Deferred()
+        self.broken: ProtocolError | None = None
         self._hello = hello
         self._heard = heard
         self._session = Session()
@@ -143,10 +148,12 @@ class BrokerConnection(FrameProtocol):
 
     def _give_up(self, error: GloomError) -> None:
         self._stop_reading()
-        if self.welcomed.called:
-            self.log.error("the connection to the broker is dropped: {error}", error=error)
-        else:
+        if not self.welcomed.called:
             self.welcomed.errback(error)
+        elif isinstance(error, ProtocolError):
+            self.broken = error  # who connects again says so, once
+        else:
+            self.log.error("the connection to the broker is dropped: {error}", error=error)
         self.transport.abortConnection()
 
     def _welcome(self, reply: Reply) -> None:
@@ -165,12 +172,20 @@ class BrokerConnection(FrameProtocol):
 
     def _send_ping(self, heartbeat_seconds: float) -> None:
         self._ping = None
-        if self._silent_pings >= _PINGS_A_HEARTBEAT:
-            self._give_up(TransportError(f"it was silent for {heartbeat_seconds} s"))
+        if self._silent_pings >= _MOST_SILENT_PINGS:
+            # Perhaps this process stood still, and not the broker.
+            self._ping = self._clock.callLater(LOOK_SECONDS, self._drop_if_silent, heartbeat_seconds)
             return
         self._silent_pings += 1
         self.ask(Ping())
         self._keep_heartbeat(heartbeat_seconds)
+
+    def _drop_if_silent(self, heartbeat_seconds: float) -> None:
+        if self._silent_pings < _MOST_SILENT_PINGS:
+            self._send_ping(heartbeat_seconds)
+            return
+        self._ping = None
+        self._give_up(TransportError(f"it was silent for {2 * heartbeat_seconds:g} s"))
 
     def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008
         super().connectionLost(reason)

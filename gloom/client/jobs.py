@@ -45,12 +45,12 @@ def body_of(event: Outcome | Assignment) -> Any:
     Return the Python value that came with a job.
 
     Raises:
-        BodyError: It is more than Python reads; the text says whose it is.
+        BodyError: It is more than Python reads; ``id`` says whose it is.
     """
     try:
         return decode_body(event.body)
     except BodyError as error:
-        raise BodyError(f"job {event.id!r}: {error}") from None
+        raise BodyError(f"job {event.id!r}: {error}", event.id) from None
 
 
 class Batch:
@@ -62,7 +62,7 @@ class Batch:
     """
 
     def __init__(self, wire: Wire) -> None:
-        self.ended: deque[Outcome | ServerError] = deque()
+        self.ended: deque[Outcome | ServerError | BodyError] = deque()
         self._wire = wire
         self._asked: deque[Submit] = deque()
         self._accepted: set[str | int] = set()
@@ -75,7 +75,7 @@ class Batch:
         return len(self._asked) + len(self._accepted)
 
     def submit(self, request: Submit, deadline: Deadline | None) -> None:
-        """Send *request*; what comes of it will be in `ended`."""
+        """Send *request*, for which the wire has been made ready; what comes of it will be in `ended`."""
         self._asked.append(request)
         try:
             self._wire.send(request, deadline)
@@ -83,11 +83,10 @@ class Batch:
             self._asked.pop()
             self.ended.append(error)
 
-    def next_ended(self, deadline: Deadline | None) -> Outcome | ServerError:
-        """Wait until one has ended, and take it."""
+    def wait(self, deadline: Deadline | None) -> None:
+        """Wait until one has ended."""
         while not self.ended:
             self._wire.pump(deadline)
-        return self.ended.popleft()
 
     def look(self) -> None:
         """Read what is here already; an end of the connection is left to the next call."""
@@ -96,9 +95,11 @@ class Batch:
                 self._wire.pump(AT_ONCE)
 
     def abandon(self) -> None:
-        """Throw away what still comes of them."""
-        self._abandoned = True
-        self._forget_when_done()
+        """Throw away what still comes of them; a second time does nothing."""
+        if not self._abandoned:
+            self._abandoned = True
+            self.ended.clear()
+            self._forget_when_done()
 
     def _takes(self, event: Event) -> bool:
         if isinstance(event, Outcome) and event.id in self._accepted:

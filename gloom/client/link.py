@@ -22,9 +22,11 @@ from twisted.python.reflect import safe_str
 from gloom.client.address import client_endpoint
 from gloom.client.arguments import checked_number, checked_token, seconds, short_text
 from gloom.client.connection import BrokerConnection
+from gloom.client.looking import bounded
 from gloom.client.session import Event, Greeting
 from gloom.client.tls import ClientTLS
-from gloom.errors import TransportError
+from gloom.clock import monotonic
+from gloom.errors import ProtocolError, TransportError
 from gloom.framing import FlushTurn
 from gloom.logs import PeerLogger
 from gloom.messages import PROTOCOL_VERSION
@@ -35,6 +37,8 @@ _HELLO_SECONDS = 10.0
 _FIRST_DELAY_SECONDS = 0.1
 _LONGEST_DELAY_SECONDS = 15.0
 _DELAY_FACTOR = 1.7
+# A connection that was of use for so long has not met the error of the one before it again.
+_LONG_SECONDS = 60.0
 
 Result = TypeVar("Result")
 
@@ -110,10 +114,14 @@ class BrokerLink(Service, ABC):
             checked_token(token),
         )
         self._reactor = reactor
-        self._flushes = FlushTurn(reactor)
+        # All that waits here waits on it: no step of the wall clock ends a wait, or holds one up.
+        self._clock = monotonic(reactor)
+        self._flushes = FlushTurn(self._clock)
         # What reads the connection's socket; None for the reactor.
         self._poll: SocketPoll | None = None
         self._failures = 0
+        # How many connections in a row were dropped because of what came on them.
+        self._broken = 0
         self._waiting: dict[Deferred[None], float] = {}
         # Fires when the coroutine that connects has ended; None while there is none.
         self._ended: Deferred[None] | None = None
@@ -136,6 +144,9 @@ class BrokerLink(Service, ABC):
     @abstractmethod
     def disconnected(self) -> None:
         """Learn that the connection has ended."""
+
+    def broken(self, error: ProtocolError) -> None:
+        """Learn that the connection has ended because of what came on it; `disconnected` follows."""
 
     def give_up(self) -> None:
         """Fail what a user waits for: the service stops."""
@@ -239,7 +250,7 @@ class BrokerLink(Service, ABC):
     async def _pause(self) -> None:
         if self._stopping is None:
             with suppress(CancelledError):
-                await self._cancellable(deferLater(self._reactor, retry_delay_seconds(self._failures)))
+                await self._cancellable(deferLater(self._clock, retry_delay_seconds(self._failures)))
 
     async def _cancellable(self, deferred: Deferred[Result]) -> Result:
         """Await what a stop cancels; `Deferred.cancel` of a whole coroutine would not do while that runs."""
@@ -256,25 +267,41 @@ class BrokerLink(Service, ABC):
                 self._failed(error)
             return
         self.log.info("{name}: connected", name=self.peer_name)
-        self._failures = 0
+        self._failures = self._broken
+        connected_at = self._clock.seconds()
         self.connection = connection
         self.connected(connection)
         for waiting in self._take_waiting():
             waiting.callback(None)
         why = await connection.ended
         self.connection = None
-        if self._stopping is None:
-            self.log.warn("{name}: the connection to the broker ended: {why}", name=self.peer_name, why=_text(why))
+        if connection.broken is not None:
+            if self._clock.seconds() - connected_at > _LONG_SECONDS:
+                self._broken = 0
+            self._broke(connection.broken)
+        else:
+            self._broken = 0
+            if self._stopping is None:
+                self.log.warn("{name}: the connection to the broker ended: {why}", name=self.peer_name, why=_text(why))
         self.disconnected()
 
+    def _broke(self, error: ProtocolError) -> None:
+        """What the broker sends cannot be read: connect again ever more slowly, and say so once."""
+        self._broken += 1
+        self._failures = self._broken
+        if self._broken == 1:
+            text = "{name}: what the broker sends cannot be read: {error}; connecting again, ever more slowly"
+            self.log.error(text, name=self.peer_name, error=error)
+        self.broken(error)
+
     async def _welcomed_connection(self) -> BrokerConnection:
-        factory = _ConnectionFactory(self._hello, self.heard, self._flushes, self._reactor, self._poll)
+        factory = _ConnectionFactory(self._hello, self.heard, self._flushes, self._clock, self._poll)
         connection = cast(BrokerConnection, await self._cancellable(self._endpoint.connect(factory)))
 
-        def too_late(_result: object, _seconds: float) -> None:
-            raise TransportError(f"the broker did not answer hello within {_HELLO_SECONDS:g} s")
+        def too_late() -> TransportError:
+            return TransportError(f"the broker did not answer hello within {_HELLO_SECONDS:g} s")
 
-        welcomed = connection.welcomed.addTimeout(_HELLO_SECONDS, self._reactor, onTimeoutCancel=too_late)
+        welcomed = bounded(connection.welcomed, _HELLO_SECONDS, self._clock, too_late)
         try:
             await self._cancellable(welcomed)
         except BaseException:

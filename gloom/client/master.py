@@ -31,11 +31,16 @@ from gloom.errors import (
     GloomError,
     IdExists,
     InvalidType,
+    JobFailed,
+    ProtocolError,
     RequestRefused,
     SizeError,
     TransportError,
 )
 from gloom.messages import Cancel, ExtendedSubmit, SubmitMany, decode_body, encode_request
+
+# A broker whose messages cannot be read may have a job so often, as it tries a job four times itself.
+_MOST_BROKEN_CONNECTIONS = 4
 
 
 class Master(BrokerLink):
@@ -137,6 +142,8 @@ class Master(BrokerLink):
                 a master without receipts.
             TypeError: A term is of another kind, or unknown.
             TransportError: This master was stopped.
+            ProtocolError: On four connections in a row, while the job was unanswered, the
+                broker has sent what cannot be read.
         """
         # All of them come through the Deferred.
         try:
@@ -308,7 +315,7 @@ class Master(BrokerLink):
         if not isinstance(error, RequestRefused) or error.error != Busy.code:
             return failure
         pause: Deferred[None] = Deferred(lambda pause: self._pauses.pop(pause).cancel())
-        self._pauses[pause] = self._reactor.callLater(retry_delay_seconds(failures), self._end_pause, pause)
+        self._pauses[pause] = self._clock.callLater(retry_delay_seconds(failures), self._end_pause, pause)
         return pause.addCallback(lambda _: self._submit_until_room(submit, failures + 1))
 
     def _end_pause(self, pause: Deferred[None]) -> None:
@@ -327,6 +334,13 @@ class Master(BrokerLink):
         """What is unanswered goes out again with the next connection; what was cancelled went with this one."""
         self._cancelled.clear()
         self._batches.clear()
+
+    def broken(self, error: ProtocolError) -> None:
+        """One of the jobs may be what breaks it: none is the broker's for more than some connections."""
+        for job in [job for job in self._jobs.values() if job.sent]:
+            job.broken += 1
+            if job.broken == _MOST_BROKEN_CONNECTIONS:
+                self._refuse(job, ProtocolError(f"job {job.request.id!r}: given up, because {error}"))
 
     async def wind_down(self, connection: BrokerConnection | None) -> None:
         """Nothing to do: what is unanswered was given up."""
@@ -356,7 +370,7 @@ class Master(BrokerLink):
             if self._cancelled[outcome.id]:
                 self._free(outcome.id)
         elif job is not None and job.accepted:
-            if outcome.error is not None and outcome.error.error == Draining.code:
+            if isinstance(outcome.error, JobFailed) and outcome.error.error == Draining.code:
                 self._keep(job)
                 return
             del self._jobs[outcome.id]

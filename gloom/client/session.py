@@ -13,7 +13,8 @@ from typing import Any
 
 from msgspec import Raw, Struct
 
-from gloom.errors import JobFailed, ProtocolError, RequestRefused
+from gloom.client.salvage import salvaged
+from gloom.errors import BodyError, JobFailed, ProtocolError, RequestRefused
 from gloom.messages import OK, BrokerMessage, Hello, Progress, Request, decode_broker_message, encode_request
 
 # Half of what a client hears: read once.
@@ -49,14 +50,14 @@ class Outcome(Struct, frozen=True):
     Attributes:
         id: The job's id.
         body: The answer, as JSON; empty where the job failed.
-        error: Why it failed, or None.
+        error: Why it failed, or None; a `BodyError` where the broker's message cannot be read.
         receipt: How the job went (``queued``, ``ran``, ``attempts``, ``slave``),
             where receipts were asked for and it has an answer.
     """
 
     id: str | int
     body: Raw
-    error: JobFailed | None
+    error: JobFailed | BodyError | None
     receipt: dict[str, Any] | None = None
 
 
@@ -88,6 +89,19 @@ class Assignment(Struct, frozen=True):
     body: Raw
 
 
+class UnreadableJob(Struct, frozen=True):
+    """
+    A job for this slave that cannot be read, but for its id; the slave has it in hand.
+
+    Attributes:
+        id: The job's id.
+        error: What is wrong with it.
+    """
+
+    id: str | int
+    error: BodyError
+
+
 class Revocation(Struct, frozen=True):
     """
     The broker has ended an attempt of this slave: cancelled, or out of time.
@@ -105,7 +119,7 @@ class Quiet(Struct, frozen=True):
     """The broker is about to shut down."""
 
 
-Event = Reply | Outcome | Progressed | Assignment | Revocation | Quiet
+Event = Reply | Outcome | Progressed | Assignment | UnreadableJob | Revocation | Quiet
 
 
 class Session:
@@ -141,10 +155,19 @@ class Session:
 
         Raises:
             ProtocolError: It is not a message, or a reply without a request.
+                Where at least the job's id can be read, that job has failed instead.
         """
         if frame == OK and self.unanswered:
             # The short way, for half of what a client hears.
             return Reply(self.unanswered.popleft(), None, _OK_MESSAGE)
+        try:
+            return self._read(frame)
+        except (ProtocolError, BodyError) as error:
+            if any(isinstance(request, Hello) for request in self.unanswered):
+                raise  # is it a broker?
+            return _unreadable(frame, error)
+
+    def _read(self, frame: bytes) -> Event | None:
         message = decode_broker_message(frame)
         if message.action is not None:
             return _unasked(message)
@@ -163,6 +186,17 @@ class Session:
         if message.ok is not True and message.ok != "true":
             raise ProtocolError(f"a reply must have ok or error, got neither for {type(request).__name__}")
         return Reply(request, None, message)
+
+
+def _unreadable(frame: bytes, error: ProtocolError | BodyError) -> Event | None:
+    """Return what *frame* means for the one job that it is about; raises *error* where that is not known."""
+    found = salvaged(frame)
+    if found is None:
+        raise error
+    told = BodyError(f"job {found.id!r}: {error}", found.id)
+    if found.action is None:
+        return Progressed(found.id, Raw()) if found.is_progress else Outcome(found.id, Raw(), told)
+    return UnreadableJob(found.id, told) if found.action == "job" else None
 
 
 def _unasked(message: BrokerMessage) -> Event | None:

@@ -18,7 +18,7 @@ from gloom.client.connection import BrokerConnection
 from gloom.client.failing import failure_of, fitted
 from gloom.client.link import BrokerLink
 from gloom.client.run import Run, fire
-from gloom.client.session import Assignment, Event, Quiet, Reply, Revocation
+from gloom.client.session import Assignment, Event, Quiet, Reply, Revocation, UnreadableJob
 from gloom.client.tls import ClientTLS
 from gloom.messages import ExtendedJoin, ExtendedRespond, Fail, Leave
 
@@ -136,7 +136,7 @@ class SlaveLink(BrokerLink):
 
     async def wind_down(self, connection: BrokerConnection | None) -> None:
         finishing = Deferred.fromCoroutine(self._finish(connection))
-        await finishing.addTimeout(self._finish_seconds, self._reactor, onTimeoutCancel=lambda *_: None)
+        await finishing.addTimeout(self._finish_seconds, self._clock, onTimeoutCancel=lambda *_: None)
         self._cancel_runs()
 
     async def _finish(self, connection: BrokerConnection | None) -> None:
@@ -164,8 +164,14 @@ class SlaveLink(BrokerLink):
             for run in [run for run in self._runs if run.connection is connection and run.job.id == event.id]:
                 run.revoked = True
                 self.revoke(run)
+        elif type(event) is UnreadableJob:
+            self._refuse(connection, event)
         elif type(event) is Quiet:
             self.told_quiet()
+
+    def _refuse(self, connection: BrokerConnection, job: UnreadableJob) -> None:
+        self.log.warn("{name}: {error}", name=self.peer_name, error=job.error)
+        connection.ask(fitted(failure_of(job.error, job.id), connection.max_frame_bytes))
 
     def _cancel_runs(self) -> None:
         for run in list(self._runs):

@@ -25,9 +25,10 @@ class Unanswered:
         on_receipt: Is told how it went, or None.
         sent: Whether a broker may have it.
         accepted: Whether a broker has said ok to it.
+        broken: How many connections were dropped, while it was unanswered, because of what came on them.
     """
 
-    __slots__ = ("accepted", "deferred", "on_progress", "on_receipt", "request", "sent")
+    __slots__ = ("accepted", "broken", "deferred", "on_progress", "on_receipt", "request", "sent")
 
     def __init__(
         self,
@@ -42,6 +43,7 @@ class Unanswered:
         self.on_receipt = on_receipt
         self.sent = False
         self.accepted = False
+        self.broken = 0
 
     def settle(self, outcome: Outcome) -> None:
         """Fire the Deferred with *outcome*."""
@@ -50,8 +52,8 @@ class Unanswered:
             return
         try:
             answer = decode_body(outcome.body)
-        except BodyError:
-            self.deferred.errback()
+        except BodyError as error:
+            self.deferred.errback(BodyError(f"job {outcome.id!r}: {error}", outcome.id))
         else:
             self.deferred.callback(answer)
 

@@ -12,12 +12,16 @@ import select
 import socket
 from collections import deque
 from collections.abc import Callable
+from threading import Lock, current_thread
 from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from msgspec import UNSET, UnsetType
+
+from gloom.client.arguments import checked_timeout, checked_token
 from gloom.client.framebuffer import LARGEST_FRAME_BYTES, FrameBuffer, to_frame
-from gloom.client.session import Assignment, Event, Greeting, Outcome, Reply, Session
+from gloom.client.session import Assignment, Event, Greeting, Outcome, Reply, Session, UnreadableJob
 from gloom.errors import InvalidState, ProtocolError, RequestRefused, SizeError, TimedOut, TransportError
 from gloom.messages import PROTOCOL_VERSION, Hello, Request
 
@@ -25,6 +29,8 @@ if TYPE_CHECKING:
     from gloom.client.tls import ClientTLS, TLSSocket
 
 _LONGEST_POLL_MILLISECONDS = 2**31 - 1
+# No broker takes less in one frame (docs/protocol.md, section 1).
+_LEAST_LIMIT_BYTES = 1024
 
 # A broker whose host has vanished is noticed within about a minute, as gloom.framing does it.
 _TCP_OPTIONS = [
@@ -62,10 +68,32 @@ class Deadline:
 #: For a look at what is here already.
 AT_ONCE = Deadline(0.0)
 
+#: A call's own timeout: seconds, None for ever; absent, the connection's.
+Timeout = float | None | UnsetType
+
 
 def deadline_after(timeout: float | None) -> Deadline | None:
     """Return when a call with *timeout* seconds must end; None for never."""
     return None if timeout is None else Deadline(timeout)
+
+
+class OneCall:
+    """Lets in one call at a time: of two threads that call at once, the second is told so, and the first goes on."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._caller = ""
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(blocking=False):
+            raise RuntimeError(
+                f"thread {current_thread().name!r} uses a connection on which thread {self._caller!r} is in a call: "
+                "a Master or Slave is for one thread at a time; give each thread a connection of its own"
+            )
+        self._caller = current_thread().name
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
 
 
 class Wire:
@@ -81,6 +109,8 @@ class Wire:
         outcomes: What came and was not received yet, oldest first.
         jobs: What came and was not taken yet, oldest first.
         takers: Called with each event before it is kept; one that returns True has taken it.
+
+    Every call may raise RuntimeError: another thread is in a call. Nothing has been done then.
     """
 
     def __init__(self, sock: socket.socket | TLSSocket, token: str | None = None) -> None:
@@ -88,9 +118,9 @@ class Wire:
             _set_options(sock)
         self.max_frame_bytes = LARGEST_FRAME_BYTES
         self.outcomes: deque[Outcome] = deque()
-        self.jobs: deque[Assignment] = deque()
+        self.jobs: deque[Assignment | UnreadableJob] = deque()
         self.takers: list[Callable[[Event], bool]] = []
-        self._greeting = Greeting(PROTOCOL_VERSION, _name(), token=token)
+        self._greeting = Greeting(PROTOCOL_VERSION, _name(), token=checked_token(token))
         self._socket = sock
         self._poll = select.poll()
         self._session = Session()
@@ -100,6 +130,9 @@ class Wire:
         self._ended: str | None = None
         # Whether nothing is under way but a wait.
         self._waiting = False
+        self._one_call = OneCall()
+        # Whether the reply to hello has come, and with it the broker's limit.
+        self._welcomed = False
 
     def end(self, why: str) -> None:
         """Close the socket; calls raise `TransportError` with *why* from now on."""
@@ -123,19 +156,23 @@ class Wire:
             TransportError: The connection has ended.
             ProtocolError: What came is not the protocol; the connection is closed.
         """
-        try:
-            self._send(request, deadline)
-            while True:
-                event = self._next_event(deadline)
-                if not isinstance(event, Reply) or event.request is not request:
-                    self._keep(event)
-                elif event.error is not None:
-                    raise event.error
-                else:
-                    return event
-        except KeyboardInterrupt:
-            self._interrupted()
-            raise
+        with self._one_call:
+            try:
+                self._send(request, deadline)
+                return self._reply_to(request, deadline)
+            except KeyboardInterrupt:
+                self._interrupted()
+                raise
+
+    def _reply_to(self, request: Request, deadline: Deadline | None) -> Reply:
+        while True:
+            event = self._next_event(deadline)
+            if not isinstance(event, Reply) or event.request is not request:
+                self._keep(event)
+            elif event.error is not None:
+                raise event.error
+            else:
+                return event
 
     def send(self, request: Request, deadline: Deadline | None) -> None:
         """
@@ -147,21 +184,39 @@ class Wire:
                 first, so the stream stays whole.
             TransportError: The connection has ended.
         """
-        try:
-            self._send(request, deadline)
-        except KeyboardInterrupt:
-            self._interrupted()
-            raise
+        with self._one_call:
+            try:
+                self._send(request, deadline)
+            except KeyboardInterrupt:
+                self._interrupted()
+                raise
+
+    def make_ready(self, deadline: Deadline | None) -> None:
+        """
+        Have everything before the next request sent, and the broker's limit known.
+
+        Raises:
+            RequestRefused: The broker refused ``hello``.
+            TimedOut: The deadline has passed; the next request has not begun.
+            TransportError: The connection has ended.
+            ProtocolError: What came is not the protocol; the connection is closed.
+        """
+        with self._one_call:
+            try:
+                self._begin(deadline)
+                self._await_welcome(deadline)
+            except KeyboardInterrupt:
+                self._interrupted()
+                raise
 
     def _send(self, request: Request, deadline: Deadline | None) -> None:
-        self._flush(deadline)
-        if self._ended is not None:
-            raise TransportError(self._ended)
-        if self._hello is None:
-            # Not awaited: it and the request leave in one send.
-            self._hello = self._greeting
-            self._unsent = memoryview(to_frame(self._session.ask(self._hello)))
+        self._begin(deadline)
         payload = self._session.ask(request)
+        if len(payload) > _LEAST_LIMIT_BYTES and not self._welcomed:
+            # Perhaps more than the broker takes: the reply to hello says.
+            self._session.take_back(request)
+            self._await_welcome(deadline)
+            payload = self._session.ask(request)
         if len(payload) > self.max_frame_bytes:
             # Sent, it would end the connection.
             self._session.take_back(request)
@@ -170,20 +225,42 @@ class Wire:
         self._unsent = memoryview(b"".join((self._unsent, to_frame(payload))))
         self._flush(deadline)
 
+    def _begin(self, deadline: Deadline | None) -> None:
+        """Send what an earlier call has left, and be ready to say ``hello`` where nothing was said yet."""
+        self._flush(deadline)
+        if self._ended is not None:
+            raise TransportError(self._ended)
+        if self._hello is None:
+            # Not awaited, where the request is small: both leave in one send.
+            self._hello = self._greeting
+            self._unsent = memoryview(to_frame(self._session.ask(self._hello)))
+
+    def _await_welcome(self, deadline: Deadline | None) -> None:
+        self._flush(deadline)
+        while not self._welcomed:
+            event = self._step(deadline)
+            if event is not None:
+                self._keep(event)
+
     def _flush(self, deadline: Deadline | None) -> None:
         while self._unsent:
-            try:
-                sent = self._socket.send(self._unsent, socket.MSG_DONTWAIT)
-                self._unsent = self._unsent[sent:]
-            except BlockingIOError:
-                # Reads too: a broker may wait for this side to read before it reads on.
-                if self._wait(select.POLLIN | select.POLLOUT, deadline) & ~select.POLLOUT:
-                    self._read()
-            except (BrokenPipeError, ConnectionResetError):
-                # The broker has closed; its last words may still be read.
-                self._unsent = memoryview(b"")
-            except OSError as error:
-                self._lost(error)
+            # Reads too: a broker may wait for this side to read before it reads on.
+            if not self._send_some() and self._wait(select.POLLIN | select.POLLOUT, deadline) & ~select.POLLOUT:
+                self._read()
+
+    def _send_some(self) -> bool:
+        """Send what the socket takes now; return whether it took anything, or has ended."""
+        try:
+            sent = self._socket.send(self._unsent, socket.MSG_DONTWAIT)
+            self._unsent = self._unsent[sent:]
+        except BlockingIOError:
+            return False
+        except (BrokenPipeError, ConnectionResetError):
+            # The broker has closed; its last words may still be read.
+            self._unsent = memoryview(b"")
+        except OSError as error:
+            self._lost(error)
+        return True
 
     # Events
 
@@ -197,6 +274,24 @@ class Wire:
             ProtocolError: What came is not the protocol; the connection is closed.
             RequestRefused: ``hello`` was refused; the connection is closed.
         """
+        with self._one_call:
+            self._pump(deadline)
+
+    def next_outcome(self, deadline: Deadline | None) -> Outcome:
+        """Wait for the next outcome of a job; raises as `pump` does."""
+        with self._one_call:
+            while not self.outcomes:
+                self._pump(deadline)
+            return self.outcomes.popleft()
+
+    def next_job(self, deadline: Deadline | None) -> Assignment | UnreadableJob:
+        """Wait for the next job; raises as `pump` does."""
+        with self._one_call:
+            while not self.jobs:
+                self._pump(deadline)
+            return self.jobs.popleft()
+
+    def _pump(self, deadline: Deadline | None) -> None:
         try:
             self._keep(self._next_event(deadline))
         except KeyboardInterrupt:
@@ -208,22 +303,29 @@ class Wire:
             return
         if isinstance(event, Outcome):
             self.outcomes.append(event)
-        elif isinstance(event, Assignment):
+        elif isinstance(event, Assignment | UnreadableJob):
             self.jobs.append(event)
         # What is left is a reply to a call that timed out.
 
     def _next_event(self, deadline: Deadline | None) -> Event:
         while True:
-            frame = self._buffer.take()
-            if frame is not None:
-                event = self._understand(frame)
-                if event is not None:
-                    return event
-            elif self._ended is not None:
-                raise TransportError(self._ended)
-            else:
-                self._wait(select.POLLIN, deadline)
-                self._read()
+            event = self._step(deadline)
+            if event is not None:
+                return event
+
+    def _step(self, deadline: Deadline | None) -> Event | None:
+        """Take one frame, or else read once; None where that gave no event."""
+        frame = self._buffer.take()
+        if frame is not None:
+            return self._understand(frame)
+        if self._ended is not None:
+            raise TransportError(self._ended)
+        # The rest of a request that timed out: its outcome cannot come before it has gone out.
+        if self._unsent:
+            self._send_some()
+        if self._wait(select.POLLIN | (select.POLLOUT if self._unsent else 0), deadline) & ~select.POLLOUT:
+            self._read()
+        return None
 
     def _understand(self, frame: bytes) -> Event | None:
         try:
@@ -233,6 +335,7 @@ class Wire:
             raise
         if not isinstance(event, Reply) or event.request is not self._hello:
             return event
+        self._welcomed = True
         if event.error is None:
             self.max_frame_bytes = event.message.max_frame or self.max_frame_bytes
         elif event.error.error != InvalidState.code:  # that one: whoever had the socket before has said it
@@ -353,14 +456,16 @@ class Connection:
     Args:
         addr: A ``(host, port)`` tuple, a ``"host:port"`` string, a connected
             stream socket (not TLS), or another connection, whose socket this one shares then.
-        timeout: Longest time to connect, for each address that the host has.
+        timeout: Seconds that connecting may take, for each address that the host has; and that
+            each call may take, unless it has a timeout of its own. None for ever.
         token: Tells a broker with access rules who this is; None for nobody.
             A shared socket keeps what was said there first.
         tls: How TLS is spoken at an address; None for not at all.
 
     Raises:
-        TypeError: *addr* is of another class.
-        ValueError: *addr* is a string that is not an address, or *tls* cannot be used.
+        TypeError: *addr*, or another argument, is of another class.
+        ValueError: An argument is out of its range, *addr* is a string that is
+            not an address, or *tls* cannot be used.
         TransportError: The broker cannot be reached; `TimedOut` after *timeout*.
     """
 
@@ -372,6 +477,8 @@ class Connection:
         token: str | None = None,
         tls: ClientTLS | None = None,
     ) -> None:
+        self._timeout = checked_timeout(timeout)
+        checked_token(token)
         if tls is not None and not isinstance(addr, str | tuple):
             raise ValueError("tls goes with an address, not with what is connected already")
         if isinstance(addr, Connection):
@@ -380,12 +487,18 @@ class Connection:
         if isinstance(addr, str):
             addr = parse_address(addr)
         if isinstance(addr, tuple):
+            if len(addr) != 2:
+                raise ValueError(f"addr must be a tuple of a host and a port, got {len(addr)} values")
             self._wire = Wire(connect(addr[0], addr[1], timeout, tls), token)
             return
         if not isinstance(addr, socket.socket):
             expected = "a (host, port) tuple, a 'host:port' string, a socket or a Connection"
             raise TypeError(f"addr must be {expected}, got {type(addr).__name__}")
         self._wire = Wire(addr, token)
+
+    def _deadline(self, timeout: Timeout) -> Deadline | None:
+        """Return when a call must end that was given *timeout*."""
+        return deadline_after(self._timeout if timeout is UNSET else checked_timeout(timeout))
 
     def disconnect(self) -> None:
         """End the connection; a second time does nothing."""

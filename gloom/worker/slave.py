@@ -86,7 +86,7 @@ class ChildrenSlave(SlaveLink):
         self._working: dict[Child, Run] = {}
         if SocketPoll.is_possible(self._reactor):
             # Nothing that a worker says can wait for more: the second is empty.
-            self._poll = SocketPoll(self._reactor, self._flushes, FlushTurn(self._reactor))
+            self._poll = SocketPoll(self._reactor, self._flushes, FlushTurn(self._clock))
 
     # Its children
 

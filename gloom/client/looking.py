@@ -1,0 +1,60 @@
+"""
+Time that is held against a broker: after a last look at the socket.
+
+After a pause of this process (SIGSTOP, a suspended machine) or a long turn of
+the reactor, timers fire before sockets are read: what the broker has sent in
+time is still in the kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.python.failure import Failure
+
+#: Until then the reactor has read every socket that was ready when a timer fired.
+LOOK_SECONDS = 0.01
+
+Result = TypeVar("Result")
+
+
+def bounded(
+    deferred: Deferred[Result], seconds: float, clock: IReactorTime, too_late: Callable[[], Exception]
+) -> Deferred[Result]:
+    """
+    Have *deferred* cancelled after *seconds*, the last of them a look, as `Deferred.addTimeout` does without one.
+
+    Args:
+        deferred: What is waited for.
+        seconds: How long.
+        clock: Time.
+        too_late: Makes what it fails with then.
+
+    Returns:
+        *deferred*.
+    """
+    timed_out = False
+    timer: IDelayedCall
+
+    def look() -> None:
+        nonlocal timer
+        timer = clock.callLater(LOOK_SECONDS, end)
+
+    def end() -> None:
+        nonlocal timed_out
+        timed_out = True
+        deferred.cancel()
+
+    def ended(result: Result | Failure) -> Result | Failure:
+        if timer.active():
+            timer.cancel()
+        if timed_out and isinstance(result, Failure) and result.check(CancelledError):
+            return Failure(too_late())
+        return result
+
+    timer = clock.callLater(max(0.0, seconds - LOOK_SECONDS), look)
+    deferred.addBoth(ended)
+    return deferred
