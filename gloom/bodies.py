@@ -19,7 +19,11 @@ from gloom.plainvalues import check_plain
 
 _BODY_TOO_DEEP = f"not JSON that a message may carry: nested more than {BODY_LEVELS} levels deep, or without an end"
 
+# Each level takes two.
+_NEVER_DEEP_BYTES = 2 * BODY_LEVELS
+
 _encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
 
 
 def encode_body(value: Any) -> Raw:
@@ -40,7 +44,7 @@ def encode_body(value: Any) -> Raw:
         raise BodyError(f"not JSON: {error}") from None
     except RecursionError:
         raise BodyError(_BODY_TOO_DEEP) from None
-    if is_deeper(data, BODY_LEVELS):
+    if len(data) > _NEVER_DEEP_BYTES and is_deeper(data, BODY_LEVELS):
         raise BodyError(_BODY_TOO_DEEP)
     if data is not value:
         check_plain(value)
@@ -67,8 +71,15 @@ def decode_body(body: bytes | Raw) -> Any:
     Raises:
         BodyError: It is nested more than 900 levels deep, or no JSON that Python reads.
     """
-    if is_deeper(body, BODY_LEVELS):
+    if len(body) > _NEVER_DEEP_BYTES and is_deeper(body, BODY_LEVELS):
         raise BodyError(f"cannot read the body: it is nested more than {BODY_LEVELS} levels deep")
+    try:
+        return _decode(body)
+    except (ValueError, RecursionError):
+        return _decode_again(body)
+
+
+def _decode_again(body: bytes | Raw) -> Any:
     try:
         return with_room(_decode_value, body)
     except (ValueError, RecursionError) as error:
@@ -77,7 +88,7 @@ def decode_body(body: bytes | Raw) -> Any:
 
 def _decode_value(body: bytes | Raw) -> Any:
     try:
-        return msgspec.json.decode(body)
+        return _decode(body)
     except ValueError:
         # Valid JSON that msgspec declines: floats beyond the double's range.
         return json.loads(bytes(body))

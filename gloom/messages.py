@@ -30,10 +30,9 @@ from gloom.nesting import (
     BODY_LEVELS,
     MESSAGE_LEVELS,
     NEVER_DEEP_BYTES,
-    commas,
     cut,
+    has_more,
     is_deeper,
-    opening_brackets,
     with_room,
 )
 from gloom.refusals import MOST_VALUES, fault_of, fault_of_job, fault_of_lists, quote, read_fields, read_verb, verb_of
@@ -43,7 +42,8 @@ PROTOCOL_VERSION = 1
 # From so many commas on, a message is looked at for long lists before values are made of them.
 _MANY_COMMAS = 100_000
 # Over this a message that is nested too deeply is refused without a look at what else is in it.
-_FEW_BRACKETS = 100_000
+_FEW_BRACKETS = 200_000
+_FEW_BYTES = 4 << 20
 _TOO_DEEP = f"the message is nested more than {MESSAGE_LEVELS} levels deep, a body in it may have {BODY_LEVELS}"
 _JOB_TOO_DEEP = f"the job is nested more than {MESSAGE_LEVELS} levels deep, a body in it may have {BODY_LEVELS}"
 
@@ -236,10 +236,12 @@ class Vocabulary:
             ProtocolError: The frame breaks sections 1 to 4; the reason names
                 the field, what it may hold and what it held.
         """
-        if len(frame) > NEVER_DEEP_BYTES and is_deeper(frame, MESSAGE_LEVELS):
-            return self._decode_deep(bytes(frame))
-        if len(frame) > 2 * _MANY_COMMAS and commas(frame) > _MANY_COMMAS:
-            self._refuse_long_lists(bytes(frame))
+        if len(frame) > NEVER_DEEP_BYTES:
+            # Nearly every long body is a text, and has no bracket of its own.
+            if (frame.find(b"{", 1) >= 0 or frame.find(b"[") >= 0) and is_deeper(frame, MESSAGE_LEVELS):
+                return self._decode_deep(bytes(frame))
+            if len(frame) > 2 * _MANY_COMMAS and has_more(frame, _MANY_COMMAS, b","):
+                self._refuse_long_lists(bytes(frame))
         try:
             # msgspec checks UTF-8 only in values that it builds: a body that
             # is not UTF-8 would go through to a slave and break it there.
@@ -253,11 +255,11 @@ class Vocabulary:
     def _decode_deep(self, frame: bytes) -> Request:
         """Read a submit_many for those of its jobs that are not too deep; refuse anything else."""
         if is_deeper(frame, MESSAGE_LEVELS + 2):
-            if opening_brackets(frame) > _FEW_BRACKETS:
+            if len(frame) > _FEW_BYTES or has_more(frame, _FEW_BRACKETS, b"[", b"{", b"]", b"}"):
                 raise InvalidType(_TOO_DEEP)
             # One level more than a job in the list of jobs may have: it stays too deep.
             frame = cut(frame, MESSAGE_LEVELS + 3)
-        if commas(frame) > _MANY_COMMAS:
+        if has_more(frame, _MANY_COMMAS, b","):
             self._refuse_long_lists(frame)
         try:
             frame.decode()
@@ -485,6 +487,13 @@ def decode_broker_message(frame: bytes) -> BrokerMessage:
     Raises:
         ProtocolError: It is not a message of the protocol.
     """
+    try:
+        return _decode_broker_message(frame)
+    except (ValueError, RecursionError):
+        return _decode_broker_message_again(frame)
+
+
+def _decode_broker_message_again(frame: bytes) -> BrokerMessage:
     try:
         return with_room(_decode_broker_message, frame)
     except (ValueError, RecursionError) as error:
