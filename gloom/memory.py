@@ -1,9 +1,10 @@
 """
 Memory of the daemon: giving it back when much has become free.
 
-glibc keeps some of what Python frees, 8 MiB of the 523 that a million queued
-jobs take, and Python's free lists keep more: 49 MiB of the 64 of 99,000 joined types. Nothing is to be done about the garbage collector: it does not follow
-jobs (`gloom.jobs.Job`), and what has ended refers to itself nowhere
+glibc keeps some of what Python frees, 8 MiB of the 523 that a million queued jobs
+take, and Python's free lists keep more: 49 MiB of the 64 of 99,000 joined types.
+The garbage collector has nothing else to do: it does not follow jobs
+(`gloom.jobs.Job`), and what has ended refers to itself nowhere
 (docs/decisions/0014-memory-comes-back.md).
 """
 
