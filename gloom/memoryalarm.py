@@ -191,12 +191,12 @@ class MemoryAlarm(Service):
             self._measuring.stop()
 
     def _measure(self) -> None:
-        kept = 0
-        if self._is_on:
+        bound, free = self._tightest(0)
+        if free < bound.most_bytes // _ENOUGH_PART:
             # What jobs have left must not look as if it were taken for ever.
-            self._trim()
-            kept = self._kept()
-        bound, free = self._tightest(kept)
+            if self._is_on:
+                self._trim()
+            bound, free = self._tightest(self._kept())
         part = _ENOUGH_PART if self._is_on else _LOW_PART
         low = bound.most_bytes // _LOW_PART
         # Where jobs hold next to nothing, to refuse them would free nothing.

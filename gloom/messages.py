@@ -402,13 +402,16 @@ def encode_request(request: Request) -> bytes:
 
 def encode_job(id: IdKey, type: str | None, body: bytes | Raw) -> bytes:
     """Return the message that hands a job to a slave (section 3)."""
-    pieces = (b'{"action":"job","id":', _id(id), b',"type":', _encode(type), b',"body":', body, b"}")
+    # As `_id`, without a call for each job.
+    key = id if isinstance(id, bytes) else _encode(id)
+    pieces = (b'{"action":"job","id":', key, b',"type":', _encode(type), b',"body":', body, b"}")
     return b"".join(pieces) if len(body) <= MAPPED_OVER_BYTES else join_large(pieces)
 
 
 def encode_answer(id: IdKey, body: bytes | Raw) -> bytes:
     """Return the outcome of a job that was answered; *body* is not touched."""
-    pieces = (b'{"id":', _id(id), b',"body":', body, b"}")
+    key = id if isinstance(id, bytes) else _encode(id)
+    pieces = (b'{"id":', key, b',"body":', body, b"}")
     return b"".join(pieces) if len(body) <= MAPPED_OVER_BYTES else join_large(pieces)
 
 

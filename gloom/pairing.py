@@ -29,6 +29,7 @@ MOST_DROPPED = 1000
 _MOST_WALKS = 20
 #: So many places of crews that have gone are cleared at a time, about 1 ms.
 MOST_CLEARED = 1000
+_ROOMY_BYTES = 200_000
 
 
 class Pairing:
@@ -92,8 +93,11 @@ class Pairing:
             job.line.queue.remove(job)
             if slave.turn:
                 self._unidle(slave, stays=len(slave.hand) + 1 < slave.slots)
-        elif slave not in self.postponed:
-            self.wait(slave)
+        elif not slave.turn and slave not in self.postponed:
+            # As `wait`; a call for each job would cost 1 % of it.
+            slave.turn = self._turns = self._turns + 1
+            for line in slave.lines:
+                line.idle[slave] = None
         return job
 
     def wait(self, slave: Slave) -> None:
@@ -234,7 +238,7 @@ class Pairing:
         """Have some of the places forgotten that crews without a slave have in their lines."""
         for _ in range(MOST_CLEARED):
             if not self.left:
-                return
+                break
             crew = self.left[-1]
             if crew.lines:
                 line = crew.lines.pop()
@@ -243,6 +247,9 @@ class Pairing:
                 self._leave_line(line)
             else:
                 self.left.pop()
+        if len(self.lines) < MOST_CLEARED and self.lines.__sizeof__() > _ROOMY_BYTES:
+            # By deletion alone it would stay as large as it was.
+            self.lines = dict(self.lines)
 
     # Lines
 

@@ -108,7 +108,7 @@ class MasterProtocol(PeerProtocol):
             raise MissingField("type is required by this broker (--require-type): a string of 1 to 255 characters")
         if self._identity is not None:
             self.check_type(type)
-        key, seconds = key_of(id), self._seconds
+        key, seconds = id if isinstance(id, str) else key_of(id), self._seconds
         payload = encode_job(key, type, request.body)
         self._broker.submit(self._master, key, type, request.priority, payload, terms, seconds())
 

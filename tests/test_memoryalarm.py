@@ -120,8 +120,9 @@ def test_what_the_allocator_keeps_is_there_for_jobs(column: int, answer: Any) ->
     daemon = Daemon(column).holds_jobs()
     daemon.takes(MOST)
     daemon.kept = 20 * MIB
-    daemon.takes(MOST)
-    assert daemon.submits() == answer
+    for _ in range(3):
+        daemon.takes(MOST)
+        assert daemon.submits() == answer
 
 
 def test_a_broker_without_jobs_accepts_some() -> None:
