@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from reliability import chaos
+from reliability import chaos, faults
 from reliability.load import Load
 from reliability.network import NotPermitted
 from twisted.internet import reactor
@@ -41,6 +41,32 @@ async def test_a_slave_that_is_cut_off_loses_its_job_within_the_heartbeat(tmp_pa
         assert await chaos.half_open(reactor, tmp_path, heartbeat_seconds=1.0) == []
     except NotPermitted as error:
         pytest.skip(f"no network of our own: {error}")
+
+
+@pytest.mark.parametrize("kind", ["deferred-master", "raw-slave"])
+def test_a_peer_that_is_stopped_loses_no_job(tmp_path: Path, kind: str) -> None:
+    """Stopped for longer than its heartbeat it is dropped, and nobody else; every job has its one outcome."""
+    assert faults.stopped_member(tmp_path, kind, 2.5) == []
+
+
+def test_a_stopped_process_of_gloom_work_loses_no_job(tmp_path: Path) -> None:
+    """A child that stands still, and the command itself: their jobs are late, and right."""
+    assert faults.stopped_child(tmp_path, 1.0) == []
+
+
+def test_a_bad_network_loses_no_job(tmp_path: Path) -> None:
+    """Bytes that come one by one, late or all at once, and connections that are reset: one outcome, the right one."""
+    assert faults.bad_network(tmp_path, 0.7) == []
+
+
+def test_a_broker_without_descriptors_serves_those_that_it_has(tmp_path: Path) -> None:
+    """With ``ulimit -n 64`` and 128 connections more, those that are there go on, and there is room again later."""
+    assert faults.few_descriptors(tmp_path, 1.0) == []
+
+
+def test_a_full_disk_under_the_log_stops_nobody(tmp_path: Path) -> None:
+    """Lines of the log are lost, jobs are not."""
+    assert faults.full_disk(tmp_path, 1.0) == []
 
 
 async def test_a_job_that_nobody_answers_is_reported(daemon: Callable[..., Daemon]) -> None:
