@@ -9,7 +9,6 @@ and the attacker little.
 from __future__ import annotations
 
 import json
-import os
 import resource
 import selectors
 import socket
@@ -394,16 +393,6 @@ def enough_descriptors(connections: int) -> None:
     if hard < connections + 100:
         raise OSError(f"the hard limit of descriptors is less than {connections + 100}: ulimit -Hn")
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def spin(seconds: float, share: float) -> str:
-    """Take so large a share of a processor, and do nothing."""
-    ending = time.monotonic() + seconds
-    while (now := time.monotonic()) < ending:
-        while time.monotonic() < now + 0.01 * share:
-            pass
-        time.sleep(0.01 * max(0.0, 1 - share))
-    return f"{os.getpid()} took {share:.2f} of a processor"
 
 
 FLOODS = (

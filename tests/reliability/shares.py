@@ -25,23 +25,21 @@ no timer of the broker may be later than `LATE_SECONDS` (`reliability.observer`)
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-from collections.abc import AsyncIterator, Callable
-from concurrent.futures import Executor, ProcessPoolExecutor
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from integration.daemon import Daemon
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
+from reliability.attacker import Attacker
 from reliability.attacks import Target
 from reliability.figures import MIB, quantile, resident_bytes, run_seconds, show, waited_seconds
-from reliability.floods import Flood, spin
+from reliability.floods import Flood
 from reliability.load import Load
 from reliability.nursery import Nursery
 from reliability.observer import Observer, Seen
@@ -58,8 +56,8 @@ FINISH_SECONDS = 15.0
 # In which an attacker's connections end, memory comes back, and good peers are still watched.
 AFTER_SECONDS = 2.0
 _START_SECONDS = 0.3
-# That spin. One of them could not take more than one processor.
-_SPINNERS = 2
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -155,24 +153,22 @@ async def beside(
     after_seconds: float = AFTER_SECONDS,
 ) -> Share:
     """Attack a broker of its own for so many *seconds*, and return what came out."""
-    with Observer(directory) as observer, _processes(1) as attacker, _processes(_SPINNERS) as spinners:
+    with Observer(directory) as observer, Attacker() as attacker, Attacker() as spinner:
         async with _good_peers(reactor, directory, observer) as (broker, load, lost):
             target = Target(broker.master_port, broker.slave_port, broker.pid)
             # For no time: so that it has imported and made all that it needs.
             await _attack(attacker, flood, target, 0)
-            await _together(spinners, 0.1, 0.0)
-            alone = await _stretch(reactor, broker, load, _pause(reactor, quiet_seconds))
+            alone, _ = await _stretch(reactor, broker, load, _pause(reactor, quiet_seconds))
             observer.observe(broker.master_port, broker.pid)
             before = resident_bytes(broker.pid)
-            attack = Deferred.fromCoroutine(_attack(attacker, flood, target, seconds))
-            attacked = await _stretch(reactor, broker, load, attack)
-            did, attacker_seconds = await attack
+            attack = _attack(attacker, flood, target, seconds)
+            attacked, (did, attacker_seconds) = await _stretch(reactor, broker, load, attack)
             await _pause(reactor, after_seconds)
             seen, kept = observer.take(), resident_bytes(broker.pid) - before
         async with _good_peers(reactor, directory, observer) as (broker, load, _):
-            part = (taken(alone, attacked) + attacker_seconds / attacked.seconds) / _SPINNERS
-            spinning = _together(spinners, quiet_seconds, min(1.0, part))
-            asked = await _stretch(reactor, broker, load, spinning)
+            part = (taken(alone, attacked) + attacker_seconds / attacked.seconds) / 2
+            spinning = gatherResults([deferToThread(one.spin, part, quiet_seconds) for one in (attacker, spinner)])
+            asked, _ = await _stretch(reactor, broker, load, spinning)
     show(f"{flood.name}: {did}")
     return Share(flood, alone, attacked, asked.rate, seen, kept, lost)
 
@@ -206,35 +202,20 @@ def _pause(reactor: Any, seconds: float) -> Deferred[None]:
     return deferLater(reactor, seconds, lambda: None)
 
 
-async def _stretch(reactor: Any, broker: Daemon, load: Load, until: Deferred[Any]) -> Stretch:
+async def _stretch(reactor: Any, broker: Daemon, load: Load, until: Deferred[Result]) -> tuple[Stretch, Result]:
     load.take_seconds()
     begun, answered = reactor.seconds(), load.answered
     used, waited = run_seconds(broker.pid), waited_seconds(broker.pid)
-    await until
-    return Stretch(
+    result = await until
+    stretch = Stretch(
         reactor.seconds() - begun,
         load.answered - answered,
         quantile(load.take_seconds(), 0.99),
         run_seconds(broker.pid) - used,
         waited_seconds(broker.pid) - waited,
     )
+    return stretch, result
 
 
-async def _attack(attacker: Executor, flood: Flood, target: Target, seconds: float) -> tuple[str, float]:
-    return await deferToThread(lambda: attacker.submit(timed, flood.act, target, seconds).result())
-
-
-def timed(act: Callable[[Target, float], str], target: Target, seconds: float) -> tuple[str, float]:
-    """Return what *act* returns, and the processor time that it took of this process."""
-    begun = run_seconds(os.getpid())
-    text = act(target, seconds)
-    return text, run_seconds(os.getpid()) - begun
-
-
-def _processes(count: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(count, multiprocessing.get_context("spawn"))
-
-
-def _together(spinners: Executor, seconds: float, share: float) -> Deferred[Any]:
-    futures = [spinners.submit(spin, seconds, share) for _ in range(_SPINNERS)]
-    return deferToThread(lambda: [future.result() for future in futures])
+def _attack(attacker: Attacker, flood: Flood, target: Target, seconds: float) -> Deferred[tuple[str, float]]:
+    return deferToThread(attacker.attack, flood.name, target, seconds)
