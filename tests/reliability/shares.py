@@ -19,6 +19,10 @@ than its own part; and never more than they ask for. So, in jobs a second::
   *taken* together: what that costs the good peers' own processes on two cores
   is no fact about the broker.
 
+A job passes the broker four times, and each time it waits for a processor on a
+machine that is busy with other things: beyond `MOST_WAITED` of the time the
+share is shown, and not judged.
+
 Good peers must keep `LEAST_SHARE` of the equal share. No ping of a good peer and
 no timer of the broker may be later than `LATE_SECONDS` (`reliability.observer`).
 """
@@ -46,6 +50,7 @@ from reliability.observer import Observer, Seen
 
 LEAST_SHARE = 0.5
 LATE_SECONDS = 0.1
+MOST_WAITED = 0.5
 # What the broker may keep, beyond what it had, when the attacker has gone.
 MOST_KEPT_BYTES = 64 * MIB
 SLAVES = 2
@@ -56,6 +61,7 @@ FINISH_SECONDS = 15.0
 # In which an attacker's connections end, memory comes back, and good peers are still watched.
 AFTER_SECONDS = 2.0
 _START_SECONDS = 0.3
+NOT_JUDGED = ": the machine is too busy, and the share is not judged"
 
 Result = TypeVar("Result")
 
@@ -103,9 +109,14 @@ class Share:
     lost: list[str]
 
     @property
+    def waited(self) -> float:
+        """The part of the time for which the broker waited for a processor."""
+        return self.beside.waited_seconds / self.beside.seconds
+
+    @property
     def equal(self) -> float:
         """The equal share, in jobs a second."""
-        time = 1 - self.beside.waited_seconds / self.beside.seconds
+        time = 1 - self.waited
         part = max(GOOD / (GOOD + self.flood.connections) * time, time - taken(self.alone, self.beside))
         return min(self.asked, part / self.alone.cost_seconds)
 
@@ -119,7 +130,11 @@ class Share:
         seen, name = self.seen, self.flood.name
         return [
             *(f"{name}: {one}" for one in self.lost),
-            *([f"{name}: good peers kept {self.part:.2f} of the equal share"] if self.part < least_share else []),
+            *(
+                [f"{name}: good peers kept {self.part:.2f} of the equal share"]
+                if self.part < least_share and self.waited <= MOST_WAITED
+                else []
+            ),
             *([f"{name}: a ping took {seen.ping_net_seconds:.3f} s"] if seen.ping_net_seconds > late_seconds else []),
             *(
                 [f"{name}: a timer was {seen.timer_net_seconds:.3f} s late"]
@@ -138,7 +153,8 @@ class Share:
             f"{name}: {beside.rate:.0f} jobs/s, {self.part:.2f} of the equal share of {self.equal:.0f}",
             f"    alone {alone.rate:.0f} jobs/s (kept {beside.rate / alone.rate:.2f}), asked for {self.asked:.0f}; "
             f"p99 {1000 * alone.p99_seconds:.1f} ms alone and {1000 * beside.p99_seconds:.0f} ms beside it",
-            f"    the broker had {used:.2f} of a processor, {taken(alone, beside):.2f} of it for the attacker",
+            f"    the broker had {used:.2f} of a processor, {taken(alone, beside):.2f} of it for the attacker, "
+            f"and waited for one for {self.waited:.2f} of the time{NOT_JUDGED if self.waited > MOST_WAITED else ''}",
             f"    {self.seen.summary()}, {self.kept_bytes / MIB:+.0f} MiB kept afterwards",
         ]
 
