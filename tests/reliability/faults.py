@@ -548,7 +548,7 @@ def _read_outcomes(master: socket.socket, count: int) -> tuple[list[int], str]:
         while len(sizes) < count:
             left = size = int.from_bytes(_exactly(master, 4))
             while left:
-                left -= len(_exactly(master, min(left, MIB)))
+                left -= len(_exactly(master, min(left, 64 * 1024)))
             if size > 100:
                 sizes.append(size)
     except OSError as error:
@@ -557,9 +557,12 @@ def _read_outcomes(master: socket.socket, count: int) -> tuple[list[int], str]:
 
 
 def _exactly(source: socket.socket, length: int) -> bytes:
-    data = source.recv(length, socket.MSG_WAITALL)
-    if len(data) < length:
-        raise ConnectionError("the broker has closed the connection")
+    data = b""
+    while len(data) < length:
+        piece = source.recv(length - len(data))
+        if not piece:
+            raise ConnectionError("the broker has closed the connection")
+        data += piece
     return data
 
 

@@ -370,13 +370,17 @@ class Waves:
 
     def _wave(self, said: list[bytes]) -> list[socket.socket]:
         slaves = [self._target.connect(1) for _ in said]
+        for slave in slaves:
+            # With Python's time limit, recv would not wait for all that it is asked for.
+            slave.settimeout(None)
+            slave.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 10, 0))
         for slave, data in zip(slaves, said, strict=True):
             with suppress(OSError):
                 slave.sendall(data)
         for slave in slaves:
             with suppress(OSError):
                 for _ in range(self._replies):
-                    (length,) = struct.unpack(">I", slave.recv(4, socket.MSG_WAITALL))
+                    length = int.from_bytes(slave.recv(4, socket.MSG_WAITALL))
                     slave.recv(length, socket.MSG_WAITALL)
             self.joined += 1
         return slaves
