@@ -43,6 +43,11 @@ async def test_a_slave_that_is_cut_off_loses_its_job_within_the_heartbeat(tmp_pa
         pytest.skip(f"no network of our own: {error}")
 
 
+def test_a_broker_that_stood_still_hears_first_and_judges_then(tmp_path: Path) -> None:
+    """Stopped for longer than a heartbeat and a timeout, it drops nobody who pings and takes an answer sent in time."""
+    assert faults.answered_meanwhile(tmp_path, 1.0) == []
+
+
 @pytest.mark.parametrize("kind", ["deferred-master", "raw-slave"])
 def test_a_peer_that_is_stopped_loses_no_job(tmp_path: Path, kind: str) -> None:
     """Stopped for longer than its heartbeat it is dropped, and nobody else; every job has its one outcome."""
@@ -54,9 +59,22 @@ def test_a_stopped_process_of_gloom_work_loses_no_job(tmp_path: Path) -> None:
     assert faults.stopped_child(tmp_path, 1.0) == []
 
 
+def test_a_slave_that_takes_no_byte_is_dropped_by_its_heartbeat(tmp_path: Path) -> None:
+    """Also when more waits for it than the broker sends at once: another slave has its jobs in time."""
+    assert faults.stopped_slave_with_large_jobs(tmp_path, 3.0) == []
+
+
 def test_a_bad_network_loses_no_job(tmp_path: Path) -> None:
     """Bytes that come one by one, late or all at once, and connections that are reset: one outcome, the right one."""
     assert faults.bad_network(tmp_path, 0.7) == []
+
+
+def test_a_clock_that_jumps_changes_nothing(tmp_path: Path) -> None:
+    """The wall clock is set by hours: no peer is silent, no job expires too early or too late, none is lost."""
+    try:
+        assert faults.clock_jumps(tmp_path, 1.0) == []
+    except faults.NotPossible as error:
+        pytest.skip(str(error))
 
 
 def test_a_broker_without_descriptors_serves_those_that_it_has(tmp_path: Path) -> None:
@@ -67,6 +85,16 @@ def test_a_broker_without_descriptors_serves_those_that_it_has(tmp_path: Path) -
 def test_a_full_disk_under_the_log_stops_nobody(tmp_path: Path) -> None:
     """Lines of the log are lost, jobs are not."""
     assert faults.full_disk(tmp_path, 1.0) == []
+
+
+def test_a_master_that_reads_all_the_time_has_its_large_answers(tmp_path: Path) -> None:
+    """Twelve answers of 8 MiB at once, more than may wait: a peer that takes them is not dropped."""
+    assert faults.large_answers(tmp_path) == []
+
+
+def test_gloom_map_has_its_large_answers(tmp_path: Path) -> None:
+    """`gloom map` takes answers of 8 MiB as they come, and the broker drops neither it nor `gloom work`."""
+    assert faults.mapped_large_answers(tmp_path, 12) == []
 
 
 async def test_a_job_that_nobody_answers_is_reported(daemon: Callable[..., Daemon]) -> None:
