@@ -13,7 +13,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from reliability import attacks, hostile
+from reliability import attacks, floods, hostile, shares
+from reliability.figures import show
+from reliability.floods import FLOODS, Flood
 from twisted.internet import reactor
 
 from integration.daemon import Daemon
@@ -22,6 +24,20 @@ pytestmark = pytest.mark.deferred_timeout(60)
 
 Start = Callable[..., Daemon]
 CONNECTIONS = 10_000
+# One flood of each kind; `reliability.hostile` has the others.
+SHORT = [
+    flood
+    for flood in FLOODS
+    if flood.act
+    in (
+        floods.colliding_ids,
+        floods.submits_of_new_types,
+        floods.many_pings,
+        floods.json_bombs,
+        floods.unknown_actions,
+        floods.slaves_of_long_types,
+    )
+]
 
 
 @pytest.mark.parametrize(
@@ -63,6 +79,20 @@ async def test_connections_beyond_the_limit_are_refused_and_harm_nobody(daemon: 
 async def test_plain_bytes_on_a_tls_port_are_closed_unheard(tmp_path: Path) -> None:
     """No answer in the clear, no handshake that lasts for ever, and the good TLS peers work on."""
     assert await hostile.plain_beside_tls(tmp_path) == []
+
+
+@pytest.mark.parametrize("flood", SHORT, ids=lambda flood: flood.act.__name__)
+async def test_good_peers_keep_a_fair_share_of_the_broker_beside(tmp_path: Path, flood: Flood) -> None:
+    """
+    Whatever an attacker asks for, good peers have their part of the broker's time, and timers ring.
+
+    The bars are wider than those of `reliability.hostile`: it takes seconds, where this takes one, on
+    a machine that may be busy with other things.
+    """
+    share = await shares.beside(reactor, tmp_path, flood, 1.0, quiet_seconds=0.5, after_seconds=0.5)
+    for line in share.lines():
+        show(line)
+    assert share.failures(least_share=0.25, late_seconds=0.2) == []
 
 
 async def test_ten_thousand_connections(daemon: Start) -> None:

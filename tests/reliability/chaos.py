@@ -3,6 +3,8 @@ Chaos with real processes: ``python -m reliability.chaos --seconds 60``.
 
 Slaves and the broker are killed, stopped and cut off while masters submit all
 the time. Each job must have exactly one outcome, and that the right answer.
+`reliability.faults` has the faults of hosts: what stands still, a bad network,
+clocks that jump, no descriptors, a full disk.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from twisted.internet.task import deferLater, react
 from twisted.internet.threads import deferToThread
 
 from gloom.client.deferred import Master, Slave
+from reliability import faults
 from reliability.figures import quantile, show, verdict
 from reliability.jobs import HELD
 from reliability.load import Load
@@ -196,9 +199,15 @@ async def main(reactor: Any) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=60, help="how long slaves are killed")
     parser.add_argument("--restarts", type=int, default=5, help="how often the broker is killed")
+    parser.add_argument("--quick", action="store_true", help="have processes stand still for 3 s, not for 5 and 30")
+    parser.add_argument("--only-faults", action="store_true", help="only the faults of reliability.faults")
+    parser.add_argument("--fault", metavar="TEXT", default="", help="of these, those with TEXT in their names")
     parser.add_argument("--no-keepalive", action="store_true", help="leave out what takes a minute more")
     options = parser.parse_args()
-    failures = await everything(reactor, options.seconds, options.restarts, keepalive=not options.no_keepalive)
+    with tempfile.TemporaryDirectory() as name:
+        failures = await deferToThread(faults.everything, Path(name), quick=options.quick, names=options.fault)
+    if not options.only_faults:
+        failures += await everything(reactor, options.seconds, options.restarts, keepalive=not options.no_keepalive)
     raise SystemExit(verdict(failures))
 
 

@@ -3,7 +3,9 @@ Hostile peers beside good ones: ``python -m reliability.hostile``.
 
 One attack after the other. Beside each, a master and slaves that behave are
 served all the time: each of their jobs has its answer, and beside the master
-that does not read they keep at least 0.8 of their throughput.
+that does not read they keep at least 0.8 of their throughput. Beside the floods
+(`reliability.floods`), which want all of the broker's time, they keep at least
+half of an equal share of it (`reliability.shares` says how that is computed).
 """
 
 from __future__ import annotations
@@ -24,9 +26,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater, react
 from twisted.internet.threads import deferToThread
 
-from reliability import attacks
+from reliability import attacks, shares
 from reliability.attacks import Target, Unharmed
 from reliability.figures import MIB, show, verdict
+from reliability.floods import FLOODS
 from reliability.load import Load
 from reliability.nursery import Nursery
 
@@ -179,10 +182,32 @@ async def everything(reactor: Any, seconds: float) -> list[str]:
     return failures
 
 
+async def floods(reactor: Any, seconds: float, names: str = "") -> list[str]:
+    """Flood a broker in every way that has *names* in its name, for so long each; return what did not hold."""
+    failures: list[str] = []
+    for flood in (one for one in FLOODS if names in one.name):
+        with tempfile.TemporaryDirectory() as name:
+            try:
+                share = await shares.beside(reactor, Path(name), flood, seconds)
+            except (AssertionError, OSError) as error:
+                failures.append(f"{flood.name}: {error}")
+                continue
+        for line in share.lines():
+            show(line)
+        failures += share.failures()
+    return failures
+
+
 async def main(reactor: Any) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=10, help="how long one master does not read")
-    raise SystemExit(verdict(await everything(reactor, parser.parse_args().seconds)))
+    parser.add_argument("--flood-seconds", type=float, default=4, help="how long each flood takes")
+    parser.add_argument("--flood", metavar="TEXT", help="only the floods with TEXT in their names")
+    options = parser.parse_args()
+    failures = await floods(reactor, options.flood_seconds, options.flood or "")
+    if options.flood is None:
+        failures += await everything(reactor, options.seconds)
+    raise SystemExit(verdict(failures))
 
 
 if __name__ == "__main__":

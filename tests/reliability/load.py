@@ -45,6 +45,7 @@ class Load:
         window: How many jobs each keeps unanswered; or None.
         rate: How many jobs there are a second, answered or not; or None.
         counts_wire: Whether outcomes are counted on the wire too, which takes memory for each job.
+        heartbeat_seconds: Of each master.
 
     Attributes:
         submitted: How many jobs were submitted.
@@ -63,12 +64,16 @@ class Load:
         window: int | None = None,
         rate: float | None = None,
         counts_wire: bool = True,
+        heartbeat_seconds: float = 30.0,
     ) -> None:
         self.submitted = self.answered = self.wrong = 0
         self.failed = Counter[str]()
         self.seconds: list[float] = []
         kind = CountingMaster if counts_wire else Master
-        self.masters = [kind(address, reactor=reactor, name=f"load {n}") for n in range(masters)]
+        self.masters = [
+            kind(address, reactor=reactor, name=f"load {n}", heartbeat_seconds=heartbeat_seconds)
+            for n in range(masters)
+        ]
         for master in self.masters:
             if isinstance(master, CountingMaster):
                 master.outcomes = Counter()
