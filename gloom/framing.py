@@ -207,12 +207,19 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
         if self._partial or self._halted or self._parsing:
             self._continue(data)
             return
+        size = len(data)
         self._parsing = True
         try:
-            rest = self._deliver(data)
+            # Nearly every chunk of a peer that waits for replies is one whole frame.
+            if size >= _HEADER_BYTES and _HEADER_BYTES + _unpack_length(data)[0] == size and size <= self.MAX_LENGTH:
+                self._had_a_frame = True
+                rest = size
+                self.stringReceived(data[_HEADER_BYTES:])
+            else:
+                rest = self._deliver(data)
         finally:
             self._parsing = False
-        if rest < len(data) or self._partial or self._watched:
+        if rest < size or self._partial or self._watched:
             self._keep(data, rest)
 
     def alive(self) -> None:

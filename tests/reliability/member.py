@@ -117,7 +117,7 @@ def blocking_master(port: int, _: float) -> None:
         with suppress(OSError, GloomError), blocking.Master(("127.0.0.1", port), timeout=10) as master:
             for ended in master.do_many(jobs(), timeout=FINISH_SECONDS, window=WINDOW, return_errors=True):
                 number = int(str(ended.id).split()[1])
-                if isinstance(ended, ServerError):
+                if isinstance(ended, ServerError | BodyError):
                     account.ended(number, None, f"{type(ended).__name__}: {ended}")
                 else:
                     account.ended(number, ended.body)
