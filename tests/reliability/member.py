@@ -99,7 +99,7 @@ class Account:
 def blocking_master(port: int, _: float) -> None:
     """Keep a window of jobs with `do_many`; submit again, with new ids, what a lost connection left."""
     from gloom.client import blocking
-    from gloom.errors import GloomError, ServerError
+    from gloom.errors import BodyError, GloomError, ServerError
 
     account, late = Account(), _Late(lambda: account.stopped.is_set())
 
