@@ -202,8 +202,11 @@ class Options(usage.Options):
             description = self._description(value.strip())
             endpoint: IStreamServerEndpoint = serverFromString(self._reactor, description)
             return self._encrypted(description.partition(":")[0], endpoint)
-        except LookupError as error:
+        except KeyError as error:
             problem = f"no socket {error} was inherited from systemd"
+        except IndexError:
+            is_inherited = value.strip().startswith("systemd:")
+            problem = "no socket of this index was inherited from systemd" if is_inherited else "a part is missing"
         except Exception as error:
             # Whatever a parser of Twisted or of another package raises: the value is wrong.
             problem = str(error)

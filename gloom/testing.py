@@ -140,6 +140,10 @@ class MemoryTransport:
             if end is not None and end.connected:
                 end.connected = False
                 cast(IProtocol, end.protocol).connectionLost(Failure(reason))
+        other, self._other = self._other, None
+        if other is not None:
+            # The client's end stays in `MemoryEndpoint.connections`, the broker's must not.
+            other._other = None
 
 
 @implementer(IStreamClientEndpoint)

@@ -259,6 +259,8 @@ def test_a_wrong_option_is_one_line(arguments: list[str], text: str) -> None:
         ("ssl:1:privateKey=/absent.pem", "/absent.pem"),
         ("tls:/absent:1", "'/absent' is not a directory of certificates"),
         ("systemd:domain=INET:name=absent", "no socket 'absent' was inherited from systemd"),
+        ("systemd:domain=INET:index=3", "no socket of this index was inherited from systemd"),
+        ("haproxy:tcp\\:9998\\:interface=127.0.0.1", "a part is missing"),
     ],
 )
 def test_a_wrong_port_is_one_line(option: str, value: str, problem: str) -> None:
