@@ -31,6 +31,8 @@ _pack_length = Struct("!I").pack
 _Send = Callable[["bytes | memoryview"], int]
 #: A frame over this goes to the socket as it is, where smaller ones are joined.
 LARGE_BYTES = 256 * 1024
+# After so much a peer that takes it all waits for the next turn of the reactor.
+_MOST_SENT_BYTES = 8 << 20
 # The transport sends this much, only to tell when the socket takes bytes again: the rest is sent here.
 _PROBE_BYTES = 4096
 
@@ -263,8 +265,8 @@ class FrameSender:
             self._send_by_socket(self._socket_send)
 
     def _send_by_socket(self, send: _Send) -> None:
-        """Send what waits, as far as the socket takes it."""
-        backlog = self._backlog
+        """Send what waits, as far as the socket takes it, and no more than one turn should last."""
+        backlog, left_bytes = self._backlog, _MOST_SENT_BYTES
         while backlog:
             piece = self._next_piece()
             try:
@@ -274,6 +276,8 @@ class FrameSender:
             self._took(sent)
             if sent < len(piece):
                 backlog.appendleft(memoryview(piece)[sent:])
+            left_bytes -= sent
+            if backlog and (sent < len(piece) or left_bytes <= 0):
                 self._probe()
                 return
         self._all_sent()

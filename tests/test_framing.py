@@ -478,6 +478,26 @@ def test_many_small_frames_that_waited_leave_in_few_sends(wire: Wire) -> None:
     assert len(wire.near.sends) - sends < 500
 
 
+def test_a_peer_that_takes_all_at_once_leaves_the_reactor_to_others(wire: Wire) -> None:
+    """However fast a peer reads what waits for it, one turn sends a bounded part of that."""
+    sent: list[int] = []
+    wire.frames._socket_send = wire.frames._send_now = lambda data: sent.append(len(data)) or len(data)  # type: ignore[func-returns-value]
+    for _ in range(64):
+        wire.frames.sendString(b"a" * MIB)
+    wire.turn()
+    turns = 1
+    assert 0 < sum(sent) <= 10 * MIB
+    while wire.frames.waiting_bytes:
+        before = sum(sent)
+        wire.transport.buffer = b""
+        assert wire.transport.pull is not None
+        wire.transport.pull.resumeProducing()
+        assert sum(sent) - before <= 10 * MIB
+        turns += 1
+    assert turns >= 7
+    assert wire.transport.pull is None
+
+
 @pytest.mark.parametrize("ends", [False, True], ids=["goes on", "closes"])
 def test_a_connection_that_was_aborted_keeps_nothing(wire: Wire, ends: bool) -> None:
     """From the moment of the abort nothing waits, nothing is sent, and the end of the connection is no second one."""
