@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 
 import pytest
@@ -84,3 +85,11 @@ def test_anything_unexpected_ends_it_with_a_line(says: bytes | None, complaint: 
     assert result.stderr.startswith("load: gloom: ")
     assert complaint in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("window", [1, 16])
+def test_the_jobs_whose_instructions_are_counted_are_all_answered(window: int) -> None:
+    """The fixed series ends only when each of its jobs is answered, whether one or many are at once."""
+    command = [sys.executable, "-m", "bench.instructions", "32", str(window)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
