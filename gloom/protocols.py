@@ -47,8 +47,9 @@ from gloom.messages import (
     encode_revocation,
     key_of,
 )
-from gloom.peers import OK_FRAME, PeerFactory, PeerProtocol, Surroundings
+from gloom.peers import OK_FRAME, PeerFactory, PeerProtocol
 from gloom.sending import FlushTurn
+from gloom.surroundings import Surroundings
 
 __all__ = ["MasterProtocol", "PeerFactory", "SlaveProtocol"]
 
