@@ -14,20 +14,22 @@ from __future__ import annotations
 
 import math
 import socket
-from collections.abc import Generator
 from struct import Struct
 from typing import Any, cast
 
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IConsumer, IDelayedCall, IReactorTime, ISSLTransport, ITCPTransport
+from twisted.internet.interfaces import IConsumer, IReactorTime, ISSLTransport, ITCPTransport
 from twisted.protocols.basic import Int32StringReceiver
 from twisted.python.failure import Failure
 
 from gloom.largebytes import LargePayload
+from gloom.lingering import LONGEST_LINGER_SECONDS, Linger
 from gloom.polling import SocketPoll
-from gloom.sending import LARGE_BYTES, LARGEST_FRAME_BYTES, FlushTurn, FrameSender, socket_under, to_frame
+from gloom.sending import LARGE_BYTES, LARGEST_FRAME_BYTES, FlushTurn, socket_under, to_frame
+from gloom.slicing import SlicedSender
 from gloom.stalls import StallWatch
-from gloom.turns import SLICE_SECONDS, Turns
+from gloom.tcpoptions import set_tcp_options
+from gloom.turns import Turns
 from gloom.unread import UnreadWatch
 
 __all__ = ["LARGEST_FRAME_BYTES", "FlushTurn", "FrameProtocol", "StallWatch", "to_frame"]
@@ -43,29 +45,8 @@ _pack_length = _HEADER.pack
 _unpack_length = _HEADER.unpack_from
 _HEADER_BYTES = _HEADER.size
 
-#: How long `FrameProtocol.close` lets a peer read that goes on reading.
-LONGEST_LINGER_SECONDS = 30.0
-# How often it looks, in the time that a peer may take nothing.
-_LINGER_LOOKS = 4
 
-# A vanished host is noticed within about a minute: idle connections by
-# keepalive (30 s + 3 x 10 s), those with unacknowledged data by the timeout.
-# The timeout also ends a connection whose peer lives and reads nothing for as
-# long, while more waits for it than the sockets hold.
-_TCP_OPTIONS = [
-    (getattr(socket, option), value)
-    for option, value in (
-        ("TCP_NODELAY", 1),
-        ("TCP_KEEPIDLE", 30),  # seconds
-        ("TCP_KEEPINTVL", 10),  # seconds
-        ("TCP_KEEPCNT", 3),
-        ("TCP_USER_TIMEOUT", 60_000),  # milliseconds
-    )
-    if hasattr(socket, option)  # some systems lack some of them
-]
-
-
-class FrameProtocol(FrameSender, Int32StringReceiver):
+class FrameProtocol(SlicedSender, Int32StringReceiver):
     """
     Frames in, frames out, in linear time.
 
@@ -84,34 +65,22 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
 
     Attributes:
         counts_life: Whether `alive` wants to hear of each chunk that arrives.
-        paused: Whether nothing is read, because the peer does not read.
     """
 
     __slots__ = (
         "MAX_LENGTH",
         "_aborting",
         "_clock",
-        "_closed",
         "_descriptor",
         "_had_a_frame",
-        "_halted",
         "_linger",
-        "_linger_ends",
         "_linger_seconds",
-        "_linger_since",
-        "_linger_taken",
         "_needed_bytes",
-        "_parsing",
         "_partial",
         "_poll",
-        "_polled",
         "_stalls",
-        "_steps",
-        "_turns",
-        "_waits",
         "_watched",
         "counts_life",
-        "paused",
     )
 
     def __init__(
@@ -127,42 +96,31 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
         poll: SocketPoll | None = None,
         turns: Turns | None = None,
     ) -> None:
-        super().__init__(flushes, pause_unread_bytes, unread)
-        self._turns = turns
+        super().__init__(flushes, pause_unread_bytes, unread, turns)
         self._poll: Any = poll
-        # The socket, while the poll reads it.
-        self._polled: Any = None
         self._descriptor = -1
         self.MAX_LENGTH = max_frame_bytes
         self.counts_life = False
-        self.paused = False
         self._stalls = stalls
         self._had_a_frame = False
         self._watched = False
         self._clock = clock
         self._linger_seconds = linger_seconds
-        self._linger: IDelayedCall | None = None
-        self._linger_since = self._linger_ends = 0.0
-        self._linger_taken = 0
+        self._linger: Linger | None = None
         self._partial = bytearray()
         self._needed_bytes = _HEADER_BYTES
         # A frame that no read holds: `_partial` has only its header, and what came after it.
         self._large: LargePayload | None = None
         self._read_bytes = _READ_BYTES
-        self._parsing = False
-        self._closed = False
         self._aborting = False
-        # Whether what was read waits for this connection's next turn; and what goes on there before it.
-        self._waits = False
-        self._steps: Generator[None, None, None] | None = None
-        # Whether no frame is delivered: it is paused, closed, or waits.
-        self._halted = False
 
     # Reading
 
     def connectionMade(self) -> None:
         self.start_sending()
-        _set_tcp_options(self.transport)
+        sock = socket_under(self.transport)
+        if sock is not None:
+            set_tcp_options(sock)
         if self._poll is not None and self._socket_send is not None:
             self._read_by_poll(self.transport)
         elif self._turns is not None:
@@ -340,75 +298,6 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
         except (OSError, AttributeError):
             return False
 
-    # Turns
-
-    def _slice_from(self, ends: float) -> float:
-        """Return when this slice ends, which began just now if *ends* is 0; if it is over, wait for the next turn."""
-        if self._turns is None:
-            return ends
-        now = self._turns.seconds()
-        if not ends:
-            return now + SLICE_SECONDS
-        if now >= ends:
-            self._wait_for_turn(self._turns)
-        return ends
-
-    def _wait_for_turn(self, turns: Turns) -> None:
-        self._waits = self._halted = True
-        turns.add(self, self._go_on)
-        if self._polled is None:
-            cast(Any, self.transport).pauseProducing()
-            turns.wake()
-
-    def _go_on(self) -> None:
-        """Go on where the last turn has ended; this one has come."""
-        self._waits = False
-        self._halt()
-        if self._steps is not None:
-            self.work_off(self._steps)
-        if not self._halted and not self._parsing:
-            self._deliver_partial()
-        if self._polled is None and not (self._waits or self.paused or self.lost):
-            cast(Any, self.transport).resumeProducing()
-
-    def work_off(self, steps: Generator[None, None, None]) -> None:
-        """
-        Take *steps*, each of them short, in as many turns as they take; closed when the connection ends before.
-
-        Meanwhile no frame is delivered and none is sent: their reply comes first, see `release`.
-        """
-        self._steps = None
-        slice_ends = 0.0
-        for _ in steps:
-            if not self._has_held_much():
-                slice_ends = self._slice_from(slice_ends)
-            if self._closed:
-                steps.close()
-                return
-            if self._waits:
-                self._steps = steps
-                self._hold_output()
-                return
-
-    def _hold_output(self) -> None:
-        if "flush" not in self.__dict__:
-            self.flush()
-            self.flush = _send_nothing  # type: ignore[method-assign]
-
-    def _has_held_much(self) -> bool:
-        return "flush" in self.__dict__ and sum(map(len, self._output)) > self._pause_unread_bytes
-
-    def release(self) -> list[bytes]:
-        """Return the frames that were said since the first turn of `work_off`, and send from now on."""
-        if self.__dict__.pop("flush", None) is None:
-            return []
-        held, self._output = self._output, []
-        return held
-
-    def _halt(self) -> None:
-        """Note whether frames may be delivered."""
-        self._halted = self.paused or self._closed or self._waits
-
     def _watch(self) -> None:
         """Have a frame that stands half way watched, and one that does not forgotten."""
         if self._stalls is None:
@@ -485,13 +374,11 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
             pass  # what has begun is answered
         self._stop_reading()
         self._read_to_the_end()
-        self._linger_since = self._clock.seconds()
-        self._linger_ends = self._linger_since + max(within_seconds, self._linger_seconds)
         # Before the output: a transport in memory may end at once.
-        self._set_linger()
+        self._linger = linger = Linger(self, self._clock, self._linger_seconds, within_seconds)
         self.finish_sending()
         if not self.lost:
-            self._linger_taken = self.taken_bytes()
+            linger.note_progress()
 
     def output_finished(self) -> None:
         """See `FrameSender.output_finished`: now the connection can end."""
@@ -524,22 +411,6 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
             cast(Any, self.transport).resumeProducing()
         self._read_by_reactor()
 
-    def _set_linger(self) -> None:
-        left = min(self._linger_since + self._linger_seconds, self._linger_ends) - self._clock.seconds()
-        wait = min(max(left, 0.0), self._linger_seconds / _LINGER_LOOKS)
-        self._linger = self._clock.callLater(wait, self._linger_is_over)
-
-    def _linger_is_over(self) -> None:
-        """Reset the connection if its peer has taken nothing for too long."""
-        self._linger = None
-        now, taken = self._clock.seconds(), self.taken_bytes()
-        if taken != self._linger_taken:
-            self._linger_since, self._linger_taken = now, taken
-        if now - self._linger_since >= self._linger_seconds or now >= self._linger_ends:
-            self.abort()
-        else:
-            self._set_linger()
-
     def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008 (the base's signature)
         self.stop_sending()
         self._stop_reading()
@@ -551,19 +422,5 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
         if self._stalls is not None:
             self._stalls.end(self)
         if self._linger is not None:
-            self._linger.cancel()
+            self._linger.stop()
             self._linger = None
-
-
-def _send_nothing() -> None:
-    """Stand for the flush of a connection that holds its output."""
-
-
-def _set_tcp_options(transport: Any) -> None:
-    handle = socket_under(transport)
-    # A unix socket's transport claims to be TCP's, and its socket takes none of these.
-    if handle is None or handle.family not in (socket.AF_INET, socket.AF_INET6):
-        return
-    handle.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in _TCP_OPTIONS:
-        handle.setsockopt(socket.IPPROTO_TCP, option, value)

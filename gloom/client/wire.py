@@ -24,6 +24,7 @@ from gloom.client.framebuffer import LARGEST_FRAME_BYTES, FrameBuffer, to_frame
 from gloom.client.session import Assignment, Event, Greeting, Outcome, Reply, Session, UnreadableJob
 from gloom.errors import InvalidState, ProtocolError, RequestRefused, SizeError, TimedOut, TransportError
 from gloom.messages import PROTOCOL_VERSION, Hello, Request
+from gloom.tcpoptions import set_tcp_options
 
 if TYPE_CHECKING:
     from gloom.client.tls import ClientTLS, TLSSocket
@@ -31,19 +32,6 @@ if TYPE_CHECKING:
 _LONGEST_POLL_MILLISECONDS = 2**31 - 1
 # No broker takes less in one frame (docs/protocol.md, section 1).
 _LEAST_LIMIT_BYTES = 1024
-
-# A broker whose host has vanished is noticed within about a minute, as gloom.framing does it.
-_TCP_OPTIONS = [
-    (getattr(socket, name), value)
-    for name, value in (
-        ("TCP_NODELAY", 1),
-        ("TCP_KEEPIDLE", 30),
-        ("TCP_KEEPINTVL", 10),
-        ("TCP_KEEPCNT", 3),
-        ("TCP_USER_TIMEOUT", 60_000),
-    )
-    if hasattr(socket, name)  # some systems lack some of them
-]
 
 
 class Deadline:
@@ -115,7 +103,8 @@ class Wire:
 
     def __init__(self, sock: socket.socket | TLSSocket, token: str | None = None) -> None:
         if isinstance(sock, socket.socket):
-            _set_options(sock)
+            sock.settimeout(None)
+            set_tcp_options(sock)
         self.max_frame_bytes = LARGEST_FRAME_BYTES
         self.outcomes: deque[Outcome] = deque()
         self.jobs: deque[Assignment | UnreadableJob] = deque()
@@ -388,18 +377,6 @@ def _name() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"[:255]
 
 
-def _set_options(sock: socket.socket) -> None:
-    sock.settimeout(None)
-    _set_tcp_options(sock)
-
-
-def _set_tcp_options(sock: socket.socket) -> None:
-    if sock.family in (socket.AF_INET, socket.AF_INET6):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, value in _TCP_OPTIONS:
-            sock.setsockopt(socket.IPPROTO_TCP, option, value)
-
-
 def connect(host: str, port: int, timeout: float | None, tls: ClientTLS | None = None) -> socket.socket | TLSSocket:
     """
     Return a socket that is connected to *host*.
@@ -426,7 +403,7 @@ def _with_tls(sock: socket.socket, tls: ClientTLS, host: str) -> TLSSocket:
     from gloom.client.tls import TLSSocket
 
     try:
-        _set_tcp_options(sock)
+        set_tcp_options(sock)
         return TLSSocket(sock, tls, host)
     except BaseException:
         sock.close()
