@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar,
 from msgspec import UNSET, Raw
 
 from gloom.client.arguments import checked_flag, checked_id, checked_number
+from gloom.client.blocking_connection import Address, Connection
+from gloom.client.deadline import Deadline, Timeout
 from gloom.client.jobs import Job, body_of
 from gloom.client.many import ManyJobs
 from gloom.client.terms import batches, submission
-from gloom.client.wire import Address, Connection, Deadline, Timeout
 from gloom.errors import BodyError, RequestRefused, ServerError
 from gloom.messages import Cancel, ExtendedSubmit, Ping, SubmitMany, encode_request
 from gloom.settings import MASTER_PORT

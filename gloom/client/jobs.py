@@ -10,8 +10,9 @@ from collections import deque
 from contextlib import suppress
 from typing import Any
 
+from gloom.client.deadline import AT_ONCE, Deadline
 from gloom.client.session import Assignment, Event, Outcome, Reply
-from gloom.client.wire import AT_ONCE, Deadline, Wire
+from gloom.client.wire import Wire
 from gloom.errors import BodyError, RequestRefused, ServerError, TransportError
 from gloom.messages import Submit, decode_body
 

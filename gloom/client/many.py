@@ -6,9 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from gloom.client.deadline import Deadline
 from gloom.client.jobs import Batch, Job, body_of
 from gloom.client.session import Outcome
-from gloom.client.wire import Deadline, Wire
+from gloom.client.wire import Wire
 from gloom.errors import BodyError, ServerError, TimedOut
 from gloom.messages import ExtendedSubmit
 
