@@ -25,14 +25,12 @@ from twisted.python.failure import Failure
 from gloom.largebytes import LargePayload
 from gloom.lingering import LONGEST_LINGER_SECONDS, Linger
 from gloom.polling import SocketPoll
-from gloom.sending import LARGE_BYTES, LARGEST_FRAME_BYTES, FlushTurn, socket_under, to_frame
+from gloom.sending import LARGE_BYTES, LARGEST_FRAME_BYTES, FlushTurn, socket_under
 from gloom.slicing import SlicedSender
 from gloom.stalls import StallWatch
 from gloom.tcpoptions import set_tcp_options
 from gloom.turns import Turns
 from gloom.unread import UnreadWatch
-
-__all__ = ["LARGEST_FRAME_BYTES", "FlushTurn", "FrameProtocol", "StallWatch", "to_frame"]
 
 # What Twisted reads at once.
 _READ_BYTES = 65536

@@ -16,8 +16,6 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from gloom.bodies import decode_body as decode_body
-from gloom.bodies import encode_body as encode_body
 from gloom.errors import (
     InvalidAction,
     InvalidState,

@@ -35,7 +35,6 @@ from gloom.errors import (
     Unauthorized,
     UnsupportedVersion,
 )
-from gloom.framing import FlushTurn, to_frame
 from gloom.logs import PeerLogger
 from gloom.messages import (
     KINDS,
@@ -50,7 +49,7 @@ from gloom.messages import (
 )
 from gloom.refusallog import RefusalLog
 from gloom.refusals import quote
-from gloom.sending import has_own_socket
+from gloom.sending import FlushTurn, has_own_socket, to_frame
 from gloom.surroundings import Surroundings
 
 OK_FRAME = to_frame(OK)

@@ -51,8 +51,6 @@ from gloom.peers import OK_FRAME, PeerFactory, PeerProtocol
 from gloom.sending import FlushTurn
 from gloom.surroundings import Surroundings
 
-__all__ = ["MasterProtocol", "PeerFactory", "SlaveProtocol"]
-
 # A master that has so many jobs in flight goes on while its answers wait for a moment.
 _MANY_IN_FLIGHT = 16
 #: After so many jobs of one request the time is looked at.

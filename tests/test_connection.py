@@ -31,9 +31,11 @@ from gloom.client.link import default_name, retry_delay_seconds
 from gloom.client.looking import bounded
 from gloom.client.session import Event
 from gloom.errors import BodyError, ProtocolError, RequestRefused, TransportError
-from gloom.framing import FlushTurn, FrameProtocol, to_frame
+from gloom.framing import FrameProtocol
 from gloom.messages import Hello, Ping
-from gloom.protocols import MasterProtocol, PeerFactory, SlaveProtocol
+from gloom.peers import PeerFactory
+from gloom.protocols import MasterProtocol, SlaveProtocol
+from gloom.sending import FlushTurn, to_frame
 from gloom.service import memory_surroundings
 from gloom.settings import Settings
 from gloom.testing import MemoryGloom, MemoryTransport

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import UNSET
 
+from gloom.bodies import encode_body
 from gloom.client.arguments import checked_flag, checked_function, checked_string, checked_types, short_text
 from gloom.client.blocking_connection import Address, Connection
 from gloom.client.deadline import Timeout
@@ -17,7 +18,7 @@ from gloom.client.failing import failure_of, fitted, sendable
 from gloom.client.jobs import Job, body_of
 from gloom.client.session import UnreadableJob
 from gloom.errors import BodyError, RequestRefused, SizeError, TransportError
-from gloom.messages import ExtendedJoin, Fail, Join, Leave, Progress, Respond, encode_body
+from gloom.messages import ExtendedJoin, Fail, Join, Leave, Progress, Respond
 from gloom.settings import SLAVE_PORT
 
 if TYPE_CHECKING:

@@ -19,10 +19,11 @@ from twisted.python.failure import Failure
 from gloom.client.looking import LOOK_SECONDS
 from gloom.client.session import Event, Reply, Session
 from gloom.errors import GloomError, ProtocolError, TransportError
-from gloom.framing import FlushTurn, FrameProtocol
+from gloom.framing import FrameProtocol
 from gloom.logs import PeerLogger
 from gloom.messages import Hello, Ping, Request, encode_request
 from gloom.polling import SocketPoll
+from gloom.sending import FlushTurn
 from gloom.settings import GIB, KIB
 
 # A broker's answers are its slaves' answers: the limit is the protocol's own.

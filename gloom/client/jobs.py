@@ -10,11 +10,12 @@ from collections import deque
 from contextlib import suppress
 from typing import Any
 
+from gloom.bodies import decode_body
 from gloom.client.deadline import AT_ONCE, Deadline
 from gloom.client.session import Assignment, Event, Outcome, Reply
 from gloom.client.wire import Wire
 from gloom.errors import BodyError, RequestRefused, ServerError, TransportError
-from gloom.messages import Submit, decode_body
+from gloom.messages import Submit
 
 
 class Job(dict[str, Any]):

@@ -27,10 +27,10 @@ from gloom.client.session import Event, Greeting
 from gloom.client.tls import ClientTLS
 from gloom.clock import monotonic
 from gloom.errors import ProtocolError, TransportError
-from gloom.framing import FlushTurn
 from gloom.logs import PeerLogger
 from gloom.messages import PROTOCOL_VERSION
 from gloom.polling import SocketPoll
+from gloom.sending import FlushTurn
 
 _HELLO_SECONDS = 10.0
 

@@ -16,6 +16,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
 from twisted.python.failure import Failure
 
+from gloom.bodies import decode_body
 from gloom.client.answers import Answers
 from gloom.client.arguments import checked_flag, checked_function, checked_id
 from gloom.client.connection import BrokerConnection
@@ -37,7 +38,7 @@ from gloom.errors import (
     SizeError,
     TransportError,
 )
-from gloom.messages import Cancel, ExtendedSubmit, SubmitMany, decode_body, encode_request
+from gloom.messages import Cancel, ExtendedSubmit, SubmitMany, encode_request
 
 # A broker whose messages cannot be read may have a job so often, as it tries a job four times itself.
 _MOST_BROKEN_CONNECTIONS = 4

@@ -9,9 +9,10 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
+from gloom.bodies import decode_body
 from gloom.client.session import Outcome, Reply
 from gloom.errors import BodyError, RequestRefused
-from gloom.messages import ExtendedSubmit, decode_body
+from gloom.messages import ExtendedSubmit
 
 
 class Unanswered:

@@ -21,8 +21,8 @@ from typing import IO
 import msgspec
 from msgspec import Raw
 
+from gloom.bodies import encode_body
 from gloom.errors import BodyError, GloomError, SizeError
-from gloom.messages import encode_body
 from gloom.refusals import quote
 from gloom.worker.pipe import Job, value_of
 

@@ -21,9 +21,9 @@ from gloom.client.run import Run
 from gloom.client.session import Assignment, Event, Reply
 from gloom.client.slavelink import SlaveLink
 from gloom.errors import Busy, Draining, RequestRefused, TransportError
-from gloom.framing import FlushTurn
 from gloom.messages import ExtendedJoin, Fail, Leave
 from gloom.polling import SocketPoll
+from gloom.sending import FlushTurn
 from gloom.worker.pipe import Job
 from gloom.worker.pool import Child, ChildError
 
