@@ -88,7 +88,7 @@ class AuthorizedProtocol(HeartbeatProtocol):
 
     def _stranger_is_late(self) -> None:
         self._deadline = None
-        # As with every judgement: first look at what has come (after a stop of this process it may be all).
+        # As with every judgement: read the input first. After a pause of this process the hello may be there.
         self._around.turns.after_reading(self._drop_stranger, math.inf)
 
     def _drop_stranger(self) -> None:

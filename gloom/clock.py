@@ -54,7 +54,7 @@ def make_monotonic(reactor: Any) -> None:
 
 def monotonic(reactor: Any) -> IReactorTime:
     """
-    Return a clock on *reactor* whose time only goes forward, at the rate of real seconds.
+    Return a clock on *reactor* that only goes forward, at the rate of real seconds.
 
     Args:
         reactor: One of Twisted's, or a virtual clock of tests.
@@ -106,7 +106,7 @@ class _KernelTimer:
 
 
 def _kernel_timers(reactor: Any) -> Callable[[], _KernelTimer] | None:
-    """Return what makes a timer that *reactor* can read; None where there is no such thing."""
+    """Return a factory of timers that *reactor* can read; None where there are none."""
     try:
         library = ctypes.CDLL(None)
         library.timerfd_create, library.timerfd_settime  # noqa: B018 (an AttributeError says that it is not Linux)
@@ -118,15 +118,15 @@ def _kernel_timers(reactor: Any) -> Callable[[], _KernelTimer] | None:
 @implementer(IReactorTime, IReadDescriptor)
 class SteadyClock:
     """
-    Monotonic timers beside a reactor whose own follow the wall clock.
+    Monotonic timers beside a reactor with timers that follow the wall clock.
 
-    A timer of the kernel wakes it, which the reactor reads as it reads a
-    socket; while nothing is to be called, there is none. Where there is no such
-    timer (systems other than Linux), the reactor's own wakes it: then no call
-    is early, but one may be late by what the wall clock was put back.
+    A kernel timer wakes the clock; the reactor reads that timer as it reads a
+    socket. Without a pending call there is no kernel timer. On systems that have
+    none (other than Linux), the reactor's own timer wakes the clock: then no call
+    is early, but a call may be late by as much as the wall clock was put back.
 
     Args:
-        reactor: What runs it.
+        reactor: The reactor that runs the calls.
     """
 
     log = Logger()
@@ -136,13 +136,13 @@ class SteadyClock:
         self._reactor = reactor
         self._make_timer = _kernel_timers(reactor)
         self._timer: _KernelTimer | None = None
-        # When it rings.
+        # When the kernel timer rings.
         self._rings = math.inf
-        # By when each call is to be looked at: some were cancelled or put off meanwhile.
+        # The time at which each call is checked: it may have been cancelled or put off meanwhile.
         self._heap: list[tuple[float, int, DelayedCall]] = []
         self._serial = 0
         self._left = 0
-        # The reactor's timer: for what is due at once, and for all where there is no other.
+        # The reactor's timer: for calls that are due at once, and for all calls where there is no kernel timer.
         self._turn: IDelayedCall | None = None
 
     # IReactorTime

@@ -32,9 +32,9 @@ from gloom.tcpoptions import set_tcp_options
 from gloom.turns import Turns
 from gloom.unread import UnreadWatch
 
-# What Twisted reads at once.
+# Read size of Twisted's transports.
 _READ_BYTES = 65536
-# What is read at once of a frame that this does not hold: then others have their turn.
+# Read size for a frame larger than one chunk. Bounded, so that other connections are served in between.
 _MOST_READ_BYTES = 1 << 20
 #: After so many bytes of frames the time is looked at: small requests can be dear.
 STEP_BYTES = 1024
@@ -52,14 +52,14 @@ class FrameProtocol(SlicedSender, Int32StringReceiver):
 
     Args:
         max_frame_bytes: Largest payload that is accepted.
-        flushes: Where this connection asks to be flushed.
-        clock: For the time that `close` allows.
-        linger_seconds: How long after `close` the peer may take nothing of what is left for it.
-        pause_unread_bytes: From how many waiting bytes on nothing is read from the peer.
+        flushes: Schedules the flushes of this connection.
+        clock: Time, for the timer of `close`.
+        linger_seconds: How long after `close` the peer may take none of the bytes that are left for it.
+        pause_unread_bytes: With more bytes than this waiting for the peer, nothing is read from it.
         unread: Counts the bytes that wait, and drops peers that do not take them; None for nobody.
-        stalls: Who drops this connection when a frame stands half way; None for nobody.
-        poll: What reads plain sockets; None for the reactor.
-        turns: Who else wants the time that many frames take; None for nobody.
+        stalls: Drops this connection when a frame stalls half way; None for no such timer.
+        poll: Reads plain sockets; None to have the reactor read them.
+        turns: Gives each connection its turn; None where there is one connection.
 
     Attributes:
         counts_life: Whether `alive` wants to hear of each chunk that arrives.
@@ -182,7 +182,7 @@ class FrameProtocol(SlicedSender, Int32StringReceiver):
         """The peer has sent something; called for each chunk if `counts_life`."""
 
     def peer_ended(self) -> None:
-        """The peer has ended the connection, which the transport tells later: what that costs belongs in its turn."""
+        """The peer has ended the connection. The transport reports it later; the cost belongs in this peer's turn."""
 
     @property
     def is_new(self) -> bool:
@@ -369,7 +369,7 @@ class FrameProtocol(SlicedSender, Int32StringReceiver):
         if self.lost or self._aborting or self._linger is not None:
             return
         for _ in self._steps or ():
-            pass  # what has begun is answered
+            pass  # finish the request that has begun, so that it is answered
         self._stop_reading()
         self._read_to_the_end()
         # Before the output: a transport in memory may end at once.
@@ -404,7 +404,7 @@ class FrameProtocol(SlicedSender, Int32StringReceiver):
         self.abort()
 
     def _read_to_the_end(self) -> None:
-        """Have the transport read, and throw away, what still comes, until it is the end."""
+        """Have the transport read to the end of the input, which is thrown away."""
         if self.paused:
             cast(Any, self.transport).resumeProducing()
         self._read_by_reactor()

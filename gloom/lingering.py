@@ -26,7 +26,7 @@ class Closing(Protocol):
 
 class Linger:
     """
-    Resets a closed connection whose peer takes nothing for too long.
+    Resets a closed connection when its peer takes nothing for too long.
 
     Args:
         connection: The connection; it calls `stop` when it has ended.

@@ -38,9 +38,9 @@ class Bound:
     How much memory the process may take before jobs are refused.
 
     Attributes:
-        name: Where that comes from, for the log.
-        most_bytes: How much.
-        column: What counts: a column of /proc/self/statm.
+        name: The origin of the limit, for the log.
+        most_bytes: The limit.
+        column: The measure: a column of /proc/self/statm.
     """
 
     name: str
@@ -53,7 +53,7 @@ def find_bounds(max_memory_bytes: int, root: Path = Path("/")) -> list[Bound]:
     Return the bounds of this process; none where none can be found.
 
     Args:
-        max_memory_bytes: The option; 0 for three quarters of what the system allows.
+        max_memory_bytes: The option; 0 for three quarters of the system's limit.
         root: Where the system's files are.
     """
     if max_memory_bytes:

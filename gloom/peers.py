@@ -1,5 +1,5 @@
 """
-What both ports have in common: admission, refusals, ``hello``, the factory.
+The common part of both ports: admission, refusals, ``hello``, the factory.
 
 Implements docs/protocol.md, sections 2 and 4. The one place where an exception
 becomes an error frame. The verbs of each port are in `gloom.protocols`.
@@ -136,7 +136,7 @@ class PeerProtocol(AuthorizedProtocol):
 
     def _take_name_of_address(self) -> None:
         self.name = address_name(self.transport.getPeer())
-        # Behind a balancer, the first bytes say whose connection it is.
+        # Behind a balancer, the first bytes hold the peer's address.
         self._is_behind_wrapper = not self._is_behind_wrapper and not has_own_socket(self.transport)
         self.counts_life = self._is_behind_wrapper
 

@@ -85,7 +85,7 @@ def _fields_of(request: type[Struct]) -> tuple[_Field, ...]:
 
 def read_fields(frame: bytes, error: Exception | None = None) -> Struct:
     """
-    Return the fields of *frame*, each as JSON; *error* is what ended a first reading.
+    Return the fields of *frame*, each as JSON; *error* ended a first reading.
 
     Raises:
         InvalidJSON: It is not one JSON object in UTF-8.

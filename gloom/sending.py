@@ -124,8 +124,8 @@ class FrameSender:
     Sends frames over ``self.transport``; a part of `gloom.framing.FrameProtocol`.
 
     Args:
-        flushes: Where this connection asks to be flushed.
-        pause_unread_bytes: From how many waiting bytes on nothing is read from the peer.
+        flushes: Schedules the flushes of this connection.
+        pause_unread_bytes: With more bytes than this waiting for the peer, nothing is read from it.
         unread: Counts the bytes that wait, and drops peers that do not take them; None for nobody.
 
     Attributes:
@@ -223,7 +223,7 @@ class FrameSender:
         output.append(frame)
 
     def flush(self) -> None:
-        """Send what is buffered: at once where the socket takes it, else when the peer has read."""
+        """Send the buffer: at once where the socket takes it, else when the peer has read."""
         output = self._output
         self._output = []
         send = self._send_now
@@ -263,7 +263,7 @@ class FrameSender:
             self._send_by_socket(self._socket_send)
 
     def _send_by_socket(self, send: _Send) -> None:
-        """Send what waits, as far as the socket takes it."""
+        """Send the waiting bytes, as far as the socket takes them."""
         backlog = self._backlog
         while backlog:
             piece = self._next_piece()
@@ -279,7 +279,7 @@ class FrameSender:
         self._all_sent()
 
     def _send_by_transport(self) -> None:
-        """Give the transport what waits, until it is full."""
+        """Give the transport the waiting bytes, until its buffer is full."""
         backlog = self._backlog
         while backlog and not self._is_full:
             piece = self._next_piece()
@@ -293,7 +293,7 @@ class FrameSender:
             self._all_sent()
 
     def _next_piece(self) -> bytes | memoryview:
-        """Take the next bytes from what waits: small frames joined, since each call of the system costs."""
+        """Take the next bytes from the backlog: small frames are joined, because each system call costs."""
         backlog = self._backlog
         piece = backlog.popleft()
         if not backlog or len(piece) + len(backlog[0]) > LARGE_BYTES:
@@ -374,16 +374,16 @@ class FrameSender:
         return self._taken_bytes - unacknowledged_bytes(socket_under(self.transport))
 
     def signs_of_life(self) -> tuple[int, int]:
-        """Return what changes when the peer takes something, or sends something that is not read yet."""
+        """Return two counts; one of them changes when the peer takes bytes, or sends bytes that are not read yet."""
         return self.taken_bytes(), unread_input_bytes(socket_under(self.transport))
 
     # Ending
 
     def finish_sending(self) -> None:
-        """Send what is buffered, and then no more; `output_finished` is called when it is sent."""
+        """Send the buffer, and then no more; `output_finished` is called when it is sent."""
         if self._output:
             self.flush()
-        # This was the last word: what is still said to this peer is dropped.
+        # Frames that are added after the last are dropped.
         self._end_output()
         if not self._blocked and not self.lost:
             self.output_finished()
@@ -409,7 +409,7 @@ class FrameSender:
 
 def has_own_socket(transport: Any) -> bool:
     """
-    Return whether *transport* is the connection of a socket, and nothing stands between the two.
+    Return whether *transport* is a socket's own, without a wrapper.
 
     A wrapper (TLS, the PROXY protocol) is a protocol towards the transport that
     it stands on; it may show that one's socket, but has to see all bytes itself.

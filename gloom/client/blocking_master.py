@@ -253,16 +253,16 @@ class Master(Connection):
         be used between two answers; each gets its own.
 
         A wait for the next answer that times out loses nothing: call ``next``
-        on the iterator again. Where the iteration stops early, by another
-        error or because it is given up, the jobs in flight still run, and what
-        comes of them is thrown away.
+        on the iterator again. When the iteration stops early, by another
+        error or because it is given up, the jobs in flight still run, and
+        their outcomes are thrown away.
 
         Args:
             jobs: One mapping a job: what `submit` takes but its *timeout*, all of it optional.
             timeout: Longest wait for each answer, in seconds.
             window: How many jobs may be in flight, 1 or more.
-            return_errors: Yield the error of a job that was refused or failed, or whose
-                answer cannot be read, in its place, instead of raising it, and go on.
+            return_errors: Yield the error of a job in the place of its answer, instead of
+                raising it, and go on: the job was refused, it failed, or its answer cannot be read.
 
         Returns:
             An iterator of one `Job` for each of *jobs*.

@@ -32,7 +32,7 @@ class Slave(Connection):
     Takes jobs, one at a time, and answers them.
 
     Iterating yields each job as it comes, until `leave`. Iterating and `serve`
-    wait as long as it takes, whatever *timeout* is.
+    wait without a limit; *timeout* does not concern them.
 
     Args:
         addr: The broker's slave port, as for `Connection`.

@@ -76,7 +76,7 @@ class BrokerConnection(FrameProtocol):
         max_frame_bytes: The broker's limit for one frame, known once `welcomed` has fired.
         welcomed: Fires when the broker has answered ``hello``.
         ended: Fires with the reason, an exception, when the connection has ended.
-        broken: What the broker sent that cannot be read, so that this end dropped the connection; or None.
+        broken: The error in the broker's message for which this end dropped the connection; or None.
     """
 
     log = PeerLogger()
@@ -152,7 +152,7 @@ class BrokerConnection(FrameProtocol):
         if not self.welcomed.called:
             self.welcomed.errback(error)
         elif isinstance(error, ProtocolError):
-            self.broken = error  # who connects again says so, once
+            self.broken = error  # the Service that reconnects logs it, once
         else:
             self.log.error("the connection to the broker is dropped: {error}", error=error)
         self.transport.abortConnection()
@@ -205,7 +205,7 @@ def _unwelcomed(reason: Failure, speaks_tls: bool) -> TransportError:
         return TLSMismatch(f"{text}; the broker does not speak TLS here, and this client does", True)
     if "TLS: " in text:
         return TLSFailed(text)
-    # So a broker ends a connection whose first bytes are no TLS. One that dies resets it.
+    # A broker that expects TLS closes a connection that begins with other bytes. A broker that dies resets it.
     if reason.check(ConnectionDone) and not speaks_tls:
         return TLSMismatch(f"{text}; perhaps the broker speaks TLS, and this client does not", False)
     return TransportError(text)

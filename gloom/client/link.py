@@ -120,7 +120,7 @@ class BrokerLink(Service, ABC):
         # What reads the connection's socket; None for the reactor.
         self._poll: SocketPoll | None = None
         self._failures = 0
-        # How many connections in a row were dropped because of what came on them.
+        # How many connections in a row ended with a message that cannot be read.
         self._broken = 0
         self._waiting: dict[Deferred[None], float] = {}
         # Fires when the coroutine that connects has ended; None while there is none.
@@ -146,7 +146,7 @@ class BrokerLink(Service, ABC):
         """Learn that the connection has ended."""
 
     def broken(self, error: ProtocolError) -> None:
-        """Learn that the connection has ended because of what came on it; `disconnected` follows."""
+        """Learn that the connection has ended with a message that cannot be read; `disconnected` follows."""
 
     def give_up(self) -> None:
         """Fail what a user waits for: the service stops."""
@@ -286,7 +286,7 @@ class BrokerLink(Service, ABC):
         self.disconnected()
 
     def _broke(self, error: ProtocolError) -> None:
-        """What the broker sends cannot be read: connect again ever more slowly, and say so once."""
+        """The broker sent an unreadable message: connect again, with longer and longer delays, and log it once."""
         self._broken += 1
         self._failures = self._broken
         if self._broken == 1:

@@ -114,7 +114,7 @@ class SlaveLink(BrokerLink):
         self.tell_failed(run, said)
 
     def tell_failed(self, run: Run, said: Fail) -> None:
-        """Tell the broker *said*, cut to what it takes."""
+        """Send *said*, cut to the broker's limits."""
         run.say(fitted(said, run.connection.max_frame_bytes))
 
     def done(self, run: Run) -> None:

@@ -95,7 +95,7 @@ def check_terms(
     require_slave: bool = False,
 ) -> None:
     """
-    Check what a job has beside its id and body.
+    Check the terms of a job: all but its id and body.
 
     Raises:
         ValueError: A term is out of its range; the text says which.

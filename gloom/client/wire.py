@@ -180,7 +180,7 @@ class Wire:
         self._flush(deadline)
 
     def _begin(self, deadline: Deadline | None) -> None:
-        """Send what an earlier call has left, and be ready to say ``hello`` where nothing was said yet."""
+        """Send the rest of an earlier call, and put ``hello`` before the first request."""
         self._flush(deadline)
         if self._ended is not None:
             raise TransportError(self._ended)
@@ -203,7 +203,7 @@ class Wire:
                 self._read()
 
     def _send_some(self) -> bool:
-        """Send what the socket takes now; return whether it took anything, or has ended."""
+        """Send as much as the socket takes now; return whether it took anything, or has ended."""
         try:
             sent = self._socket.send(self._unsent, socket.MSG_DONTWAIT)
             self._unsent = self._unsent[sent:]
@@ -259,7 +259,7 @@ class Wire:
             self.outcomes.append(event)
         elif isinstance(event, Assignment | UnreadableJob):
             self.jobs.append(event)
-        # What is left is a reply to a call that timed out.
+        # Any other event is the reply to a call that timed out.
 
     def _next_event(self, deadline: Deadline | None) -> Event:
         while True:

@@ -94,7 +94,7 @@ class Program:
 
 class _Run:
     """
-    One program at work: feeds it, and takes what it prints until it ends.
+    One run of a program: feeds it, and collects its output until it ends.
 
     The end of the program is the end of the run: another process that it has
     left behind may hold its streams open for ever.

@@ -66,7 +66,7 @@ def job_number(count: int) -> bytes:
 
 
 def frame_of(head: bytes, content: bytes | memoryview) -> bytes:
-    """Return the frame whose payload is *head* and *content*, which is copied once."""
+    """Return a frame with the payload *head* + *content*, which is copied once."""
     return (len(head) + len(content)).to_bytes(_LENGTH_BYTES) + head + content
 
 

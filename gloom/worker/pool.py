@@ -48,7 +48,7 @@ _READ_BYTES = 1 << 16
 _ABANDONED_SECONDS = 1.0
 # What a child may take to end when there are no more jobs: its functions' threads, and atexit.
 _ENDING_SECONDS = 5.0
-# What a child may take to end once it has closed a pipe: the end of a process closes them just before.
+# How long a child may take to end once it has closed a pipe: an ending process closes its pipes first.
 _CLOSED_SECONDS = 1.0
 # A payload's kind and the number of its job.
 _HEAD_BYTES = 1 + NUMBER_BYTES
@@ -254,7 +254,7 @@ class Child(ProcessProtocol):
             self._close_pipes()
 
     def _read_the_rest(self) -> None:
-        """Read what the process has said before it ended, and nothing of what others say after it."""
+        """Read the output of the process until its end, and none of other processes after it."""
         pipe = self._process.pipes.get(OUTCOMES_FD)
         rest = 0 if pipe is None else _unread_bytes(pipe.fileno())
         while rest and (data := os.read(pipe.fileno(), rest)):
@@ -320,7 +320,7 @@ class Child(ProcessProtocol):
             return None
 
     def _distrust(self, what: str) -> None:
-        """End a process whose pipe another than this package's code has written to."""
+        """End a process when other code than this package's has written to its pipe."""
         self._why = self._why or f"wrote {what} into its pipe to its parent, and was killed"
         self.kill()
 
