@@ -1,5 +1,5 @@
 """
-Monotonic time for everything that waits: no step of the wall clock ends, or holds up, anything.
+Monotonic time for all timers: no step of the wall clock makes a timer early or late.
 
 Twisted's reactors take their time from the wall clock. Where the process is
 gloom's own, `make_monotonic` gives the whole reactor another clock. Where the
@@ -24,10 +24,10 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-# A call that is due at once is made by the reactor's own timer, in its next turn.
-# If a step of the wall clock holds that up, the kernel's timer rings so much later.
+# The reactor's own timer makes a call that is due at once, in its next turn. If a step
+# of the wall clock delays that timer, the kernel's timer makes the call so much later.
 _GUARD_SECONDS = 0.05
-# So many calls may lie in the heap that were cancelled, beside as many as were not.
+# The heap may hold so many cancelled calls, and as many as there are live ones.
 _MOST_CANCELLED = 50
 # The kernel takes a delay of 0 as "never".
 _LEAST_NANOSECONDS = 1
@@ -46,7 +46,7 @@ def make_monotonic(reactor: Any) -> None:
         return
     ahead_seconds = time.monotonic() - reactor.seconds()
     for call in reactor.getDelayedCalls():
-        # All by the same: their order in the reactor's heap stays right.
+        # All by the same difference: their order in the reactor's heap stays right.
         call.time += ahead_seconds
         call.seconds = time.monotonic
     reactor.seconds = time.monotonic
@@ -97,7 +97,7 @@ class _KernelTimer:
         self._set_time(self.descriptor, 0, ctypes.byref(spec), None)
 
     def heard(self) -> None:
-        """Be silent until it rings again."""
+        """Note that it has rung, so that it can be read only after the next ring."""
         with suppress(BlockingIOError):  # it was set anew since it rang
             os.read(self.descriptor, 8)
 
@@ -231,7 +231,7 @@ class SteadyClock:
 
     def _run(self) -> None:
         """Make the calls that are due, and none that they ask for meanwhile."""
-        # A step of the wall clock may hold it up: the kernel's timer has come before it.
+        # The reactor's timer may still be there: a step of the wall clock has delayed it, and the kernel's rang first.
         self._leave_turn()
         if self._make_timer is None:
             self._rings = math.inf

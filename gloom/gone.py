@@ -9,7 +9,7 @@ from typing import Any
 
 from gloom.jobs import Job, Master
 
-# To look through so many masters of a job takes as long as all else that is to be done for it.
+# A pass over so many masters of a job takes as long as all other work for it.
 _MASTERS_A_JOB = 32
 _ROOMY_BYTES = 100_000
 

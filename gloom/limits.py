@@ -1,7 +1,7 @@
 """
 The limits on the broker's jobs and types, and the refusals of requests beyond them (docs/protocol.md, section 1.6).
 
-Knows no job and no peer but by number: how many there are, and how many bytes.
+Knows only counts: of jobs, types and bytes, not the jobs and peers themselves.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ class Limits:
         Refuse a ``join`` after which slaves would have *places* joined types.
 
         Raises:
-            Busy: Those are too many.
+            Busy: That is over the limit.
         """
         if self.is_over(places):
             limit = f"{self._max_places} joined types (--max-joined-types)"

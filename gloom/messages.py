@@ -355,7 +355,7 @@ def decode_job(job: Raw) -> ExtendedSubmit:
         return _decode_job(job)
     except (ValueError, RecursionError):
         pass
-    # Outside of the exception, which the error would keep as its context.
+    # Outside of the except clause: the error would keep the exception as its context.
     return with_room(_decode_job_again, job)
 
 
@@ -436,7 +436,7 @@ def encode_revocation(id: IdKey) -> bytes:
 
 def encode_batch(errors: Sequence[ProtocolError | None]) -> bytes:
     """Return the reply to ``submit_many``: of each job ok, or why not."""
-    # One by one: where memory ends, msgspec's encoder ends the process, and `join` raises an exception.
+    # One by one: when memory runs out, msgspec's encoder crashes the process; `join` raises an exception.
     replies = b",".join([OK if error is None else encode_error(error) for error in errors])
     return b"".join((b'{"ok":true,"jobs":[', replies, b"]}"))
 

@@ -3,8 +3,8 @@ The sending half of a connection: when bytes leave, and how many may wait.
 
 All that one reactor turn says to one peer leaves in one ``send``, tried on the
 socket itself (docs/decisions/0003-sending-at-once.md). The bytes that the
-socket does not take wait here, counted: from a mark on nothing more is read
-from that peer, and `gloom.unread` decides when it is dropped.
+socket does not take wait here, counted: over a limit nothing more is read from
+that peer (backpressure), and `gloom.unread` decides when it is dropped.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _pack_length = Struct("!I").pack
 _Send = Callable[["bytes | memoryview"], int]
 #: A frame over this goes to the socket as it is, where smaller ones are joined.
 LARGE_BYTES = 256 * 1024
-# The transport sends this much, only to tell when the socket takes bytes again: the rest is sent here.
+# The transport gets only this much of the backlog, so that it reports when the socket takes bytes again.
 _PROBE_BYTES = 4096
 
 #: The header alone can say no more than this.
@@ -163,12 +163,12 @@ class FrameSender:
         self._unread = unread
         self._output: list[bytes] = []
         self._output_ended = False
-        # Until all of it is sent.
+        # True until all of a large output is sent.
         self._has_large_output = False
         self._socket_send: _Send | None = None
         # As above while all that was said is sent; None when something waits, and over TLS.
         self._send_now: _Send | None = None
-        # While the transport has bytes to send: those that come after them.
+        # True while the transport has bytes to send; the backlog holds the bytes after them.
         self._blocked = False
         self._is_full = False
         self._backlog: deque[bytes | memoryview] = deque()
@@ -196,10 +196,10 @@ class FrameSender:
         return False
 
     def output_blocked(self) -> None:
-        """Bytes wait that the socket does not take."""
+        """The socket does not take the next bytes: they wait."""
 
     def output_ready(self) -> None:
-        """All of a large output is sent, or all that has waited."""
+        """A large output is sent, or the whole backlog."""
 
     def output_finished(self) -> None:
         """After `finish_sending` everything is sent."""
@@ -366,7 +366,7 @@ class FrameSender:
 
     @property
     def has_one_piece(self) -> bool:
-        """Whether all that waits is at most one frame, however large."""
+        """Whether at most one frame waits, however large."""
         return len(self._backlog) <= 1
 
     def taken_bytes(self) -> int:
@@ -389,7 +389,7 @@ class FrameSender:
             self.output_finished()
 
     def discard_output(self) -> None:
-        """Send nothing more, and keep nothing."""
+        """Send nothing more, and drop the backlog."""
         self._end_output()
         self._output = []
         self._backlog.clear()
@@ -411,8 +411,8 @@ def has_own_socket(transport: Any) -> bool:
     """
     Return whether *transport* is a socket's own, without a wrapper.
 
-    A wrapper (TLS, the PROXY protocol) is a protocol towards the transport that
-    it stands on; it may show that one's socket, but has to see all bytes itself.
+    A wrapper (TLS, the PROXY protocol) is itself the protocol of the transport below.
+    It may show the socket of that transport, but has to see all bytes.
     """
     if IProtocol.providedBy(transport) or not ISystemHandle.providedBy(transport):
         return False

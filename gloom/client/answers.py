@@ -64,7 +64,7 @@ class Answers:
     def __init__(
         self, submit: Callable[[Any], Deferred[Any]], bodies: Iterable[Any] | AsyncIterable[Any], window: int
     ) -> None:
-        # Apart from it, since jobs in flight refer to it, and nothing of gloom refers to this.
+        # A separate object: jobs in flight refer to the window, and no object of gloom to this iterator.
         self._window = _Window(submit, bodies, checked_number("window", window, 1))
 
     def __aiter__(self) -> Answers:
@@ -112,7 +112,7 @@ class _Window:
         self._readers: list[Deferred[None]] = []
 
     async def next(self) -> Answer:
-        """Wait for the next answer; the end of it all is a StopAsyncIteration."""
+        """Wait for the next answer; StopAsyncIteration after the last."""
         self._fill()
         while not self._ready:
             if self._exhausted and not self._in_flight:

@@ -36,7 +36,7 @@ _MAX_WELCOME_BYTES = 64 * KIB
 _ENVELOPE_BYTES = 4096
 # Pings in one agreed heartbeat.
 _PINGS_A_HEARTBEAT = 3
-# So many without a sign of life, and the next end the connection: after twice the heartbeat, at the latest.
+# After so many unanswered pings the next one ends the connection: at the latest after twice the heartbeat.
 _MOST_SILENT_PINGS = 2 * _PINGS_A_HEARTBEAT - 1
 
 
@@ -53,7 +53,7 @@ class TLSMismatch(TLSFailed):
     One side of a connection speaks TLS, and the other, as it seems, does not.
 
     Attributes:
-        client_speaks_tls: Whether the one that does is this client.
+        client_speaks_tls: Whether this client is the side that speaks TLS.
     """
 
     def __init__(self, text: str, client_speaks_tls: bool) -> None:
@@ -174,7 +174,7 @@ class BrokerConnection(FrameProtocol):
     def _send_ping(self, heartbeat_seconds: float) -> None:
         self._ping = None
         if self._silent_pings >= _MOST_SILENT_PINGS:
-            # Perhaps this process stood still, and not the broker.
+            # Perhaps this process was paused, and not the broker.
             self._ping = self._clock.callLater(LOOK_SECONDS, self._drop_if_silent, heartbeat_seconds)
             return
         self._silent_pings += 1

@@ -37,7 +37,7 @@ _HELLO_SECONDS = 10.0
 _FIRST_DELAY_SECONDS = 0.1
 _LONGEST_DELAY_SECONDS = 15.0
 _DELAY_FACTOR = 1.7
-# A connection that was of use for so long has not met the error of the one before it again.
+# A connection that worked for so long counts as healthy: the error of the one before it has not come again.
 _LONG_SECONDS = 60.0
 
 Result = TypeVar("Result")
@@ -114,7 +114,7 @@ class BrokerLink(Service, ABC):
             checked_token(token),
         )
         self._reactor = reactor
-        # All that waits here waits on it: no step of the wall clock ends a wait, or holds one up.
+        # The clock of all timers here: no step of the wall clock makes them early or late.
         self._clock = monotonic(reactor)
         self._flushes = FlushTurn(self._clock)
         # What reads the connection's socket; None for the reactor.

@@ -15,7 +15,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
-#: Until then the reactor has read every socket that was ready when a timer fired.
+#: Within this time the reactor reads every socket that was ready when a timer fired.
 LOOK_SECONDS = 0.01
 
 Result = TypeVar("Result")

@@ -31,7 +31,7 @@ _LEAST_LIMIT_BYTES = 1024
 
 
 class OneCall:
-    """Lets in one call at a time: of two threads that call at once, the second is told so, and the first goes on."""
+    """Admits one call at a time: of two threads that call at once, the second gets a RuntimeError."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -167,7 +167,7 @@ class Wire:
         self._begin(deadline)
         payload = self._session.ask(request)
         if len(payload) > _LEAST_LIMIT_BYTES and not self._welcomed:
-            # Perhaps more than the broker takes: the reply to hello says.
+            # Perhaps over the broker's limit, which is in the reply to hello.
             self._session.take_back(request)
             self._await_welcome(deadline)
             payload = self._session.ask(request)

@@ -306,7 +306,7 @@ def _moved_up(descriptor: int) -> int:
     try:
         moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _FIRST_OWN_FD)
     except OSError:
-        # The system allows fewer descriptors than that.
+        # The system allows fewer descriptors than the number asked for.
         os.set_inheritable(descriptor, False)
         return descriptor
     os.close(descriptor)
@@ -320,7 +320,7 @@ def _serve(work: Work, pipes: _Pipes) -> None:
     while data := os.read(pipes.jobs, _READ_BYTES):
         for payload in buffer.payloads_of(data):
             outlet.number = payload[:NUMBER_BYTES]
-            # A small one is copied sooner than a view of it is made.
+            # A copy of a small payload is faster than a view.
             view = payload if len(payload) < _READ_BYTES else memoryview(payload)
             kind, content = outcome_of(work, view[NUMBER_BYTES:], outlet)
             outlet.end(kind, content)

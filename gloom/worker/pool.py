@@ -108,7 +108,7 @@ class Child(ProcessProtocol):
         self.number = NO_JOB
         self._count = 0
         self._died: WorkerDied | None = None
-        # Why it is killed, where the signal alone would not tell.
+        # The reason for killing the process, where the signal alone would not show it.
         self._why: str | None = None
         # Whether it has closed a pipe, without being asked to end.
         self._deaf = self._ending = False
@@ -236,7 +236,7 @@ class Child(ProcessProtocol):
             # Its number may soon be another's.
             self._jobs_fd = None
         if not self._ending and not self._deaf:
-            # The process ends; if it does not, its code has closed a descriptor that it does not know.
+            # The process ends; if it does not, the job's code has closed a descriptor of the worker's by mistake.
             self._deaf = True
             self._kill_after(_CLOSED_SECONDS, "closed its pipe to its parent, and was killed")
 
@@ -285,7 +285,7 @@ class Child(ProcessProtocol):
     def _heard(self, payload: bytes) -> None:
         kind, number, content = payload[:1], payload[1:_HEAD_BYTES], memoryview(payload)[_HEAD_BYTES:]
         if number != self.number:
-            # Of a job that has ended, or of no job: nothing about the one in hand.
+            # It is about a job that has ended, or about no job, not about the job in hand.
             if len(number) < NUMBER_BYTES:
                 self._distrust("a payload without a job's number")
         elif kind == ANSWER:
