@@ -264,8 +264,8 @@ def test_a_broker_that_breaks_the_protocol_later_is_left(farm: Farm) -> None:
         brokers[0].say({"ok": True})
         farm.advance()
     assert [formatEvent(event) for event in events if event["log_level"] is LogLevel.error] == [
-        f"{default_name()}: what the broker sends cannot be read: the broker replied to no request: True; "
-        "connecting again, ever more slowly"
+        f"{default_name()}: cannot read a message of the broker: the broker replied to no request: True; "
+        "connecting again, with growing delays"
     ]
     farm.advance(0.2)
     assert [message for _, message in brokers[1].frames[1:]] == [brokers[0].frames[1][1] | {"attach": True}]

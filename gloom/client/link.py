@@ -290,7 +290,7 @@ class BrokerLink(Service, ABC):
         self._broken += 1
         self._failures = self._broken
         if self._broken == 1:
-            text = "{name}: what the broker sends cannot be read: {error}; connecting again, ever more slowly"
+            text = "{name}: cannot read a message of the broker: {error}; connecting again, with growing delays"
             self.log.error(text, name=self.peer_name, error=error)
         self.broken(error)
 
