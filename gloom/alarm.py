@@ -18,8 +18,8 @@ class Alarm:
 
     Attributes:
         ring: Called with the time when it rings; returns the next moment, or None.
-        after_reading: Calls what it is given once what peers have sent already has been
-            read, and perhaps at once; it is told how late the alarm is.
+        after_reading: Takes a function and the alarm's delay, and calls the function once
+            the input that has arrived is read, and perhaps at once.
     """
 
     def __init__(self, clock: IReactorTime) -> None:

@@ -32,9 +32,9 @@ from gloom.messages import text_of
 from gloom.pairing import Pairing
 from gloom.settings import Settings
 
-#: What concerns many jobs at once is done in steps of at most so many, about 2 ms: what a
-#: master leaves behind, what is due, what a shutdown ends. A million in one step would
-#: keep every other peer waiting for more than a second.
+#: Work on many jobs is done in steps of at most so many jobs, about 2 ms: the jobs of a
+#: disconnected master, deadlines, a shutdown. A million jobs in one step would keep every
+#: other peer waiting for more than a second.
 MOST_A_STEP = 1000
 
 
@@ -49,7 +49,7 @@ class MemoryBroker:
             must be called by then; the earliest of these times counts.
 
     Attributes:
-        limits: What it may hold.
+        limits: The bounds on its jobs and types, and their use so far.
     """
 
     def __init__(self, settings: Settings, alarm: Callable[[float], None]) -> None:
@@ -58,14 +58,14 @@ class MemoryBroker:
         self._jobs: dict[JobKey, Job] = {}
         self._bytes = 0
         self._pairing = Pairing(self._drop_if_abandoned)
-        # While it drains a slave only waits.
+        # While the broker drains, a slave only waits.
         self._next_for: Callable[[Slave], Job | None] = self._pairing.next_for
         self._submitted = 0
         self._alarm = alarm
         self._deadlines: Deadlines[Job] = Deadlines(alarm)
         self._gone_masters = GoneMasters(self._forget)
         self._draining = False
-        # The jobs that a shutdown has yet to look at, oldest last.
+        # The jobs that a shutdown has yet to end, oldest last.
         self._ending: list[Job] = []
         self._abandons = False
         self._drained: Callable[[], None] | None = None
@@ -348,7 +348,7 @@ class MemoryBroker:
             self._assign(job, slave, now)
 
     def _serve_postponed(self, now: float) -> None:
-        """Have some slaves ask once more that looked at too many jobs which nobody waits for."""
+        """Serve some of the slaves again that met too many abandoned jobs in their last step."""
         postponed = self._pairing.postponed
         for _ in range(min(MOST_A_STEP, len(postponed))):
             slave = postponed.popitem()[0]

@@ -1,5 +1,5 @@
 """
-Monotonic time for everything that waits: no step of the wall clock ends, or holds up, anything.
+Monotonic time for all timers: no step of the wall clock makes a timer early or late.
 
 Twisted's reactors take their time from the wall clock. Where the process is
 gloom's own, `make_monotonic` gives the whole reactor another clock. Where the
@@ -24,10 +24,10 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-# A call that is due at once is made by the reactor's own timer, in its next turn.
-# If a step of the wall clock holds that up, the kernel's timer rings so much later.
+# The reactor's own timer makes a call that is due at once, in its next turn. If a step
+# of the wall clock delays that timer, the kernel's timer makes the call so much later.
 _GUARD_SECONDS = 0.05
-# So many calls may lie in the heap that were cancelled, beside as many as were not.
+# The heap may hold so many cancelled calls, and as many as there are live ones.
 _MOST_CANCELLED = 50
 # The kernel takes a delay of 0 as "never".
 _LEAST_NANOSECONDS = 1
@@ -46,7 +46,7 @@ def make_monotonic(reactor: Any) -> None:
         return
     ahead_seconds = time.monotonic() - reactor.seconds()
     for call in reactor.getDelayedCalls():
-        # All by the same: their order in the reactor's heap stays right.
+        # All by the same difference: their order in the reactor's heap stays right.
         call.time += ahead_seconds
         call.seconds = time.monotonic
     reactor.seconds = time.monotonic
@@ -54,7 +54,7 @@ def make_monotonic(reactor: Any) -> None:
 
 def monotonic(reactor: Any) -> IReactorTime:
     """
-    Return a clock on *reactor* whose time only goes forward, at the rate of real seconds.
+    Return a clock on *reactor* that only goes forward, at the rate of real seconds.
 
     Args:
         reactor: One of Twisted's, or a virtual clock of tests.
@@ -97,7 +97,7 @@ class _KernelTimer:
         self._set_time(self.descriptor, 0, ctypes.byref(spec), None)
 
     def heard(self) -> None:
-        """Be silent until it rings again."""
+        """Note that it has rung, so that it can be read only after the next ring."""
         with suppress(BlockingIOError):  # it was set anew since it rang
             os.read(self.descriptor, 8)
 
@@ -106,7 +106,7 @@ class _KernelTimer:
 
 
 def _kernel_timers(reactor: Any) -> Callable[[], _KernelTimer] | None:
-    """Return what makes a timer that *reactor* can read; None where there is no such thing."""
+    """Return a factory of timers that *reactor* can read; None where there are none."""
     try:
         library = ctypes.CDLL(None)
         library.timerfd_create, library.timerfd_settime  # noqa: B018 (an AttributeError says that it is not Linux)
@@ -118,15 +118,15 @@ def _kernel_timers(reactor: Any) -> Callable[[], _KernelTimer] | None:
 @implementer(IReactorTime, IReadDescriptor)
 class SteadyClock:
     """
-    Monotonic timers beside a reactor whose own follow the wall clock.
+    Monotonic timers beside a reactor with timers that follow the wall clock.
 
-    A timer of the kernel wakes it, which the reactor reads as it reads a
-    socket; while nothing is to be called, there is none. Where there is no such
-    timer (systems other than Linux), the reactor's own wakes it: then no call
-    is early, but one may be late by what the wall clock was put back.
+    A kernel timer wakes the clock; the reactor reads that timer as it reads a
+    socket. Without a pending call there is no kernel timer. On systems that have
+    none (other than Linux), the reactor's own timer wakes the clock: then no call
+    is early, but a call may be late by as much as the wall clock was put back.
 
     Args:
-        reactor: What runs it.
+        reactor: The reactor that runs the calls.
     """
 
     log = Logger()
@@ -136,13 +136,13 @@ class SteadyClock:
         self._reactor = reactor
         self._make_timer = _kernel_timers(reactor)
         self._timer: _KernelTimer | None = None
-        # When it rings.
+        # When the kernel timer rings.
         self._rings = math.inf
-        # By when each call is to be looked at: some were cancelled or put off meanwhile.
+        # The time at which each call is checked: it may have been cancelled or put off meanwhile.
         self._heap: list[tuple[float, int, DelayedCall]] = []
         self._serial = 0
         self._left = 0
-        # The reactor's timer: for what is due at once, and for all where there is no other.
+        # The reactor's timer: for calls that are due at once, and for all calls where there is no kernel timer.
         self._turn: IDelayedCall | None = None
 
     # IReactorTime
@@ -231,7 +231,7 @@ class SteadyClock:
 
     def _run(self) -> None:
         """Make the calls that are due, and none that they ask for meanwhile."""
-        # A step of the wall clock may hold it up: the kernel's timer has come before it.
+        # The reactor's timer may still be there: a step of the wall clock has delayed it, and the kernel's rang first.
         self._leave_turn()
         if self._make_timer is None:
             self._rings = math.inf

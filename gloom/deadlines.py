@@ -15,7 +15,7 @@ from gloom.ordered import Ordered
 
 Item = TypeVar("Item")
 
-#: A moment in seconds of the caller's clock, a number that tells it from equal moments, and what is due then.
+#: A moment in seconds of the caller's clock, a number that orders equal moments, and the entry that is due then.
 Deadline = tuple[float, int, Item]
 
 

@@ -14,27 +14,27 @@ from __future__ import annotations
 
 import math
 import socket
-from collections.abc import Generator
 from struct import Struct
 from typing import Any, cast
 
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IConsumer, IDelayedCall, IReactorTime, ISSLTransport, ITCPTransport
+from twisted.internet.interfaces import IConsumer, IReactorTime, ISSLTransport, ITCPTransport
 from twisted.protocols.basic import Int32StringReceiver
 from twisted.python.failure import Failure
 
 from gloom.largebytes import LargePayload
+from gloom.lingering import LONGEST_LINGER_SECONDS, Linger
 from gloom.polling import SocketPoll
-from gloom.sending import LARGE_BYTES, LARGEST_FRAME_BYTES, FlushTurn, FrameSender, socket_under, to_frame
+from gloom.sending import LARGE_BYTES, LARGEST_FRAME_BYTES, FlushTurn, socket_under
+from gloom.slicing import SlicedSender
 from gloom.stalls import StallWatch
-from gloom.turns import SLICE_SECONDS, Turns
+from gloom.tcpoptions import set_tcp_options
+from gloom.turns import Turns
 from gloom.unread import UnreadWatch
 
-__all__ = ["LARGEST_FRAME_BYTES", "FlushTurn", "FrameProtocol", "StallWatch", "to_frame"]
-
-# What Twisted reads at once.
+# Read size of Twisted's transports.
 _READ_BYTES = 65536
-# What is read at once of a frame that this does not hold: then others have their turn.
+# Read size for a frame larger than one chunk. Bounded, so that other connections are served in between.
 _MOST_READ_BYTES = 1 << 20
 #: After so many bytes of frames the time is looked at: small requests can be dear.
 STEP_BYTES = 1024
@@ -43,29 +43,8 @@ _pack_length = _HEADER.pack
 _unpack_length = _HEADER.unpack_from
 _HEADER_BYTES = _HEADER.size
 
-#: How long `FrameProtocol.close` lets a peer read that goes on reading.
-LONGEST_LINGER_SECONDS = 30.0
-# How often it looks, in the time that a peer may take nothing.
-_LINGER_LOOKS = 4
 
-# A vanished host is noticed within about a minute: idle connections by
-# keepalive (30 s + 3 x 10 s), those with unacknowledged data by the timeout.
-# The timeout also ends a connection whose peer lives and reads nothing for as
-# long, while more waits for it than the sockets hold.
-_TCP_OPTIONS = [
-    (getattr(socket, option), value)
-    for option, value in (
-        ("TCP_NODELAY", 1),
-        ("TCP_KEEPIDLE", 30),  # seconds
-        ("TCP_KEEPINTVL", 10),  # seconds
-        ("TCP_KEEPCNT", 3),
-        ("TCP_USER_TIMEOUT", 60_000),  # milliseconds
-    )
-    if hasattr(socket, option)  # some systems lack some of them
-]
-
-
-class FrameProtocol(FrameSender, Int32StringReceiver):
+class FrameProtocol(SlicedSender, Int32StringReceiver):
     """
     Frames in, frames out, in linear time.
 
@@ -73,45 +52,33 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
 
     Args:
         max_frame_bytes: Largest payload that is accepted.
-        flushes: Where this connection asks to be flushed.
-        clock: For the time that `close` allows.
-        linger_seconds: How long after `close` the peer may take nothing of what is left for it.
-        pause_unread_bytes: From how many waiting bytes on nothing is read from the peer.
+        flushes: Schedules the flushes of this connection.
+        clock: Time, for the timer of `close`.
+        linger_seconds: How long after `close` the peer may take none of the bytes that are left for it.
+        pause_unread_bytes: With more bytes than this waiting for the peer, nothing is read from it.
         unread: Counts the bytes that wait, and drops peers that do not take them; None for nobody.
-        stalls: Who drops this connection when a frame stands half way; None for nobody.
-        poll: What reads plain sockets; None for the reactor.
-        turns: Who else wants the time that many frames take; None for nobody.
+        stalls: Drops this connection when a frame stalls half way; None for no such timer.
+        poll: Reads plain sockets; None to have the reactor read them.
+        turns: Gives each connection its turn; None where there is one connection.
 
     Attributes:
         counts_life: Whether `alive` wants to hear of each chunk that arrives.
-        paused: Whether nothing is read, because the peer does not read.
     """
 
     __slots__ = (
         "MAX_LENGTH",
         "_aborting",
         "_clock",
-        "_closed",
         "_descriptor",
         "_had_a_frame",
-        "_halted",
         "_linger",
-        "_linger_ends",
         "_linger_seconds",
-        "_linger_since",
-        "_linger_taken",
         "_needed_bytes",
-        "_parsing",
         "_partial",
         "_poll",
-        "_polled",
         "_stalls",
-        "_steps",
-        "_turns",
-        "_waits",
         "_watched",
         "counts_life",
-        "paused",
     )
 
     def __init__(
@@ -127,42 +94,31 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
         poll: SocketPoll | None = None,
         turns: Turns | None = None,
     ) -> None:
-        super().__init__(flushes, pause_unread_bytes, unread)
-        self._turns = turns
+        super().__init__(flushes, pause_unread_bytes, unread, turns)
         self._poll: Any = poll
-        # The socket, while the poll reads it.
-        self._polled: Any = None
         self._descriptor = -1
         self.MAX_LENGTH = max_frame_bytes
         self.counts_life = False
-        self.paused = False
         self._stalls = stalls
         self._had_a_frame = False
         self._watched = False
         self._clock = clock
         self._linger_seconds = linger_seconds
-        self._linger: IDelayedCall | None = None
-        self._linger_since = self._linger_ends = 0.0
-        self._linger_taken = 0
+        self._linger: Linger | None = None
         self._partial = bytearray()
         self._needed_bytes = _HEADER_BYTES
         # A frame that no read holds: `_partial` has only its header, and what came after it.
         self._large: LargePayload | None = None
         self._read_bytes = _READ_BYTES
-        self._parsing = False
-        self._closed = False
         self._aborting = False
-        # Whether what was read waits for this connection's next turn; and what goes on there before it.
-        self._waits = False
-        self._steps: Generator[None, None, None] | None = None
-        # Whether no frame is delivered: it is paused, closed, or waits.
-        self._halted = False
 
     # Reading
 
     def connectionMade(self) -> None:
         self.start_sending()
-        _set_tcp_options(self.transport)
+        sock = socket_under(self.transport)
+        if sock is not None:
+            set_tcp_options(sock)
         if self._poll is not None and self._socket_send is not None:
             self._read_by_poll(self.transport)
         elif self._turns is not None:
@@ -226,7 +182,7 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
         """The peer has sent something; called for each chunk if `counts_life`."""
 
     def peer_ended(self) -> None:
-        """The peer has ended the connection, which the transport tells later: what that costs belongs in its turn."""
+        """The peer has ended the connection. The transport reports it later; the cost belongs in this peer's turn."""
 
     @property
     def is_new(self) -> bool:
@@ -340,75 +296,6 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
         except (OSError, AttributeError):
             return False
 
-    # Turns
-
-    def _slice_from(self, ends: float) -> float:
-        """Return when this slice ends, which began just now if *ends* is 0; if it is over, wait for the next turn."""
-        if self._turns is None:
-            return ends
-        now = self._turns.seconds()
-        if not ends:
-            return now + SLICE_SECONDS
-        if now >= ends:
-            self._wait_for_turn(self._turns)
-        return ends
-
-    def _wait_for_turn(self, turns: Turns) -> None:
-        self._waits = self._halted = True
-        turns.add(self, self._go_on)
-        if self._polled is None:
-            cast(Any, self.transport).pauseProducing()
-            turns.wake()
-
-    def _go_on(self) -> None:
-        """Go on where the last turn has ended; this one has come."""
-        self._waits = False
-        self._halt()
-        if self._steps is not None:
-            self.work_off(self._steps)
-        if not self._halted and not self._parsing:
-            self._deliver_partial()
-        if self._polled is None and not (self._waits or self.paused or self.lost):
-            cast(Any, self.transport).resumeProducing()
-
-    def work_off(self, steps: Generator[None, None, None]) -> None:
-        """
-        Take *steps*, each of them short, in as many turns as they take; closed when the connection ends before.
-
-        Meanwhile no frame is delivered and none is sent: their reply comes first, see `release`.
-        """
-        self._steps = None
-        slice_ends = 0.0
-        for _ in steps:
-            if not self._has_held_much():
-                slice_ends = self._slice_from(slice_ends)
-            if self._closed:
-                steps.close()
-                return
-            if self._waits:
-                self._steps = steps
-                self._hold_output()
-                return
-
-    def _hold_output(self) -> None:
-        if "flush" not in self.__dict__:
-            self.flush()
-            self.flush = _send_nothing  # type: ignore[method-assign]
-
-    def _has_held_much(self) -> bool:
-        return "flush" in self.__dict__ and sum(map(len, self._output)) > self._pause_unread_bytes
-
-    def release(self) -> list[bytes]:
-        """Return the frames that were said since the first turn of `work_off`, and send from now on."""
-        if self.__dict__.pop("flush", None) is None:
-            return []
-        held, self._output = self._output, []
-        return held
-
-    def _halt(self) -> None:
-        """Note whether frames may be delivered."""
-        self._halted = self.paused or self._closed or self._waits
-
     def _watch(self) -> None:
         """Have a frame that stands half way watched, and one that does not forgotten."""
         if self._stalls is None:
@@ -482,16 +369,14 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
         if self.lost or self._aborting or self._linger is not None:
             return
         for _ in self._steps or ():
-            pass  # what has begun is answered
+            pass  # finish the request that has begun, so that it is answered
         self._stop_reading()
         self._read_to_the_end()
-        self._linger_since = self._clock.seconds()
-        self._linger_ends = self._linger_since + max(within_seconds, self._linger_seconds)
         # Before the output: a transport in memory may end at once.
-        self._set_linger()
+        self._linger = linger = Linger(self, self._clock, self._linger_seconds, within_seconds)
         self.finish_sending()
         if not self.lost:
-            self._linger_taken = self.taken_bytes()
+            linger.note_progress()
 
     def output_finished(self) -> None:
         """See `FrameSender.output_finished`: now the connection can end."""
@@ -519,26 +404,10 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
         self.abort()
 
     def _read_to_the_end(self) -> None:
-        """Have the transport read, and throw away, what still comes, until it is the end."""
+        """Have the transport read to the end of the input, which is thrown away."""
         if self.paused:
             cast(Any, self.transport).resumeProducing()
         self._read_by_reactor()
-
-    def _set_linger(self) -> None:
-        left = min(self._linger_since + self._linger_seconds, self._linger_ends) - self._clock.seconds()
-        wait = min(max(left, 0.0), self._linger_seconds / _LINGER_LOOKS)
-        self._linger = self._clock.callLater(wait, self._linger_is_over)
-
-    def _linger_is_over(self) -> None:
-        """Reset the connection if its peer has taken nothing for too long."""
-        self._linger = None
-        now, taken = self._clock.seconds(), self.taken_bytes()
-        if taken != self._linger_taken:
-            self._linger_since, self._linger_taken = now, taken
-        if now - self._linger_since >= self._linger_seconds or now >= self._linger_ends:
-            self.abort()
-        else:
-            self._set_linger()
 
     def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008 (the base's signature)
         self.stop_sending()
@@ -551,19 +420,5 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
         if self._stalls is not None:
             self._stalls.end(self)
         if self._linger is not None:
-            self._linger.cancel()
+            self._linger.stop()
             self._linger = None
-
-
-def _send_nothing() -> None:
-    """Stand for the flush of a connection that holds its output."""
-
-
-def _set_tcp_options(transport: Any) -> None:
-    handle = socket_under(transport)
-    # A unix socket's transport claims to be TCP's, and its socket takes none of these.
-    if handle is None or handle.family not in (socket.AF_INET, socket.AF_INET6):
-        return
-    handle.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in _TCP_OPTIONS:
-        handle.setsockopt(socket.IPPROTO_TCP, option, value)

@@ -1,5 +1,5 @@
 """
-What masters leave behind when they go: jobs that nobody waits for, forgotten little by little.
+The jobs of disconnected masters, which nobody waits for: forgotten in bounded steps.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from typing import Any
 
 from gloom.jobs import Job, Master
 
-# To look through so many masters of a job takes as long as all else that is to be done for it.
+# A pass over so many masters of a job takes as long as all other work for it.
 _MASTERS_A_JOB = 32
 _ROOMY_BYTES = 100_000
 
 
 class GoneMasters:
     """
-    The masters that have gone, and whose jobs are not all forgotten yet.
+    The disconnected masters that still have jobs to be forgotten.
 
     Args:
         forget: Forgets a job that no slave has in hand.

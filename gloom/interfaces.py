@@ -208,4 +208,4 @@ class IBroker(Interface):
         """
 
     def abandon(now) -> None:
-        """End what is still in hand as ``draining``; where that is much, little by little, in `deadline_passed`."""
+        """End the jobs that are left as ``draining``; where they are many, in steps, in `deadline_passed`."""

@@ -1,7 +1,7 @@
 """
-What the broker may hold, and how a request that goes beyond it is refused (docs/protocol.md, section 1.6).
+The limits on the broker's jobs and types, and the refusals of requests beyond them (docs/protocol.md, section 1.6).
 
-Knows no job and no peer but by number: how many there are, and how many bytes.
+Knows only counts: of jobs, types and bytes, not the jobs and peers themselves.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Callable
 from gloom.errors import Busy, Draining
 from gloom.settings import Settings
 
-#: What a job takes besides its payload.
+#: Memory of a job, besides its payload.
 JOB_BYTES = 400
-#: What a type takes that a slave has joined, when few others have: its name, its queue, its place in a crew.
+#: Memory of a joined type that few slaves share: its name, its queue, its place in a crew.
 PLACE_BYTES = 1000
-# As JOB_BYTES, with room for what nobody has measured.
+# As JOB_BYTES, with a reserve.
 _JOB_BYTES_AT_MOST = 1000
 
 
@@ -76,8 +76,8 @@ class Limits:
 
         Args:
             jobs: How many are in flight.
-            used_bytes: What their payloads take.
-            free_bytes: What the process may take more.
+            used_bytes: The size of their payloads.
+            free_bytes: How much more memory the process may take.
         """
         self._memory_is_full = False
         # Half of it for payloads, half of it for the rest.
@@ -135,7 +135,7 @@ class Limits:
         Refuse a ``join`` after which slaves would have *places* joined types.
 
         Raises:
-            Busy: Those are too many.
+            Busy: That is over the limit.
         """
         if self.is_over(places):
             limit = f"{self._max_places} joined types (--max-joined-types)"

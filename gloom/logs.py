@@ -1,7 +1,7 @@
 """
-What reaches a log: text of peers only in escapes, and lines as journald reads them.
+Log lines: the text of peers is escaped, and journald gets lines in its own form.
 
-`PeerLogger` is the logger of everything that logs what a peer said. `journal`
+`PeerLogger` is the logger of every module that logs text of peers. `journal`
 is a log observer: ``twistd --logger=gloom.logs.journal``. Each of its lines
 begins with its priority in the form of sd-daemon(3), and carries no time of its
 own, since the journal adds one.

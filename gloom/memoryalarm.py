@@ -2,8 +2,8 @@
 The memory alarm: jobs are refused before the system ends the process, and all jobs with it.
 
 The memory of the process is measured now and then, never for each job: from one
-measurement to the next `gloom.limits` lets jobs take half of what is free, and
-asks for another when they have (decision 20).
+measurement to the next `gloom.limits` lets jobs take half of the free memory, and
+then asks for another measurement (decision 20).
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from twisted.logger import Logger
 
 #: How often it is measured.
 INTERVAL_SECONDS = 0.25
-#: What jobs may take of a limit of the system's, in quarters; the rest is for what
-#: is read and waits to be read, and for what the system counts differently.
+#: The share of a system limit that jobs may take, in quarters; the rest is for buffers,
+#: and for memory that the system counts differently.
 SHARE = 3
 # Columns of /proc/self/statm.
 SIZE, RESIDENT, DATA = 0, 1, 5
-# Parts of the limit: jobs are refused when less is free than the first, until as much as the second is.
+# Parts of the limit: jobs are refused when less than the first part is free, until the second part is free again.
 _LOW_PART, _ENOUGH_PART = 64, 16
 
 
@@ -38,9 +38,9 @@ class Bound:
     How much memory the process may take before jobs are refused.
 
     Attributes:
-        name: Where that comes from, for the log.
-        most_bytes: How much.
-        column: What counts: a column of /proc/self/statm.
+        name: The origin of the limit, for the log.
+        most_bytes: The limit.
+        column: The measure: a column of /proc/self/statm.
     """
 
     name: str
@@ -53,7 +53,7 @@ def find_bounds(max_memory_bytes: int, root: Path = Path("/")) -> list[Bound]:
     Return the bounds of this process; none where none can be found.
 
     Args:
-        max_memory_bytes: The option; 0 for three quarters of what the system allows.
+        max_memory_bytes: The option; 0 for three quarters of the system's limit.
         root: Where the system's files are.
     """
     if max_memory_bytes:
@@ -108,7 +108,7 @@ def _read(file: Path) -> str:
 
 
 def find_usage() -> Callable[[], Sequence[int]] | None:
-    """Return what tells the columns of /proc/self/statm in bytes, or None where the system has no such file."""
+    """Return a reader of /proc/self/statm, in bytes, or None where the system has no such file."""
     try:
         descriptor = os.open("/proc/self/statm", os.O_RDONLY)
     except OSError:
@@ -136,7 +136,7 @@ class _MallInfo(ctypes.Structure):
 
 
 def find_kept() -> Callable[[], int]:
-    """Return what tells how many bytes glibc keeps for later: the process has taken them, and jobs may have them."""
+    """Return a reader of the bytes that glibc keeps for later: the process holds them, and jobs may use them."""
     try:
         mallinfo2 = ctypes.CDLL(None).mallinfo2
     except (OSError, AttributeError):
@@ -150,12 +150,12 @@ class MemoryAlarm(Service):
     Has the broker refuse jobs while the memory of the process is nearly full.
 
     Args:
-        clock: When to measure.
+        clock: Time, for the measurements.
         broker: The `gloom.broker.MemoryBroker`.
-        bounds: How much memory there is; without any nothing is measured.
+        bounds: The limits; without any nothing is measured.
         trim: Gives back what the allocator does not use.
         usage: Returns the memory that the process takes, by the columns of `Bound`; None where that cannot be told.
-        kept: Returns how much of that is free all the same.
+        kept: Returns the part of it that is free for jobs all the same.
     """
 
     log = Logger()
@@ -170,7 +170,7 @@ class MemoryAlarm(Service):
         kept: Callable[[], int],
     ) -> None:
         self._broker = broker
-        # Without a measure there is nothing to be held to.
+        # Without a measurement there is no limit.
         self._bounds = bounds if usage is not None else ()
         self._trim = trim
         self._usage: Callable[[], Sequence[int]] = usage or tuple
@@ -193,13 +193,13 @@ class MemoryAlarm(Service):
     def _measure(self) -> None:
         bound, free = self._tightest(0)
         if free < bound.most_bytes // _ENOUGH_PART:
-            # What jobs have left must not look as if it were taken for ever.
+            # The memory of jobs that have ended must not count as taken.
             if self._is_on:
                 self._trim()
             bound, free = self._tightest(self._kept())
         part = _ENOUGH_PART if self._is_on else _LOW_PART
         low = bound.most_bytes // _LOW_PART
-        # Where jobs hold next to nothing, to refuse them would free nothing.
+        # When jobs hold next to nothing, refusing jobs would free nothing.
         is_on = free < bound.most_bytes // part and self._broker.used_bytes > low
         if is_on != self._is_on:
             self._tell(is_on, bound, free)

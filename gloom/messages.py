@@ -16,8 +16,6 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from gloom.bodies import decode_body as decode_body
-from gloom.bodies import encode_body as encode_body
 from gloom.errors import (
     InvalidAction,
     InvalidState,
@@ -39,9 +37,10 @@ from gloom.refusals import MOST_VALUES, fault_of, fault_of_job, fault_of_lists, 
 
 PROTOCOL_VERSION = 1
 
-# From so many commas on, a message is looked at for long lists before values are made of them.
+# A message with more commas is searched for long lists before it becomes values.
 _MANY_COMMAS = 100_000
-# Over this a message that is nested too deeply is refused without a look at what else is in it.
+# Over these limits a message that is nested too deeply is refused at once; in a smaller one the jobs
+# of a submit_many are read.
 _FEW_BRACKETS = 200_000
 _FEW_BYTES = 4 << 20
 _TOO_DEEP = f"the message is nested more than {MESSAGE_LEVELS} levels deep, a body in it may have {BODY_LEVELS}"
@@ -54,7 +53,7 @@ ShortText = Annotated[str, Meta(min_length=1, max_length=255)]
 JobId = ShortText | int
 JobType = ShortText
 PeerName = Annotated[str, Meta(min_length=1, max_length=255, pattern=_PLAIN)]
-# What a peer says that it accepts is looked through once, and not kept.
+# The kinds that a peer accepts. The list is searched once, and not kept.
 Kinds = Annotated[list[str], Meta(max_length=MOST_VALUES["accept"])]
 # An id as the broker keeps it, see `key_of`.
 IdKey = str | int | bytes
@@ -195,7 +194,7 @@ class BrokerMessage(Struct):
 
 MASTER, SLAVE = "master", "slave"
 
-#: What a peer may accept with ``hello`` (section 4.1).
+#: The kinds of message that a peer may accept with ``hello`` (section 4.1).
 KINDS = frozenset({"cancel", "progress", "quiet", "receipt"})
 
 #: The verbs of each port by level; extended verbs need a ``hello`` before them.
@@ -356,7 +355,7 @@ def decode_job(job: Raw) -> ExtendedSubmit:
         return _decode_job(job)
     except (ValueError, RecursionError):
         pass
-    # Outside of the exception, which the error would keep as its context.
+    # Outside of the except clause: the error would keep the exception as its context.
     return with_room(_decode_job_again, job)
 
 
@@ -379,8 +378,8 @@ def key_of(id: str | int) -> str | bytes:
     """
     Return *id* as the broker keeps it, and as the functions below take it: a string as it is, an integer as its digits.
 
-    Python's hash of an integer can be foreseen, so whoever chooses integers could
-    have all of them collide in a dict; that of bytes, as that of a string, is keyed
+    Python's hash of an integer can be foreseen, so a peer could choose integers
+    that all collide in a dict; that of bytes, as that of a string, is keyed
     with a secret (decision 21). Bytes equal no string.
     """
     return id if type(id) is str else _encode(id)
@@ -437,7 +436,7 @@ def encode_revocation(id: IdKey) -> bytes:
 
 def encode_batch(errors: Sequence[ProtocolError | None]) -> bytes:
     """Return the reply to ``submit_many``: of each job ok, or why not."""
-    # One by one: where memory ends, msgspec's encoder ends the process, and `join` raises an exception.
+    # One by one: when memory runs out, msgspec's encoder crashes the process; `join` raises an exception.
     replies = b",".join([OK if error is None else encode_error(error) for error in errors])
     return b"".join((b'{"ok":true,"jobs":[', replies, b"]}"))
 

@@ -1,9 +1,9 @@
 """
-Entries in order, with removal from anywhere, none of whose steps takes long.
+Entries in order, with removal from anywhere; no operation takes long.
 
-What is removed is gone at once. Nothing dead waits for its turn: dead entries at
-the front would have to go all together when somebody looks for the first one, and
-until then they would keep alive what they refer to (decision 20).
+A removed entry is gone at once. There is no lazy deletion: dead entries at the
+front would have to go all together in a search for the first live one, and until
+then they would keep other objects alive (decision 20).
 """
 
 from __future__ import annotations

@@ -35,10 +35,10 @@ def check_plain(value: Any) -> None:
     Check that *value* arrives as it is given, but for tuples, which arrive as lists.
 
     Args:
-        value: What has been encoded, and so does not contain itself.
+        value: A value that has been encoded, and so does not contain itself.
 
     Raises:
-        BodyError: JSON carries another value in its place; the text says which, and what to send instead.
+        BodyError: JSON carries another value in its place; the text names both.
     """
     if type(value) in _SCALARS:
         return
@@ -52,7 +52,7 @@ def check_plain(value: Any) -> None:
 
 
 def _inside(value: Any) -> Iterable[Any]:
-    """Return what *value* holds; nothing for a member of an enumeration of strings or numbers."""
+    """Return the values in *value*; none for a member of an enumeration of strings or numbers."""
     # The base's own methods: those of a subclass may be anything, and the encoder asks none of them.
     if isinstance(value, dict):
         for key in dict.__iter__(value):

@@ -47,10 +47,9 @@ from gloom.messages import (
     encode_revocation,
     key_of,
 )
-from gloom.peers import OK_FRAME, PeerFactory, PeerProtocol, Surroundings
+from gloom.peers import OK_FRAME, PeerFactory, PeerProtocol
 from gloom.sending import FlushTurn
-
-__all__ = ["MasterProtocol", "PeerFactory", "SlaveProtocol"]
+from gloom.surroundings import Surroundings
 
 # A master that has so many jobs in flight goes on while its answers wait for a moment.
 _MANY_IN_FLIGHT = 16

@@ -4,8 +4,8 @@ Why a frame is wrong: the second reading that finds the words for a refusal.
 Implements the reasons of docs/protocol.md, section 2. Knows fields and their
 rules, not which port has which verb: that is `gloom.messages`. A refusal must
 not cost much more than an acceptance: one pass over the frame, and a decoder
-made once for each field. Nothing of a ``hello`` that could be a token is quoted,
-and nothing of a frame that cannot be read.
+made once for each field. A refusal quotes no part of a ``hello`` that could be
+a token, and no part of a frame that cannot be read.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def _fields_of(request: type[Struct]) -> tuple[_Field, ...]:
 
 def read_fields(frame: bytes, error: Exception | None = None) -> Struct:
     """
-    Return the fields of *frame*, each as JSON; *error* is what ended a first reading.
+    Return the fields of *frame*, each as JSON; *error* ended a first reading.
 
     Raises:
         InvalidJSON: It is not one JSON object in UTF-8.

@@ -3,8 +3,8 @@ The sending half of a connection: when bytes leave, and how many may wait.
 
 All that one reactor turn says to one peer leaves in one ``send``, tried on the
 socket itself (docs/decisions/0003-sending-at-once.md). The bytes that the
-socket does not take wait here, counted: from a mark on nothing more is read
-from that peer, and `gloom.unread` decides when it is dropped.
+socket does not take wait here, counted: over a limit nothing more is read from
+that peer (backpressure), and `gloom.unread` decides when it is dropped.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ _pack_length = Struct("!I").pack
 _Send = Callable[["bytes | memoryview"], int]
 #: A frame over this goes to the socket as it is, where smaller ones are joined.
 LARGE_BYTES = 256 * 1024
-# After so much a peer that takes it all waits for the next turn of the reactor.
+# One turn sends so much of a backlog; the rest waits for the next turn, however fast the peer reads.
 _MOST_SENT_BYTES = 8 << 20
-# The transport sends this much, only to tell when the socket takes bytes again: the rest is sent here.
+# The transport gets only this much of the backlog, so that it reports when the socket takes bytes again.
 _PROBE_BYTES = 4096
 
 #: The header alone can say no more than this.
@@ -126,8 +126,8 @@ class FrameSender:
     Sends frames over ``self.transport``; a part of `gloom.framing.FrameProtocol`.
 
     Args:
-        flushes: Where this connection asks to be flushed.
-        pause_unread_bytes: From how many waiting bytes on nothing is read from the peer.
+        flushes: Schedules the flushes of this connection.
+        pause_unread_bytes: With more bytes than this waiting for the peer, nothing is read from it.
         unread: Counts the bytes that wait, and drops peers that do not take them; None for nobody.
 
     Attributes:
@@ -165,12 +165,12 @@ class FrameSender:
         self._unread = unread
         self._output: list[bytes] = []
         self._output_ended = False
-        # Until all of it is sent.
+        # True until all of a large output is sent.
         self._has_large_output = False
         self._socket_send: _Send | None = None
         # As above while all that was said is sent; None when something waits, and over TLS.
         self._send_now: _Send | None = None
-        # While the transport has bytes to send: those that come after them.
+        # True while the transport has bytes to send; the backlog holds the bytes after them.
         self._blocked = False
         self._is_full = False
         self._backlog: deque[bytes | memoryview] = deque()
@@ -198,10 +198,10 @@ class FrameSender:
         return False
 
     def output_blocked(self) -> None:
-        """Bytes wait that the socket does not take."""
+        """The socket does not take the next bytes: they wait."""
 
     def output_ready(self) -> None:
-        """All of a large output is sent, or all that has waited."""
+        """A large output is sent, or the whole backlog."""
 
     def output_finished(self) -> None:
         """After `finish_sending` everything is sent."""
@@ -225,7 +225,7 @@ class FrameSender:
         output.append(frame)
 
     def flush(self) -> None:
-        """Send what is buffered: at once where the socket takes it, else when the peer has read."""
+        """Send the buffer: at once where the socket takes it, else when the peer has read."""
         output = self._output
         self._output = []
         send = self._send_now
@@ -265,7 +265,7 @@ class FrameSender:
             self._send_by_socket(self._socket_send)
 
     def _send_by_socket(self, send: _Send) -> None:
-        """Send what waits, as far as the socket takes it, and no more than one turn should last."""
+        """Send the waiting bytes, as far as the socket takes them and one turn should last."""
         backlog, left_bytes = self._backlog, _MOST_SENT_BYTES
         while backlog:
             piece = self._next_piece()
@@ -283,7 +283,7 @@ class FrameSender:
         self._all_sent()
 
     def _send_by_transport(self) -> None:
-        """Give the transport what waits, until it is full."""
+        """Give the transport the waiting bytes, until its buffer is full."""
         backlog = self._backlog
         while backlog and not self._is_full:
             piece = self._next_piece()
@@ -297,7 +297,7 @@ class FrameSender:
             self._all_sent()
 
     def _next_piece(self) -> bytes | memoryview:
-        """Take the next bytes from what waits: small frames joined, since each call of the system costs."""
+        """Take the next bytes from the backlog: small frames are joined, because each system call costs."""
         backlog = self._backlog
         piece = backlog.popleft()
         if not backlog or len(piece) + len(backlog[0]) > LARGE_BYTES:
@@ -370,7 +370,7 @@ class FrameSender:
 
     @property
     def has_one_piece(self) -> bool:
-        """Whether all that waits is at most one frame, however large."""
+        """Whether at most one frame waits, however large."""
         return len(self._backlog) <= 1
 
     def taken_bytes(self) -> int:
@@ -378,22 +378,22 @@ class FrameSender:
         return self._taken_bytes - unacknowledged_bytes(socket_under(self.transport))
 
     def signs_of_life(self) -> tuple[int, int]:
-        """Return what changes when the peer takes something, or sends something that is not read yet."""
+        """Return two counts; one of them changes when the peer takes bytes, or sends bytes that are not read yet."""
         return self.taken_bytes(), unread_input_bytes(socket_under(self.transport))
 
     # Ending
 
     def finish_sending(self) -> None:
-        """Send what is buffered, and then no more; `output_finished` is called when it is sent."""
+        """Send the buffer, and then no more; `output_finished` is called when it is sent."""
         if self._output:
             self.flush()
-        # This was the last word: what is still said to this peer is dropped.
+        # Frames that are added after the last are dropped.
         self._end_output()
         if not self._blocked and not self.lost:
             self.output_finished()
 
     def discard_output(self) -> None:
-        """Send nothing more, and keep nothing."""
+        """Send nothing more, and drop the backlog."""
         self._end_output()
         self._output = []
         self._backlog.clear()
@@ -413,10 +413,10 @@ class FrameSender:
 
 def has_own_socket(transport: Any) -> bool:
     """
-    Return whether *transport* is the connection of a socket, and nothing stands between the two.
+    Return whether *transport* is a socket's own, without a wrapper.
 
-    A wrapper (TLS, the PROXY protocol) is a protocol towards the transport that
-    it stands on; it may show that one's socket, but has to see all bytes itself.
+    A wrapper (TLS, the PROXY protocol) is itself the protocol of the transport below.
+    It may show the socket of that transport, but has to see all bytes.
     """
     if IProtocol.providedBy(transport) or not ISystemHandle.providedBy(transport):
         return False

@@ -27,9 +27,10 @@ from gloom.alarm import Alarm
 from gloom.broker import MemoryBroker
 from gloom.clock import monotonic
 from gloom.errors import StartupError
-from gloom.peers import PeerFactory, Surroundings, address_name
+from gloom.peers import PeerFactory, address_name
 from gloom.protocols import MasterProtocol, SlaveProtocol
 from gloom.settings import Settings
+from gloom.surroundings import Surroundings
 
 _LOOPBACK = ("127.", "::1", "::ffff:127.")
 

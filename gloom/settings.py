@@ -29,14 +29,14 @@ class Settings:
         retries: How often a job whose slave disappeared is tried again, 0 to 100.
         require_type: Whether a ``submit`` without a type is refused.
         linger_seconds: How long the peer of a connection that the broker closes
-            may take nothing of what is left for it, before it is dropped.
+            may take none of the bytes that are left for it, before it is dropped.
         max_heartbeat_seconds: Longest silence that a peer may agree on with ``hello``.
         max_jobs: How many jobs may be in flight.
         max_queued_bytes: How many bytes the jobs in flight may have together.
         master_share: Which part of these two one master may hold, over 0 up to 1.
         max_joined_types: How many joined types all slaves may have together.
-        max_memory_bytes: From how much memory of the process on jobs are refused;
-            0 for three quarters of what the system allows.
+        max_memory_bytes: Memory of the process from which on jobs are refused;
+            0 for three quarters of the system's limit.
         max_connections: How many connections may be open, both ports together.
         max_unread_bytes: How many bytes may wait for a peer that does not read, before it is dropped.
         max_total_unread_bytes: How many may wait for all peers together, before the slowest is dropped.
@@ -46,7 +46,7 @@ class Settings:
         stall_seconds: How long a frame may stand still half way; and how long
             the first frame of a connection may take in all.
         drain_seconds: How long a shutdown waits for the jobs in hand.
-        max_stranger_frame_bytes: Largest payload of a frame from a peer that must say who it is and has not.
+        max_stranger_frame_bytes: Largest payload of a frame from a peer that has to identify itself and has not.
         max_stranger_hellos: How many requests such a peer has.
         verbose: Whether refused requests are logged, at debug level. Here, since
             twistd has no level of its own: what is emitted is written.

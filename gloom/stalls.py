@@ -73,7 +73,7 @@ class StallWatch:
         before = begun - self._stall_seconds
         for protocol in [protocol for protocol, since in self._watched.items() if since <= before]:
             if self._clock.seconds() - begun > SLICE_SECONDS:
-                # Thousands may be due at once: others come in between.
+                # Thousands may be due at once: other connections are served in between.
                 self._begin_timer(0.0)
                 return
             del self._watched[protocol]

@@ -27,10 +27,10 @@ from gloom.descriptors import DescriptorService
 from gloom.errors import SettingsError, StartupError
 from gloom.memory import MemoryService, find_trim
 from gloom.memoryalarm import MemoryAlarm, find_bounds, find_kept, find_usage
-from gloom.peers import Surroundings
 from gloom.service import BrokerService, memory_surroundings
 from gloom.settings import MASTER_PORT, SLAVE_PORT, Settings
 from gloom.signals import SignalService
+from gloom.surroundings import Surroundings
 from gloom.systemd import SystemdService
 from gloom.tls import ServerTLS
 

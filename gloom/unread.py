@@ -21,12 +21,13 @@ try:
 except ImportError:  # pragma: no cover (not a Unix system)
     ioctl = None  # type: ignore[assignment]
 
-# The watch looks so often in the time that a peer has to take something.
+# Checks in the time in which a peer has to take something.
 _LOOKS = 4
-# The speed that a peer is taken to have had before its first window.
+# Assumed speed of a peer before its first window.
 _FIRST_SECONDS = 1.0
 _FIRST_BYTES = 1 << 20
-# Room is made for some more than is missing, at the cost of peers that would take longer than this.
+# When peers are dropped to make room, this share of the limit is freed beyond the need,
+# at the cost of peers that need more than _SLOW_SECONDS for their bytes.
 _ROOM_SHARE = 8
 _SLOW_SECONDS = 60.0
 
@@ -103,7 +104,7 @@ class _Window:
 
 class UnreadWatch:
     """
-    Drops connections whose peers do not take the bytes that wait for them.
+    Drops connections when their peers do not take the bytes that wait for them.
 
     Args:
         clock: Time, and one timer for all connections.
@@ -146,7 +147,7 @@ class UnreadWatch:
         self.bytes -= count
 
     def end(self, peer: UnreadPeer) -> None:
-        """Nothing waits for *peer* any more, or it has gone: forget what does."""
+        """No bytes wait for *peer* any more, or it has gone: count none of its bytes."""
         if self._windows.pop(peer, None) is not None:
             self.bytes -= peer.waiting_bytes
 
@@ -183,12 +184,12 @@ class UnreadWatch:
         return window.over_since is not None and now - window.over_since >= self._seconds
 
     def _make_room(self) -> None:
-        """Drop the peers that have much waiting and would take long to take it, until the rest fits."""
+        """Drop the peers with many waiting bytes and a low speed, until the rest fits."""
         now, low = self._clock.seconds(), self._max_total_bytes * (_ROOM_SHARE - 1) // _ROOM_SHARE
         slowest = [(self._seconds_to_take(peer, now), peer) for peer in self._windows]
         slowest.sort(key=lambda one: one[0] * one[1].waiting_bytes, reverse=True)
         for seconds, peer in slowest:
-            # To look at all peers for each that is one too many would be slow.
+            # One pass: a new choice among all peers after each drop would be slow.
             if self.bytes <= (low if seconds > _SLOW_SECONDS else self._max_total_bytes):
                 return
             if len(self._windows) == 1 and peer.has_one_piece:

@@ -7,7 +7,7 @@ from typing import Any
 from twisted.internet.address import IPv4Address
 from twisted.internet.protocol import Protocol
 
-from gloom.protocols import PeerFactory
+from gloom.peers import PeerFactory
 from gloom.testing import MemoryTransport
 
 HERE = IPv4Address("TCP", "127.0.0.1", 9998)

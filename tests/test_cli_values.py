@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from gloom.bodies import encode_body
 from gloom.cli.values import error_fields, read_body, to_indented_json, to_json, to_plain
 from gloom.errors import BodyError, JobFailed, RequestRefused
-from gloom.messages import encode_body
 
 
 @pytest.mark.parametrize(

@@ -31,9 +31,11 @@ from gloom.client.link import default_name, retry_delay_seconds
 from gloom.client.looking import bounded
 from gloom.client.session import Event
 from gloom.errors import BodyError, ProtocolError, RequestRefused, TransportError
-from gloom.framing import FlushTurn, FrameProtocol, to_frame
+from gloom.framing import FrameProtocol
 from gloom.messages import Hello, Ping
-from gloom.protocols import MasterProtocol, PeerFactory, SlaveProtocol
+from gloom.peers import PeerFactory
+from gloom.protocols import MasterProtocol, SlaveProtocol
+from gloom.sending import FlushTurn, to_frame
 from gloom.service import memory_surroundings
 from gloom.settings import Settings
 from gloom.testing import MemoryGloom, MemoryTransport
@@ -262,8 +264,8 @@ def test_a_broker_that_breaks_the_protocol_later_is_left(farm: Farm) -> None:
         brokers[0].say({"ok": True})
         farm.advance()
     assert [formatEvent(event) for event in events if event["log_level"] is LogLevel.error] == [
-        f"{default_name()}: what the broker sends cannot be read: the broker replied to no request: True; "
-        "connecting again, ever more slowly"
+        f"{default_name()}: cannot read a message of the broker: the broker replied to no request: True; "
+        "connecting again, with growing delays"
     ]
     farm.advance(0.2)
     assert [message for _, message in brokers[1].frames[1:]] == [brokers[0].frames[1][1] | {"attach": True}]

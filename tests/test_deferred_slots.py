@@ -13,7 +13,7 @@ from twisted.internet.task import deferLater
 
 from gloom.client.deferred import CurrentJob, Slave, current_job
 from gloom.errors import BodyError, JobFailed
-from gloom.framing import to_frame
+from gloom.sending import to_frame
 from gloom.settings import Settings
 
 

@@ -33,7 +33,8 @@ from twisted.python.failure import Failure
 from twisted.test.iosim import FakeTransport
 from zope.interface import implementer
 
-from gloom.framing import FlushTurn, FrameProtocol, to_frame
+from gloom.framing import FrameProtocol
+from gloom.sending import FlushTurn, to_frame
 
 MIB = 1 << 20
 

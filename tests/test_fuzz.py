@@ -18,8 +18,8 @@ from reliability.fuzz import Fuzzer, fuzz_at_random, fuzz_messages, run
 from reliability.sessions import Session, Violation
 
 from gloom.broker import MemoryBroker
-from gloom.framing import to_frame
 from gloom.protocols import MasterProtocol
+from gloom.sending import to_frame
 from gloom.testing import MemoryGloom
 
 

@@ -15,9 +15,10 @@ from test_framing import MIB, Frames, SocketTransport, connected
 from twisted.internet.task import Clock
 
 from gloom.errors import InvalidJSON, MissingField
-from gloom.framing import FlushTurn, FrameProtocol, to_frame
+from gloom.framing import FrameProtocol
 from gloom.largebytes import MAPPED_OVER_BYTES, LargePayload, MappedBytes
 from gloom.messages import MASTER, Submit, Vocabulary, encode_answer, encode_job, encode_progress
+from gloom.sending import FlushTurn, to_frame
 
 SENT = [
     b"first",

@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Raw
 
+from gloom.bodies import decode_body, encode_body
 from gloom.errors import (
     BodyError,
     IdExists,
@@ -51,10 +52,8 @@ from gloom.messages import (
     Submit,
     SubmitMany,
     Vocabulary,
-    decode_body,
     decode_broker_message,
     encode_answer,
-    encode_body,
     encode_error,
     encode_extended_failure,
     encode_failure,

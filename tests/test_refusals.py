@@ -12,8 +12,8 @@ from msgspec import Raw
 from wire import HELLO, OK, extended, submit
 
 from gloom.errors import InvalidType, ProtocolError
-from gloom.framing import to_frame
 from gloom.messages import MASTER, SLAVE, Vocabulary, decode_job
+from gloom.sending import to_frame
 from gloom.settings import Settings
 from gloom.testing import MemoryGloom
 

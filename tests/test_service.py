@@ -20,9 +20,9 @@ from zope.interface import implementer
 import gloom
 from gloom.access import Access
 from gloom.errors import StartupError
-from gloom.framing import to_frame
 from gloom.messages import OK
-from gloom.protocols import PeerFactory
+from gloom.peers import PeerFactory
+from gloom.sending import to_frame
 from gloom.service import BrokerService, ListenService, memory_surroundings
 from gloom.settings import Settings
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gloom.bodies import decode_body, encode_body
 from gloom.client.session import (
     Assignment,
     Event,
@@ -23,7 +24,7 @@ from gloom.client.session import (
     UnreadableJob,
 )
 from gloom.errors import BodyError, JobFailed, ProtocolError, RequestRefused
-from gloom.messages import Join, Ping, Progress, Respond, Submit, decode_body, encode_body
+from gloom.messages import Join, Ping, Progress, Respond, Submit
 
 
 def receive(session: Session, message: Any) -> Event | None:

@@ -19,10 +19,10 @@ from gloom import errors, messages, tap
 from gloom.access import Access, read_access
 from gloom.broker import MemoryBroker
 from gloom.errors import ProtocolError, SettingsError
-from gloom.framing import to_frame
 from gloom.messages import BASE_REQUESTS, EXTENDED_REQUESTS, MASTER, SLAVE, BrokerMessage
 from gloom.protocols import MasterProtocol, SlaveProtocol
 from gloom.refusals import verb_of
+from gloom.sending import to_frame
 from gloom.settings import MASTER_PORT, SLAVE_PORT, Settings
 from gloom.testing import MemoryGloom, RawPeer
 

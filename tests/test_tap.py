@@ -21,11 +21,11 @@ from twisted.plugin import getPlugins
 import gloom
 from gloom.access import hash_token
 from gloom.errors import StartupError
-from gloom.framing import to_frame
-from gloom.peers import Surroundings
 from gloom.protocols import MasterProtocol, SlaveProtocol
+from gloom.sending import to_frame
 from gloom.service import BrokerService, memory_surroundings
 from gloom.settings import GIB, MIB, Settings
+from gloom.surroundings import Surroundings
 from gloom.tap import BACKLOG, LIMITS, Options, Reload, makeService
 
 

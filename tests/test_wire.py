@@ -26,8 +26,10 @@ from gloom.client.blocking import (
     TimedOut,
     TransportError,
 )
+from gloom.client.blocking_connection import Connection
+from gloom.client.connecting import parse_address
 from gloom.client.framebuffer import FrameBuffer
-from gloom.client.wire import Connection, Wire, parse_address
+from gloom.client.wire import Wire
 
 
 @pytest.fixture

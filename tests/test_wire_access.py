@@ -26,7 +26,7 @@ from wire import (
 )
 
 from gloom.access import Access, Identity, hash_token
-from gloom.framing import to_frame
+from gloom.sending import to_frame
 from gloom.settings import Settings
 from gloom.testing import MemoryGloom, RawPeer
 

@@ -13,7 +13,7 @@ from wire import HELLO, OK, PING, busy_slave_of, extended, fail, job, join, resp
 
 from gloom.access import Access
 from gloom.broker import MemoryBroker
-from gloom.framing import to_frame
+from gloom.sending import to_frame
 from gloom.settings import Settings
 from gloom.testing import MemoryGloom
 

@@ -7,7 +7,7 @@ import json
 import pytest
 from wire import LEAVE, OK, PING, answer, busy_slave_of, extended, fail, job, join, respond, served, slave_of, submit
 
-from gloom.framing import to_frame
+from gloom.sending import to_frame
 from gloom.settings import Settings
 from gloom.testing import MemoryGloom
 

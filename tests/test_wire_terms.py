@@ -22,7 +22,7 @@ from wire import (
     submit,
 )
 
-from gloom.framing import to_frame
+from gloom.sending import to_frame
 from gloom.settings import Settings
 from gloom.testing import MemoryGloom, RawPeer
 

@@ -13,8 +13,9 @@ import pytest
 import worker_functions
 from msgspec import Raw
 
+from gloom.bodies import encode_body
 from gloom.errors import BodyError
-from gloom.messages import Fail, encode_body
+from gloom.messages import Fail
 from gloom.worker.awaiting import Awaiter
 from gloom.worker.child import CannotLoad, FunctionCall, describe, load, outcome_of
 from gloom.worker.pipe import ANSWER, FAILURE, Job, decode_failure, encode_job

@@ -10,8 +10,8 @@ import msgspec
 import pytest
 from msgspec import Raw
 
+from gloom.bodies import encode_body
 from gloom.errors import BodyError, SizeError
-from gloom.messages import encode_body
 from gloom.worker.command import ExitStatus, Program
 from gloom.worker.pipe import Job
 

@@ -15,9 +15,10 @@ import pytest
 from msgspec import Raw
 from twisted.internet.defer import Deferred
 
-from gloom.framing import FlushTurn
-from gloom.messages import Fail, encode_body
+from gloom.bodies import encode_body
+from gloom.messages import Fail
 from gloom.polling import SocketPoll
+from gloom.sending import FlushTurn
 from gloom.worker.pipe import Job
 from gloom.worker.pool import Child, ChildError, start_child
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from msgspec import Raw
 from twisted.internet.task import Clock
 
-from gloom.messages import Fail, encode_body
+from gloom.bodies import encode_body
+from gloom.messages import Fail
 from gloom.worker.pipe import (
     ANSWER,
     FAILURE,

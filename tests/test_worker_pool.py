@@ -16,9 +16,10 @@ from msgspec import Raw
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from gloom.framing import FlushTurn
-from gloom.messages import Fail, decode_body, encode_body
+from gloom.bodies import decode_body, encode_body
+from gloom.messages import Fail
 from gloom.polling import SocketPoll
+from gloom.sending import FlushTurn
 from gloom.worker.pipe import Job
 from gloom.worker.pool import Child, ChildError, Unusable, WorkerDied, spawn, start_child
 

@@ -47,7 +47,7 @@ class Answers:
     lets memory grow. An exception of the bodies themselves is raised after the
     answers that are due.
 
-    It stops, and gives up what is unanswered, when its reader is cancelled
+    It stops, and gives up the unanswered jobs, when its reader is cancelled
     while it waits, when the last reference to it goes (a loop that was left
     early), and at the end of ``async with``; and when `aclose` or `cancel` is called.
 
@@ -64,7 +64,7 @@ class Answers:
     def __init__(
         self, submit: Callable[[Any], Deferred[Any]], bodies: Iterable[Any] | AsyncIterable[Any], window: int
     ) -> None:
-        # Apart from it, since jobs in flight refer to it, and nothing of gloom refers to this.
+        # A separate object: jobs in flight refer to the window, and no object of gloom to this iterator.
         self._window = _Window(submit, bodies, checked_number("window", window, 1))
 
     def __aiter__(self) -> Answers:
@@ -88,12 +88,12 @@ class Answers:
         self._window.cancel()
 
     async def aclose(self) -> None:
-        """Stop as `cancel` does, and drop what is ready; whoever waits for an answer gets none."""
+        """Stop as `cancel` does, and drop the answers that are ready; a reader that waits for one gets none."""
         self._window.close()
 
 
 class _Window:
-    """Bodies in, answers out, with a bounded number of jobs between: what `Answers` stands for."""
+    """Bodies in, answers out, with a bounded number of jobs in between; `Answers` is its public face."""
 
     def __init__(
         self, submit: Callable[[Any], Deferred[Any]], bodies: Iterable[Any] | AsyncIterable[Any], window: int
@@ -112,7 +112,7 @@ class _Window:
         self._readers: list[Deferred[None]] = []
 
     async def next(self) -> Answer:
-        """Wait for the next answer; the end of it all is a StopAsyncIteration."""
+        """Wait for the next answer; StopAsyncIteration after the last."""
         self._fill()
         while not self._ready:
             if self._exhausted and not self._in_flight:
@@ -137,12 +137,12 @@ class _Window:
             raise
 
     def _reader_left(self) -> None:
-        """Stop: nobody waits for what would come. Whoever reads on must not take that for the end of the bodies."""
+        """Stop: nobody waits for the answers. A reader that goes on gets an error, not the end of the bodies."""
         self.cancel()
         self._broken = CancelledError("the map was stopped, because its reader was cancelled")
 
     def close(self) -> None:
-        """Stop as `cancel` does, and drop what is ready, the bodies' own exception too."""
+        """Stop as `cancel` does, and drop the answers that are ready and the exception of the bodies."""
         self.cancel()
         self._ready.clear()
         self._broken = None

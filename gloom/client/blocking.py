@@ -17,10 +17,10 @@ next call, and what it asked stays asked. A connection is for one thread at a
 time, and ends with the broker's: connecting again is the program's business.
 """
 
+from gloom.client.blocking_connection import Connection
 from gloom.client.blocking_master import Master
 from gloom.client.blocking_slave import Slave
 from gloom.client.jobs import Job
-from gloom.client.wire import Connection
 from gloom.errors import (
     BodyError,
     GloomError,

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar,
 from msgspec import UNSET, Raw
 
 from gloom.client.arguments import checked_flag, checked_id, checked_number
+from gloom.client.blocking_connection import Address, Connection
+from gloom.client.deadline import Deadline, Timeout
 from gloom.client.jobs import Job, body_of
 from gloom.client.many import ManyJobs
 from gloom.client.terms import batches, submission
-from gloom.client.wire import Address, Connection, Deadline, Timeout
 from gloom.errors import BodyError, RequestRefused, ServerError
 from gloom.messages import Cancel, ExtendedSubmit, Ping, SubmitMany, encode_request
 from gloom.settings import MASTER_PORT
@@ -252,16 +253,16 @@ class Master(Connection):
         be used between two answers; each gets its own.
 
         A wait for the next answer that times out loses nothing: call ``next``
-        on the iterator again. Where the iteration stops early, by another
-        error or because it is given up, the jobs in flight still run, and what
-        comes of them is thrown away.
+        on the iterator again. When the iteration stops early, by another
+        error or because it is given up, the jobs in flight still run, and
+        their outcomes are thrown away.
 
         Args:
             jobs: One mapping a job: what `submit` takes but its *timeout*, all of it optional.
             timeout: Longest wait for each answer, in seconds.
             window: How many jobs may be in flight, 1 or more.
-            return_errors: Yield the error of a job that was refused or failed, or whose
-                answer cannot be read, in its place, instead of raising it, and go on.
+            return_errors: Yield the error of a job in the place of its answer, instead of
+                raising it, and go on: the job was refused, it failed, or its answer cannot be read.
 
         Returns:
             An iterator of one `Job` for each of *jobs*.

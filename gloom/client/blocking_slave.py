@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import UNSET
 
+from gloom.bodies import encode_body
 from gloom.client.arguments import checked_flag, checked_function, checked_string, checked_types, short_text
+from gloom.client.blocking_connection import Address, Connection
+from gloom.client.deadline import Timeout
 from gloom.client.failing import failure_of, fitted, sendable
 from gloom.client.jobs import Job, body_of
 from gloom.client.session import UnreadableJob
-from gloom.client.wire import Address, Connection, Timeout
 from gloom.errors import BodyError, RequestRefused, SizeError, TransportError
-from gloom.messages import ExtendedJoin, Fail, Join, Leave, Progress, Respond, encode_body
+from gloom.messages import ExtendedJoin, Fail, Join, Leave, Progress, Respond
 from gloom.settings import SLAVE_PORT
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ class Slave(Connection):
     Takes jobs, one at a time, and answers them.
 
     Iterating yields each job as it comes, until `leave`. Iterating and `serve`
-    wait as long as it takes, whatever *timeout* is.
+    wait without a limit; *timeout* does not concern them.
 
     Args:
         addr: The broker's slave port, as for `Connection`.

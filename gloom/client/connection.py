@@ -19,10 +19,11 @@ from twisted.python.failure import Failure
 from gloom.client.looking import LOOK_SECONDS
 from gloom.client.session import Event, Reply, Session
 from gloom.errors import GloomError, ProtocolError, TransportError
-from gloom.framing import FlushTurn, FrameProtocol
+from gloom.framing import FrameProtocol
 from gloom.logs import PeerLogger
 from gloom.messages import Hello, Ping, Request, encode_request
 from gloom.polling import SocketPoll
+from gloom.sending import FlushTurn
 from gloom.settings import GIB, KIB
 
 # A broker's answers are its slaves' answers: the limit is the protocol's own.
@@ -35,7 +36,7 @@ _MAX_WELCOME_BYTES = 64 * KIB
 _ENVELOPE_BYTES = 4096
 # Pings in one agreed heartbeat.
 _PINGS_A_HEARTBEAT = 3
-# So many without a sign of life, and the next end the connection: after twice the heartbeat, at the latest.
+# After so many unanswered pings the next one ends the connection: at the latest after twice the heartbeat.
 _MOST_SILENT_PINGS = 2 * _PINGS_A_HEARTBEAT - 1
 
 
@@ -52,7 +53,7 @@ class TLSMismatch(TLSFailed):
     One side of a connection speaks TLS, and the other, as it seems, does not.
 
     Attributes:
-        client_speaks_tls: Whether the one that does is this client.
+        client_speaks_tls: Whether this client is the side that speaks TLS.
     """
 
     def __init__(self, text: str, client_speaks_tls: bool) -> None:
@@ -75,7 +76,7 @@ class BrokerConnection(FrameProtocol):
         max_frame_bytes: The broker's limit for one frame, known once `welcomed` has fired.
         welcomed: Fires when the broker has answered ``hello``.
         ended: Fires with the reason, an exception, when the connection has ended.
-        broken: What the broker sent that cannot be read, so that this end dropped the connection; or None.
+        broken: The error in the broker's message for which this end dropped the connection; or None.
     """
 
     log = PeerLogger()
@@ -151,7 +152,7 @@ class BrokerConnection(FrameProtocol):
         if not self.welcomed.called:
             self.welcomed.errback(error)
         elif isinstance(error, ProtocolError):
-            self.broken = error  # who connects again says so, once
+            self.broken = error  # the Service that reconnects logs it, once
         else:
             self.log.error("the connection to the broker is dropped: {error}", error=error)
         self.transport.abortConnection()
@@ -173,7 +174,7 @@ class BrokerConnection(FrameProtocol):
     def _send_ping(self, heartbeat_seconds: float) -> None:
         self._ping = None
         if self._silent_pings >= _MOST_SILENT_PINGS:
-            # Perhaps this process stood still, and not the broker.
+            # Perhaps this process was paused, and not the broker.
             self._ping = self._clock.callLater(LOOK_SECONDS, self._drop_if_silent, heartbeat_seconds)
             return
         self._silent_pings += 1
@@ -204,7 +205,7 @@ def _unwelcomed(reason: Failure, speaks_tls: bool) -> TransportError:
         return TLSMismatch(f"{text}; the broker does not speak TLS here, and this client does", True)
     if "TLS: " in text:
         return TLSFailed(text)
-    # So a broker ends a connection whose first bytes are no TLS. One that dies resets it.
+    # A broker that expects TLS closes a connection that begins with other bytes. A broker that dies resets it.
     if reason.check(ConnectionDone) and not speaks_tls:
         return TLSMismatch(f"{text}; perhaps the broker speaks TLS, and this client does not", False)
     return TransportError(text)

@@ -1,5 +1,5 @@
 """
-How a slave tells that a job has failed: a `Fail` that every broker takes, whatever was raised.
+The ``fail`` of a job: any exception becomes a `Fail` that every broker takes.
 
 Shared by the Deferred slave, the blocking slave and the child processes of
 ``gloom work``. Imports no Twisted.
@@ -26,7 +26,7 @@ def failure_of(
     error: BaseException, id: str | int | None = None, traceback_of: Callable[[], str | None] | None = None
 ) -> Fail:
     """
-    Return how a slave tells of *error*; never raises, whatever *error* does when it is asked for its text.
+    Return the request that reports *error*; never raises, even if the methods of *error* do.
 
     Args:
         error: The exception of the job's function, or of gloom itself.
@@ -43,7 +43,7 @@ def failure_of(
 
 
 def fitted(said: Fail, max_frame_bytes: int) -> Fail:
-    """Return *said* with its texts cut to what the broker takes of each, and of all in one frame."""
+    """Return *said* with its texts cut to the broker's limits, for each text and for the frame."""
     cut = _cut(said, LONGEST_TRACEBACK)
     if len(encode_request(cut)) <= max_frame_bytes:
         return cut
@@ -101,7 +101,7 @@ def _traceback(traceback_of: Callable[[], str | None]) -> str | None:
         text = traceback_of()
         return text and end(text, LONGEST_TRACEBACK)
     except Exception:
-        return None  # its notes, or what a SyntaxError holds, may raise as well
+        return None  # the notes of an exception, or the attributes of a SyntaxError, may raise as well
 
 
 def _own_traceback(error: BaseException) -> str:

@@ -10,10 +10,12 @@ from collections import deque
 from contextlib import suppress
 from typing import Any
 
+from gloom.bodies import decode_body
+from gloom.client.deadline import AT_ONCE, Deadline
 from gloom.client.session import Assignment, Event, Outcome, Reply
-from gloom.client.wire import AT_ONCE, Deadline, Wire
+from gloom.client.wire import Wire
 from gloom.errors import BodyError, RequestRefused, ServerError, TransportError
-from gloom.messages import Submit, decode_body
+from gloom.messages import Submit
 
 
 class Job(dict[str, Any]):
@@ -45,7 +47,7 @@ def body_of(event: Outcome | Assignment) -> Any:
     Return the Python value that came with a job.
 
     Raises:
-        BodyError: It is more than Python reads; ``id`` says whose it is.
+        BodyError: Python cannot read the value; ``id`` is that of the job.
     """
     try:
         return decode_body(event.body)
@@ -75,7 +77,7 @@ class Batch:
         return len(self._asked) + len(self._accepted)
 
     def submit(self, request: Submit, deadline: Deadline | None) -> None:
-        """Send *request*, for which the wire has been made ready; what comes of it will be in `ended`."""
+        """Send *request*, for which the wire has been made ready; its outcome will be in `ended`."""
         self._asked.append(request)
         try:
             self._wire.send(request, deadline)
@@ -95,7 +97,7 @@ class Batch:
                 self._wire.pump(AT_ONCE)
 
     def abandon(self) -> None:
-        """Throw away what still comes of them; a second time does nothing."""
+        """Throw away the outcomes that still come; a second call does nothing."""
         if not self._abandoned:
             self._abandoned = True
             self.ended.clear()

@@ -27,17 +27,17 @@ from gloom.client.session import Event, Greeting
 from gloom.client.tls import ClientTLS
 from gloom.clock import monotonic
 from gloom.errors import ProtocolError, TransportError
-from gloom.framing import FlushTurn
 from gloom.logs import PeerLogger
 from gloom.messages import PROTOCOL_VERSION
 from gloom.polling import SocketPoll
+from gloom.sending import FlushTurn
 
 _HELLO_SECONDS = 10.0
 
 _FIRST_DELAY_SECONDS = 0.1
 _LONGEST_DELAY_SECONDS = 15.0
 _DELAY_FACTOR = 1.7
-# A connection that was of use for so long has not met the error of the one before it again.
+# A connection that worked for so long counts as healthy: the error of the one before it has not come again.
 _LONG_SECONDS = 60.0
 
 Result = TypeVar("Result")
@@ -114,13 +114,13 @@ class BrokerLink(Service, ABC):
             checked_token(token),
         )
         self._reactor = reactor
-        # All that waits here waits on it: no step of the wall clock ends a wait, or holds one up.
+        # The clock of all timers here: no step of the wall clock makes them early or late.
         self._clock = monotonic(reactor)
         self._flushes = FlushTurn(self._clock)
         # What reads the connection's socket; None for the reactor.
         self._poll: SocketPoll | None = None
         self._failures = 0
-        # How many connections in a row were dropped because of what came on them.
+        # How many connections in a row ended with a message that cannot be read.
         self._broken = 0
         self._waiting: dict[Deferred[None], float] = {}
         # Fires when the coroutine that connects has ended; None while there is none.
@@ -146,7 +146,7 @@ class BrokerLink(Service, ABC):
         """Learn that the connection has ended."""
 
     def broken(self, error: ProtocolError) -> None:
-        """Learn that the connection has ended because of what came on it; `disconnected` follows."""
+        """Learn that the connection has ended with a message that cannot be read; `disconnected` follows."""
 
     def give_up(self) -> None:
         """Fail what a user waits for: the service stops."""
@@ -286,11 +286,11 @@ class BrokerLink(Service, ABC):
         self.disconnected()
 
     def _broke(self, error: ProtocolError) -> None:
-        """What the broker sends cannot be read: connect again ever more slowly, and say so once."""
+        """The broker sent an unreadable message: connect again, with longer and longer delays, and log it once."""
         self._broken += 1
         self._failures = self._broken
         if self._broken == 1:
-            text = "{name}: what the broker sends cannot be read: {error}; connecting again, ever more slowly"
+            text = "{name}: cannot read a message of the broker: {error}; connecting again, with growing delays"
             self.log.error(text, name=self.peer_name, error=error)
         self.broken(error)
 

@@ -1,9 +1,9 @@
 """
-Time that is held against a broker: after a last look at the socket.
+Timeouts of a broker that count only after a last read of the socket.
 
 After a pause of this process (SIGSTOP, a suspended machine) or a long turn of
-the reactor, timers fire before sockets are read: what the broker has sent in
-time is still in the kernel.
+the reactor, timers fire before sockets are read. The broker's bytes may have
+arrived in time, and still be in the kernel.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
-#: Until then the reactor has read every socket that was ready when a timer fired.
+#: Within this time the reactor reads every socket that was ready when a timer fired.
 LOOK_SECONDS = 0.01
 
 Result = TypeVar("Result")
@@ -25,13 +25,13 @@ def bounded(
     deferred: Deferred[Result], seconds: float, clock: IReactorTime, too_late: Callable[[], Exception]
 ) -> Deferred[Result]:
     """
-    Have *deferred* cancelled after *seconds*, the last of them a look, as `Deferred.addTimeout` does without one.
+    Cancel *deferred* after *seconds*, as `Deferred.addTimeout` does, but read the socket once more before that.
 
     Args:
-        deferred: What is waited for.
+        deferred: Fires with the broker's answer.
         seconds: How long.
         clock: Time.
-        too_late: Makes what it fails with then.
+        too_late: Makes the exception of a timeout.
 
     Returns:
         *deferred*.

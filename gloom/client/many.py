@@ -1,14 +1,15 @@
 """
-Many jobs of a blocking master, a bounded number at a time: what `Master.do_many` returns.
+Many jobs of a blocking master, a bounded number at a time: the iterator of `Master.do_many`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from gloom.client.deadline import Deadline
 from gloom.client.jobs import Batch, Job, body_of
 from gloom.client.session import Outcome
-from gloom.client.wire import Deadline, Wire
+from gloom.client.wire import Wire
 from gloom.errors import BodyError, ServerError, TimedOut
 from gloom.messages import ExtendedSubmit
 
@@ -19,7 +20,7 @@ class ManyJobs(Iterator[Job | ServerError | BodyError]):
 
     A wait that times out loses nothing: asked again, it goes on where it was.
     Any other exception ends it. Jobs that are in flight when it ends, or when
-    its last reference goes, still run; what comes of them is thrown away.
+    its last reference goes, still run; their outcomes are thrown away.
 
     Args:
         wire: How they are submitted.
@@ -43,7 +44,7 @@ class ManyJobs(Iterator[Job | ServerError | BodyError]):
         self._window = window
         self._return_errors = return_errors
         self._batch = Batch(wire)
-        # What was read and has not begun to be sent.
+        # The request that was read and has not begun to be sent.
         self._request: ExtendedSubmit | None = None
         self._exhausted = False
         self._ended = False
@@ -58,7 +59,7 @@ class ManyJobs(Iterator[Job | ServerError | BodyError]):
             raise
 
     def close(self) -> None:
-        """Submit no more, and throw away what still comes."""
+        """Submit no more, and throw away the outcomes that still come."""
         self._ended = True
         self._request = None
         self._batch.abandon()

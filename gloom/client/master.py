@@ -16,6 +16,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
 from twisted.python.failure import Failure
 
+from gloom.bodies import decode_body
 from gloom.client.answers import Answers
 from gloom.client.arguments import checked_flag, checked_function, checked_id
 from gloom.client.connection import BrokerConnection
@@ -37,9 +38,9 @@ from gloom.errors import (
     SizeError,
     TransportError,
 )
-from gloom.messages import Cancel, ExtendedSubmit, SubmitMany, decode_body, encode_request
+from gloom.messages import Cancel, ExtendedSubmit, SubmitMany, encode_request
 
-# A broker whose messages cannot be read may have a job so often, as it tries a job four times itself.
+# A job is given up after so many connections that ended with an unreadable message. A broker tries a job as often.
 _MOST_BROKEN_CONNECTIONS = 4
 
 
@@ -143,7 +144,7 @@ class Master(BrokerLink):
             TypeError: A term is of another kind, or unknown.
             TransportError: This master was stopped.
             ProtocolError: On four connections in a row, while the job was unanswered, the
-                broker has sent what cannot be read.
+                broker sent a message that cannot be read.
         """
         # All of them come through the Deferred.
         try:
@@ -232,7 +233,7 @@ class Master(BrokerLink):
     # Jobs out
 
     def _check_terms_of_map(self, type: str | None, terms: dict[str, Any]) -> None:
-        """Refuse at the call what each single job would be refused for."""
+        """Refuse, at the call, the terms for which each single job would be refused."""
         if "id" in terms:
             raise TypeError("map takes no id: each job has one of its own; its place among the bodies is in the answer")
         self._check_watchers(terms.pop("on_progress", None), terms.pop("on_receipt", None))
@@ -336,7 +337,7 @@ class Master(BrokerLink):
         self._batches.clear()
 
     def broken(self, error: ProtocolError) -> None:
-        """One of the jobs may be what breaks it: none is the broker's for more than some connections."""
+        """One of the jobs may be the cause: each is given up after some broken connections."""
         for job in [job for job in self._jobs.values() if job.sent]:
             job.broken += 1
             if job.broken == _MOST_BROKEN_CONNECTIONS:

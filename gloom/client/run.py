@@ -11,10 +11,11 @@ from typing import Any, ParamSpec, TypeVar
 from msgspec import Raw
 from twisted.internet.defer import Deferred
 
+from gloom.bodies import encode_body
 from gloom.client.connection import BrokerConnection
 from gloom.client.session import Assignment
 from gloom.errors import BodyError
-from gloom.messages import ExtendedRespond, Progress, Request, encode_body, encode_request
+from gloom.messages import ExtendedRespond, Progress, Request, encode_request
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")

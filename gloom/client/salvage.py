@@ -18,7 +18,7 @@ from gloom.messages import JobId
 # A string, a bracket, a comma or colon, or a number or name. Possessive: a string of megabytes leaves no trail.
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{},:]|[^\s"\[\]{},:]++', re.DOTALL)
 _OPENING, _CLOSING = (b"{", b"["), (b"}", b"]")
-# The members that say what a message of one job is; what they hold may be what cannot be read.
+# Members that tell the kind of a message about one job; their values may be the unreadable part.
 _CONTENTS = frozenset({"body", "error", "progress"})
 
 _decode_id = msgspec.json.Decoder(JobId).decode
@@ -27,7 +27,7 @@ _decode_text = msgspec.json.Decoder(str).decode
 
 class Salvaged(Struct, frozen=True):
     """
-    What can be read of a message about one job.
+    The readable part of a message about one job.
 
     Attributes:
         id: The job's id.
@@ -41,7 +41,7 @@ class Salvaged(Struct, frozen=True):
 
 
 def salvaged(frame: bytes) -> Salvaged | None:
-    """Return what can be read of *frame*; None where that is not even an id."""
+    """Return the readable part of *frame*; None where it has no readable id."""
     id: str | int | None = None
     action: str | None = None
     content = ""

@@ -95,7 +95,7 @@ class UnreadableJob(Struct, frozen=True):
 
     Attributes:
         id: The job's id.
-        error: What is wrong with it.
+        error: The reason why it cannot be read.
     """
 
     id: str | int
@@ -189,7 +189,7 @@ class Session:
 
 
 def _unreadable(frame: bytes, error: ProtocolError | BodyError) -> Event | None:
-    """Return what *frame* means for the one job that it is about; raises *error* where that is not known."""
+    """Return the event of the one job that *frame* is about; raise *error* where no job is known."""
     found = salvaged(frame)
     if found is None:
         raise error

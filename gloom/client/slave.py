@@ -11,6 +11,7 @@ from twisted.internet.defer import maybeDeferred
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.python.failure import Failure
 
+from gloom.bodies import decode_body, encode_body
 from gloom.client.arguments import checked_function
 from gloom.client.failing import failure_of
 from gloom.client.run import Run
@@ -18,7 +19,7 @@ from gloom.client.session import Assignment
 from gloom.client.slavelink import SlaveLink
 from gloom.client.tls import ClientTLS
 from gloom.errors import BodyError
-from gloom.messages import ExtendedRespond, Fail, decode_body, encode_body
+from gloom.messages import ExtendedRespond, Fail
 
 
 class Slave(SlaveLink):

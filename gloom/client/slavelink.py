@@ -108,13 +108,13 @@ class SlaveLink(BrokerLink):
         try:
             said = self.describe(run.job, failure)
         except Exception as error:
-            # A subclass's own words: the broker must hear of the job's end all the same.
-            self.log.failure("{name}: the failure of job {id!r} has no words", name=self.peer_name, id=run.job.id)
+            # A subclass makes these texts, and may raise: the broker must get the job's failure all the same.
+            self.log.failure("{name}: cannot describe the failure of job {id!r}", name=self.peer_name, id=run.job.id)
             said = failure_of(error, run.job.id)
         self.tell_failed(run, said)
 
     def tell_failed(self, run: Run, said: Fail) -> None:
-        """Tell the broker *said*, cut to what it takes."""
+        """Send *said*, cut to the broker's limits."""
         run.say(fitted(said, run.connection.max_frame_bytes))
 
     def done(self, run: Run) -> None:

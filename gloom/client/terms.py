@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypedDict
 
+from gloom.bodies import encode_body
 from gloom.client.arguments import (
     MOST_RETRIES,
     checked_flag,
@@ -17,7 +18,7 @@ from gloom.client.arguments import (
     seconds,
     some_seconds,
 )
-from gloom.messages import ExtendedSubmit, encode_body
+from gloom.messages import ExtendedSubmit
 
 # What docs/protocol.md allows in one submit_many, and what stands around the jobs in it.
 _MOST_JOBS_A_FRAME = 10_000
@@ -94,7 +95,7 @@ def check_terms(
     require_slave: bool = False,
 ) -> None:
     """
-    Check what a job has beside its id and body.
+    Check the terms of a job: all but its id and body.
 
     Raises:
         ValueError: A term is out of its range; the text says which.

@@ -9,9 +9,10 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
+from gloom.bodies import decode_body
 from gloom.client.session import Outcome, Reply
 from gloom.errors import BodyError, RequestRefused
-from gloom.messages import ExtendedSubmit, decode_body
+from gloom.messages import ExtendedSubmit
 
 
 class Unanswered:
@@ -25,7 +26,7 @@ class Unanswered:
         on_receipt: Is told how it went, or None.
         sent: Whether a broker may have it.
         accepted: Whether a broker has said ok to it.
-        broken: How many connections were dropped, while it was unanswered, because of what came on them.
+        broken: How many connections ended with an unreadable message while it was unanswered.
     """
 
     __slots__ = ("accepted", "broken", "deferred", "on_progress", "on_receipt", "request", "sent")

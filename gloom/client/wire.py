@@ -1,5 +1,5 @@
 """
-One socket to a broker, used by blocking calls: frames, deadlines, and who an event is for.
+One socket to a broker, used by blocking calls: sends requests, reads events, gives each event to its taker.
 
 `gloom.client.blocking` stands on it. Knows no job beyond its id and no body;
 imports no Twisted, and so has its own reading of frames (docs/protocol.md, section 1).
@@ -13,72 +13,25 @@ import socket
 from collections import deque
 from collections.abc import Callable
 from threading import Lock, current_thread
-from time import monotonic
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
-from msgspec import UNSET, UnsetType
-
-from gloom.client.arguments import checked_timeout, checked_token
+from gloom.client.arguments import checked_token
+from gloom.client.deadline import Deadline
 from gloom.client.framebuffer import LARGEST_FRAME_BYTES, FrameBuffer, to_frame
 from gloom.client.session import Assignment, Event, Greeting, Outcome, Reply, Session, UnreadableJob
 from gloom.errors import InvalidState, ProtocolError, RequestRefused, SizeError, TimedOut, TransportError
 from gloom.messages import PROTOCOL_VERSION, Hello, Request
+from gloom.tcpoptions import set_tcp_options
 
 if TYPE_CHECKING:
-    from gloom.client.tls import ClientTLS, TLSSocket
+    from gloom.client.tls import TLSSocket
 
-_LONGEST_POLL_MILLISECONDS = 2**31 - 1
 # No broker takes less in one frame (docs/protocol.md, section 1).
 _LEAST_LIMIT_BYTES = 1024
 
-# A broker whose host has vanished is noticed within about a minute, as gloom.framing does it.
-_TCP_OPTIONS = [
-    (getattr(socket, name), value)
-    for name, value in (
-        ("TCP_NODELAY", 1),
-        ("TCP_KEEPIDLE", 30),
-        ("TCP_KEEPINTVL", 10),
-        ("TCP_KEEPCNT", 3),
-        ("TCP_USER_TIMEOUT", 60_000),
-    )
-    if hasattr(socket, name)  # some systems lack some of them
-]
-
-
-class Deadline:
-    """
-    The end of a call's time.
-
-    Args:
-        seconds: How long the call may take from now on.
-    """
-
-    __slots__ = ("_at", "seconds")
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self._at = monotonic() + seconds
-
-    def milliseconds_left(self) -> float:
-        """Return what `select.poll` may wait; 0 when the time is over."""
-        return min(max(0.0, self._at - monotonic()) * 1000, _LONGEST_POLL_MILLISECONDS)
-
-
-#: For a look at what is here already.
-AT_ONCE = Deadline(0.0)
-
-#: A call's own timeout: seconds, None for ever; absent, the connection's.
-Timeout = float | None | UnsetType
-
-
-def deadline_after(timeout: float | None) -> Deadline | None:
-    """Return when a call with *timeout* seconds must end; None for never."""
-    return None if timeout is None else Deadline(timeout)
-
 
 class OneCall:
-    """Lets in one call at a time: of two threads that call at once, the second is told so, and the first goes on."""
+    """Admits one call at a time: of two threads that call at once, the second gets a RuntimeError."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -115,7 +68,8 @@ class Wire:
 
     def __init__(self, sock: socket.socket | TLSSocket, token: str | None = None) -> None:
         if isinstance(sock, socket.socket):
-            _set_options(sock)
+            sock.settimeout(None)
+            set_tcp_options(sock)
         self.max_frame_bytes = LARGEST_FRAME_BYTES
         self.outcomes: deque[Outcome] = deque()
         self.jobs: deque[Assignment | UnreadableJob] = deque()
@@ -213,7 +167,7 @@ class Wire:
         self._begin(deadline)
         payload = self._session.ask(request)
         if len(payload) > _LEAST_LIMIT_BYTES and not self._welcomed:
-            # Perhaps more than the broker takes: the reply to hello says.
+            # Perhaps over the broker's limit, which is in the reply to hello.
             self._session.take_back(request)
             self._await_welcome(deadline)
             payload = self._session.ask(request)
@@ -226,7 +180,7 @@ class Wire:
         self._flush(deadline)
 
     def _begin(self, deadline: Deadline | None) -> None:
-        """Send what an earlier call has left, and be ready to say ``hello`` where nothing was said yet."""
+        """Send the rest of an earlier call, and put ``hello`` before the first request."""
         self._flush(deadline)
         if self._ended is not None:
             raise TransportError(self._ended)
@@ -249,7 +203,7 @@ class Wire:
                 self._read()
 
     def _send_some(self) -> bool:
-        """Send what the socket takes now; return whether it took anything, or has ended."""
+        """Send as much as the socket takes now; return whether it took anything, or has ended."""
         try:
             sent = self._socket.send(self._unsent, socket.MSG_DONTWAIT)
             self._unsent = self._unsent[sent:]
@@ -305,7 +259,7 @@ class Wire:
             self.outcomes.append(event)
         elif isinstance(event, Assignment | UnreadableJob):
             self.jobs.append(event)
-        # What is left is a reply to a call that timed out.
+        # Any other event is the reply to a call that timed out.
 
     def _next_event(self, deadline: Deadline | None) -> Event:
         while True:
@@ -386,134 +340,3 @@ class Wire:
 
 def _name() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"[:255]
-
-
-def _set_options(sock: socket.socket) -> None:
-    sock.settimeout(None)
-    _set_tcp_options(sock)
-
-
-def _set_tcp_options(sock: socket.socket) -> None:
-    if sock.family in (socket.AF_INET, socket.AF_INET6):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, value in _TCP_OPTIONS:
-            sock.setsockopt(socket.IPPROTO_TCP, option, value)
-
-
-def connect(host: str, port: int, timeout: float | None, tls: ClientTLS | None = None) -> socket.socket | TLSSocket:
-    """
-    Return a socket that is connected to *host*.
-
-    Args:
-        timeout: Seconds for each address that the host has; None for the system's.
-        tls: How TLS is spoken there; None for not at all.
-
-    Raises:
-        SettingsError: *tls* cannot be used.
-        TransportError: The broker cannot be reached; `TimedOut` after *timeout*.
-    """
-    place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    try:
-        sock = socket.create_connection((host, port), timeout)
-        return sock if tls is None else _with_tls(sock, tls, host)
-    except OSError as error:
-        if timeout is not None and isinstance(error, TimeoutError):
-            raise TimedOut(f"cannot connect to {place}: no answer within {timeout:g} s") from None
-        raise TransportError(f"cannot connect to {place}: {error.strerror or error}") from error
-
-
-def _with_tls(sock: socket.socket, tls: ClientTLS, host: str) -> TLSSocket:
-    from gloom.client.tls import TLSSocket
-
-    try:
-        _set_tcp_options(sock)
-        return TLSSocket(sock, tls, host)
-    except BaseException:
-        sock.close()
-        raise
-
-
-def parse_address(text: str) -> tuple[str, int]:
-    """
-    Return the host and port that *text* names.
-
-    Raises:
-        ValueError: It is neither ``host:port`` nor ``[IPv6]:port``.
-    """
-    host, _, port = text.rpartition(":")
-    bracketed = host.startswith("[") and host.endswith("]")
-    if bracketed:
-        host = host[1:-1]
-    if not host or (":" in host and not bracketed) or not port.isdecimal() or int(port) > 65535:
-        raise ValueError(f"an address must be host:port or [host]:port, got {text!r}")
-    return host, int(port)
-
-
-class Connection:
-    """
-    What masters and slaves share.
-
-    Args:
-        addr: A ``(host, port)`` tuple, a ``"host:port"`` string, a connected
-            stream socket (not TLS), or another connection, whose socket this one shares then.
-        timeout: Seconds that connecting may take, for each address that the host has; and that
-            each call may take, unless it has a timeout of its own. None for ever.
-        token: Tells a broker with access rules who this is; None for nobody.
-            A shared socket keeps what was said there first.
-        tls: How TLS is spoken at an address; None for not at all.
-
-    Raises:
-        TypeError: *addr*, or another argument, is of another class.
-        ValueError: An argument is out of its range, *addr* is a string that is
-            not an address, or *tls* cannot be used.
-        TransportError: The broker cannot be reached; `TimedOut` after *timeout*.
-    """
-
-    def __init__(
-        self,
-        addr: tuple[str, int] | str | socket.socket | Connection,
-        timeout: float | None = None,
-        *,
-        token: str | None = None,
-        tls: ClientTLS | None = None,
-    ) -> None:
-        self._timeout = checked_timeout(timeout)
-        checked_token(token)
-        if tls is not None and not isinstance(addr, str | tuple):
-            raise ValueError("tls goes with an address, not with what is connected already")
-        if isinstance(addr, Connection):
-            self._wire: Wire = addr._wire
-            return
-        if isinstance(addr, str):
-            addr = parse_address(addr)
-        if isinstance(addr, tuple):
-            if len(addr) != 2:
-                raise ValueError(f"addr must be a tuple of a host and a port, got {len(addr)} values")
-            self._wire = Wire(connect(addr[0], addr[1], timeout, tls), token)
-            return
-        if not isinstance(addr, socket.socket):
-            expected = "a (host, port) tuple, a 'host:port' string, a socket or a Connection"
-            raise TypeError(f"addr must be {expected}, got {type(addr).__name__}")
-        self._wire = Wire(addr, token)
-
-    def _deadline(self, timeout: Timeout) -> Deadline | None:
-        """Return when a call must end that was given *timeout*."""
-        return deadline_after(self._timeout if timeout is UNSET else checked_timeout(timeout))
-
-    def disconnect(self) -> None:
-        """End the connection; a second time does nothing."""
-        self._wire.end("the connection was closed by this program")
-
-    close = disconnect
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.disconnect()
-
-
-#: What `Connection` accepts.
-Address = tuple[str, int] | str | socket.socket | Connection

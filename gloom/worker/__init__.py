@@ -6,7 +6,7 @@ The worker: jobs run in child processes, beside the process that talks to the br
     pool        one child process, as its parent sees it
     pipe        what the two say to each other
     child       the child's own loop: a function or a program answers one job after the other
-    forked      what a job forks: a process of its own, with no part in the worker
+    forked      the processes that a job forks, which have no part in the worker
     telling     progress, told by a function while it runs
     awaiting    functions that return coroutines and Deferreds
     command     jobs answered by a program

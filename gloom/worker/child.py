@@ -6,7 +6,7 @@ The child process: answers one job after the other until its parent has no more.
 
 Jobs come in on one descriptor and what became of them goes out on another
 (`gloom.worker.pipe`); the standard streams are the job's own. Nothing that a
-job does or raises ends the loop, only what ends the process. A process that a
+job does or raises ends the loop, except the end of the process. A process that a
 job forks has no part in the loop (`gloom.worker.forked`).
 """
 
@@ -29,10 +29,11 @@ from typing import Any
 import msgspec
 from msgspec import Raw, structs
 
+from gloom.bodies import encode_body
 from gloom.client.failing import failure_of
 from gloom.client.framebuffer import FrameBuffer
 from gloom.errors import BodyError, GloomError, SizeError
-from gloom.messages import Fail, encode_body
+from gloom.messages import Fail
 from gloom.worker import forked
 from gloom.worker.awaiting import Awaiter
 from gloom.worker.command import Program
@@ -107,7 +108,7 @@ class FunctionCall:
             raise BodyError(f"the answer is {error}") from None
 
     def _plain(self, answer: Any) -> Any:
-        """Return what *answer* comes to, where it is awaitable, and check it where it is JSON already."""
+        """Return *answer*, or its result where it is awaitable; check it where it is JSON already."""
         if isawaitable(answer):
             answer = self._awaiter.result_of(self._result_of(answer))
         if isinstance(answer, Raw):
@@ -115,7 +116,7 @@ class FunctionCall:
         return answer
 
     async def _result_of(self, awaitable: Awaitable[Any]) -> Any:
-        # Looked at here too: a forked process must not take another turn in the event loop, whose sockets it shares.
+        # Checked here too: a forked process must not run the event loop again, since it shares the sockets of the loop.
         try:
             answer = await awaitable
         except BaseException as error:
@@ -175,7 +176,7 @@ def _name_of(thing: Any) -> str:
 
 def outcome_of(work: Work, encoded: bytes | memoryview, outlet: Outlet | None = None) -> tuple[bytes, memoryview]:
     """
-    Return the kind and the content of what tells how the job in *encoded* ended.
+    Return the kind and the content of the payload with the outcome of the job in *encoded*.
 
     Args:
         work: Answers the job.
@@ -199,7 +200,7 @@ def _described(error: BaseException) -> Fail:
     try:
         return describe(error)
     except BaseException as second:
-        # What an exception says of itself may raise others, and memory may run out: the job has failed either way.
+        # The methods of an exception may raise others, and memory may run out: the job has failed either way.
         return Fail(f"an exception that cannot be described: {type(second).__name__}", kind="Exception")
 
 
@@ -305,7 +306,7 @@ def _moved_up(descriptor: int) -> int:
     try:
         moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _FIRST_OWN_FD)
     except OSError:
-        # The system allows fewer descriptors than that.
+        # The system allows fewer descriptors than the number asked for.
         os.set_inheritable(descriptor, False)
         return descriptor
     os.close(descriptor)
@@ -319,7 +320,7 @@ def _serve(work: Work, pipes: _Pipes) -> None:
     while data := os.read(pipes.jobs, _READ_BYTES):
         for payload in buffer.payloads_of(data):
             outlet.number = payload[:NUMBER_BYTES]
-            # A small one is copied sooner than a view of it is made.
+            # A copy of a small payload is faster than a view.
             view = payload if len(payload) < _READ_BYTES else memoryview(payload)
             kind, content = outcome_of(work, view[NUMBER_BYTES:], outlet)
             outlet.end(kind, content)

@@ -21,8 +21,8 @@ from typing import IO
 import msgspec
 from msgspec import Raw
 
+from gloom.bodies import encode_body
 from gloom.errors import BodyError, GloomError, SizeError
-from gloom.messages import encode_body
 from gloom.refusals import quote
 from gloom.worker.pipe import Job, value_of
 
@@ -94,7 +94,7 @@ class Program:
 
 class _Run:
     """
-    One program at work: feeds it, and takes what it prints until it ends.
+    One run of a program: feeds it, and collects its output until it ends.
 
     The end of the program is the end of the run: another process that it has
     left behind may hold its streams open for ever.

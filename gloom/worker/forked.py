@@ -44,7 +44,7 @@ def prepare_for_forks(let_go: Callable[[], None]) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked.before)
 
     def after_in_child() -> None:
-        # What was registered with atexit before the fork is the parent's to call, once.
+        # Functions that were registered with atexit before the fork are called by the parent only.
         atexit._clear()
         heed_stop_signals()
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked.before)
@@ -63,7 +63,7 @@ def end(error: BaseException | None, frames: TracebackType | None) -> NoReturn:
     """
     End this process, forked in a job, as a process of `multiprocessing` ends.
 
-    Its threads are waited for, and what it has registered with `atexit` is called.
+    It waits for its threads, and calls the functions that it has registered with `atexit`.
 
     Args:
         error: The exception that left the function: `SystemExit` says the exit

@@ -16,8 +16,9 @@ from typing import Any
 import msgspec
 from msgspec import Raw, Struct
 
+from gloom.bodies import decode_body
 from gloom.errors import BodyError
-from gloom.messages import Fail, decode_body, encode_request
+from gloom.messages import Fail, encode_request
 
 #: The child's descriptors: jobs come in, and what became of them goes out. 0 to 2 stay the job's own.
 JOBS_FD, OUTCOMES_FD = 3, 4
@@ -65,7 +66,7 @@ def job_number(count: int) -> bytes:
 
 
 def frame_of(head: bytes, content: bytes | memoryview) -> bytes:
-    """Return the frame whose payload is *head* and *content*, which is copied once."""
+    """Return a frame with the payload *head* + *content*, which is copied once."""
     return (len(head) + len(content)).to_bytes(_LENGTH_BYTES) + head + content
 
 

@@ -48,7 +48,7 @@ _READ_BYTES = 1 << 16
 _ABANDONED_SECONDS = 1.0
 # What a child may take to end when there are no more jobs: its functions' threads, and atexit.
 _ENDING_SECONDS = 5.0
-# What a child may take to end once it has closed a pipe: the end of a process closes them just before.
+# How long a child may take to end once it has closed a pipe: an ending process closes its pipes first.
 _CLOSED_SECONDS = 1.0
 # A payload's kind and the number of its job.
 _HEAD_BYTES = 1 + NUMBER_BYTES
@@ -108,7 +108,7 @@ class Child(ProcessProtocol):
         self.number = NO_JOB
         self._count = 0
         self._died: WorkerDied | None = None
-        # Why it is killed, where the signal alone would not tell.
+        # The reason for killing the process, where the signal alone would not show it.
         self._why: str | None = None
         # Whether it has closed a pipe, without being asked to end.
         self._deaf = self._ending = False
@@ -236,7 +236,7 @@ class Child(ProcessProtocol):
             # Its number may soon be another's.
             self._jobs_fd = None
         if not self._ending and not self._deaf:
-            # The process ends; if it does not, its code has closed a descriptor that it does not know.
+            # The process ends; if it does not, the job's code has closed a descriptor of the worker's by mistake.
             self._deaf = True
             self._kill_after(_CLOSED_SECONDS, "closed its pipe to its parent, and was killed")
 
@@ -254,7 +254,7 @@ class Child(ProcessProtocol):
             self._close_pipes()
 
     def _read_the_rest(self) -> None:
-        """Read what the process has said before it ended, and nothing of what others say after it."""
+        """Read the output of the process until its end, and none of other processes after it."""
         pipe = self._process.pipes.get(OUTCOMES_FD)
         rest = 0 if pipe is None else _unread_bytes(pipe.fileno())
         while rest and (data := os.read(pipe.fileno(), rest)):
@@ -285,7 +285,7 @@ class Child(ProcessProtocol):
     def _heard(self, payload: bytes) -> None:
         kind, number, content = payload[:1], payload[1:_HEAD_BYTES], memoryview(payload)[_HEAD_BYTES:]
         if number != self.number:
-            # Of a job that has ended, or of no job: nothing about the one in hand.
+            # It is about a job that has ended, or about no job, not about the job in hand.
             if len(number) < NUMBER_BYTES:
                 self._distrust("a payload without a job's number")
         elif kind == ANSWER:
@@ -320,7 +320,7 @@ class Child(ProcessProtocol):
             return None
 
     def _distrust(self, what: str) -> None:
-        """End a process whose pipe another than this package's code has written to."""
+        """End a process when other code than this package's has written to its pipe."""
         self._why = self._why or f"wrote {what} into its pipe to its parent, and was killed"
         self.kill()
 

@@ -30,7 +30,7 @@ class Refused(GloomError):
     The broker refuses the worker's first join.
 
     Attributes:
-        error: The broker's word.
+        error: The broker's refusal.
     """
 
     def __init__(self, error: RequestRefused) -> None:
@@ -54,7 +54,7 @@ class Slot:
         start: Starts a child.
         serve: Gives jobs to a child that is ready, until `dismiss`.
         dismiss: Gives no more jobs to a child: it has ended.
-        cannot_start: Is told why a child could not start, and how many in a row could not;
+        cannot_start: Takes the reason why a child could not start, and the number of failures in a row;
             returns whether to try on.
 
     Attributes:
@@ -256,7 +256,7 @@ class Worker(Service):
 
     def _cannot_start(self, error: ChildError, failures: int) -> bool:
         if self._was_ready or (_may_pass(error) and failures < _MOST_EARLY_DEATHS):
-            # It could a while ago, or nothing says that it never can: perhaps it can the next time.
+            # A child has started before, or the cause may pass: perhaps the next start goes well.
             self.log.error("cannot start a worker process: {error}", error=error)
             return True
         self._break(error)

@@ -21,9 +21,9 @@ from gloom.client.run import Run
 from gloom.client.session import Assignment, Event, Reply
 from gloom.client.slavelink import SlaveLink
 from gloom.errors import Busy, Draining, RequestRefused, TransportError
-from gloom.framing import FlushTurn
 from gloom.messages import ExtendedJoin, Fail, Leave
 from gloom.polling import SocketPoll
+from gloom.sending import FlushTurn
 from gloom.worker.pipe import Job
 from gloom.worker.pool import Child, ChildError
 
@@ -59,7 +59,7 @@ class ChildrenSlave(SlaveLink):
         endpoint: Where the broker is; its text is what the log says.
         types: The job types.
         concurrency: How many children there are to be.
-        refused: Is told why the broker refuses the first join; it is not tried again then.
+        refused: Takes the error with which the broker refuses the first join; the join is not tried again then.
         options: What `SlaveLink` takes by name.
     """
 
@@ -207,7 +207,7 @@ class ChildrenSlave(SlaveLink):
                 self._join_answered(event.error)
                 return
             if request is Leave and not self._has_joined:
-                # There is nothing to leave: it does not matter that the broker refuses it.
+                # Nothing was joined, so it does not matter that the broker refuses the leave.
                 event = Reply(event.request, None, event.message)
         super().heard(connection, event)
 

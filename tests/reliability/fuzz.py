@@ -14,8 +14,9 @@ import random
 import sys
 from time import monotonic
 
+from gloom.bodies import decode_body
 from gloom.errors import BodyError, ProtocolError
-from gloom.messages import MASTER, SLAVE, Vocabulary, decode_body, decode_broker_message, decode_hello, decode_job
+from gloom.messages import MASTER, SLAVE, Vocabulary, decode_broker_message, decode_hello, decode_job
 from reliability.draw import Draw
 from reliability.figures import MIB, resident_bytes, show, verdict
 from reliability.grammar import payload

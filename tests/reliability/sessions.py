@@ -13,8 +13,8 @@ from collections import deque
 from typing import Any
 
 from gloom.access import Access, Identity, hash_token
-from gloom.framing import to_frame
 from gloom.nesting import MESSAGE_LEVELS, cut, with_room
+from gloom.sending import to_frame
 from gloom.settings import KIB, MIB, Settings
 from gloom.testing import MemoryGloom, RawPeer
 from reliability.draw import Draw
