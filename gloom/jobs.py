@@ -131,6 +131,10 @@ class Job(Struct, eq=False, gc=False):
     after: Job | None = None
 
 
+#: Nobody is idle: of the lines that no slave stands in, and never changed.
+NOBODY: OrderedDict[Slave, None] = OrderedDict()
+
+
 class Line:
     """
     What one job type has waiting: jobs in order, or slaves in order of idleness.
@@ -150,7 +154,9 @@ class Line:
     def __init__(self, type: str | None) -> None:
         self.type = type
         self.queue: JobQueue[Job] = JobQueue()
-        self.idle: OrderedDict[Slave, None] = OrderedDict()
+        # One for all, until a slave stands in the line itself: of the hundreds of thousands that
+        # crews have joined, the garbage collector is to follow as little as can be.
+        self.idle = NOBODY
         self.crews: tuple[Crew, ...] = ()
         self.joined = 0
         self.users = 0
@@ -166,10 +172,11 @@ class Crew:
         lines: The lines of the others.
         queue: The first job of all these.
         idle: The slaves that could take one more job of them, idle longest first.
+        alone: ``(self,)``, shared by the lines that have no other crew.
         joined: How many slaves it has; at 0 it is forgotten, and then its places in the lines.
     """
 
-    __slots__ = ("idle", "joined", "left_out", "lines", "queue", "types")
+    __slots__ = ("alone", "idle", "joined", "left_out", "lines", "queue", "types")
 
     def __init__(self, types: frozenset[str | None], left_out: Collection[str | None], lines: list[Line]) -> None:
         self.types = types
@@ -178,6 +185,7 @@ class Crew:
         self.queue: MergedQueue[Job] = MergedQueue(line.queue for line in lines)
         self.idle: OrderedDict[Slave, None] = OrderedDict()
         self.joined = 0
+        self.alone: tuple[Crew, ...] = (self,)
 
 
 class Master:

@@ -12,11 +12,12 @@ joined the same set, and stands there; so a job costs it no more.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from heapq import merge
 
 from gloom.jobqueue import first_of, rank_of
-from gloom.jobs import Crew, Job, JobKey, Line, Slave
+from gloom.jobs import NOBODY, Crew, Job, JobKey, Line, Slave
 
 # A slave of so many types costs less without a crew.
 _FEW_TYPES = 8
@@ -198,9 +199,9 @@ class Pairing:
 
     def _join_lines(self, types: dict[str | None, None]) -> tuple[Line | Crew, ...]:
         if len(types) <= _FEW_TYPES:
-            return tuple(self._join_line(type) for type in types)
+            return tuple(self._stand_in_line(type) for type in types)
         crew = self._join_crew(frozenset(types))
-        return (*(self._join_line(type) for type in crew.left_out), crew)
+        return (*(self._stand_in_line(type) for type in crew.left_out), crew)
 
     # Crews
 
@@ -220,7 +221,7 @@ class Pairing:
         # Of the lines' own strings, which the crews of a type share.
         crew = Crew(frozenset(line.type for line in lines) | left_out, left_out, lines)
         for line in lines:
-            line.crews = (*line.crews, crew)
+            line.crews = (*line.crews, crew) if line.crews else crew.alone
         self.places += len(lines)
         return crew
 
@@ -246,7 +247,7 @@ class Pairing:
                 self.places -= 1
                 self._leave_line(line)
             else:
-                self.left.pop()
+                self.left.pop().alone = ()
         if len(self.lines) < MOST_CLEARED and self.lines.__sizeof__() > _ROOMY_BYTES:
             # By deletion alone it would stay as large as it was.
             self.lines = dict(self.lines)
@@ -270,6 +271,13 @@ class Pairing:
     def _join_line(self, type: str | None) -> Line:
         line = self.line_of(type)
         line.joined += 1
+        return line
+
+    def _stand_in_line(self, type: str | None) -> Line:
+        """As `_join_line`, for a slave that stands there itself, and not in a crew."""
+        line = self._join_line(type)
+        if line.idle is NOBODY:
+            line.idle = OrderedDict()
         return line
 
     def _leave_line(self, line: Line) -> None:

@@ -196,7 +196,7 @@ class SocketPoll:
                 self._answers.flush()
             except Exception:
                 self.log.failure("a bug in gloom: sending failed")
-            if turns.seconds() >= ends:
+            if turns.is_resting or turns.seconds() >= ends:
                 return
 
     def _is_unread(self) -> bool:

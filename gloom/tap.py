@@ -25,7 +25,7 @@ from gloom.access import Access, read_access
 from gloom.clock import make_monotonic
 from gloom.descriptors import DescriptorService
 from gloom.errors import SettingsError, StartupError
-from gloom.memory import MemoryService, find_trim
+from gloom.memory import MemoryService, find_trim, let_be
 from gloom.memoryalarm import MemoryAlarm, find_bounds, find_kept, find_usage
 from gloom.service import BrokerService, memory_surroundings
 from gloom.settings import MASTER_PORT, SLAVE_PORT, Settings
@@ -273,7 +273,7 @@ def makeService(options: Options) -> IService:
         DescriptorService(options["settings"].max_connections),
         SignalService(reactor, broker.hurry, reload),
         broker,
-        MemoryService(reactor, lambda: jobs.used_bytes),
+        MemoryService(reactor, lambda: jobs.used_bytes, settle=let_be),
         MemoryAlarm(reactor, jobs, bounds, find_trim(), find_usage(), find_kept()),
         SystemdService(reactor),
     ):

@@ -32,6 +32,15 @@ STEP_SECONDS = 0.002
 _STRAINED_SECONDS = 1.0
 # A slice that took so long may have been interrupted by another process.
 _LONG_SECONDS = SLICE_SECONDS / 2
+# While others are at work, who has had more than they waits for them this long though nobody else is there: they
+# are about to come, with what a reply has them say (decision 18).
+_PATIENCE_FOR_OTHERS_SECONDS = 0.005
+# What those that have gone may leave to the newcomers, who are others for the most part.
+_MOST_LEFT_SECONDS = 0.1
+# So long after their last slice others are at work.
+_AT_WORK_SECONDS = 0.1
+# And a second of waiting pays for so much of what it has had.
+_PAID_BY_WAITING = 0.5
 # How long at most a judgement waits for reading, in an ordinary turn and after a gap.
 _PATIENCE_SECONDS = 0.05
 _LONGEST_PATIENCE_SECONDS = 1.0
@@ -109,6 +118,11 @@ class Turns:
         self._newcomer: _Share | None = None
         self._newcomers_end = 0.0
         self._strained_until = 0.0
+        # When the last short slice ended, and the last long one; from when on waiting pays, and when it is over.
+        self._short_ended = self._long_ended = self._pays_from = -_AT_WORK_SECONDS
+        self._resumes: float | None = None
+        # Whether others were at work when the last long slice began, or have been since.
+        self._has_company = False
         # Up to when CPU time has been charged: what the clock of the CPU said, and what was charged since.
         self._cpu = self._charged = 0.0
         self._served: Any = None
@@ -153,10 +167,18 @@ class Turns:
         return True
 
     def forget(self, peer: Any) -> None:
-        """*peer* has gone."""
+        """*peer* has gone, and leaves what it owes to the newcomers: it may be one of them next."""
         share = self._shares.pop(peer, None)
         if share is not None:
             share.work = None
+            if peer is not self._served:  # else what it takes is not known yet
+                self._leave_debt(share)
+
+    def _leave_debt(self, share: _Share) -> None:
+        owed = share.ends - self._now
+        if owed > 0:
+            begins = max(self._newcomers_end, self._now)
+            self._newcomers_end = max(begins, min(begins + owed, self._now + _MOST_LEFT_SECONDS))
 
     def settle(self, peer: Any) -> None:
         """Forget *peer* unless it waits, or has had more than others."""
@@ -190,7 +212,7 @@ class Turns:
         self.begin()
         while self.prepare():
             self.serve(ends)
-            if self.seconds() >= ends:
+            if self.is_resting or self.seconds() >= ends:
                 return
 
     def begin(self) -> None:
@@ -207,15 +229,39 @@ class Turns:
 
     def serve(self, ends: float) -> None:
         """Serve those who wait until *ends*, or until new input is to be looked for."""
-        begun = self.seconds()
+        first = begun = self.seconds()
         ends = min(ends, begun + STEP_SECONDS)
+        self._resumes = None
         while self._waiting and begun < ends:
-            _, _, peer, share = heappop(self._waiting)
+            _, _, peer, share = self._waiting[0]
             if share.work is not None:
+                # What was said to others comes before what takes long.
+                if (share.cost >= _LONG_SECONDS and begun > first) or self._has_to_rest(share, begun):
+                    return
                 self._now = max(self._now, share.starts)
+            heappop(self._waiting)
+            if share.work is not None:
                 begun = self._serve(peer, share, begun)
             if share is self._newcomer:
                 self._next_newcomer(share.ends)
+
+    @property
+    def is_resting(self) -> bool:
+        """Whether those who wait have had more than others, who are about to come."""
+        return self._resumes is not None
+
+    def _has_to_rest(self, share: _Share, now: float) -> bool:
+        """Return whether *share*, the first of those that wait, has had more than those at work who are not there."""
+        if share.starts - self._now < _LONG_SECONDS or not self._has_company:
+            return False
+        self._now += (now - self._pays_from) * _PAID_BY_WAITING
+        self._pays_from = now
+        owed = share.starts - self._now
+        resumes = max(self._short_ended, self._long_ended) + _PATIENCE_FOR_OTHERS_SECONDS
+        if owed < _LONG_SECONDS or now >= resumes:
+            return False
+        self._resumes = min(resumes, now + owed / _PAID_BY_WAITING)
+        return True
 
     def _next_newcomer(self, ends: float) -> None:
         self._newcomer = None
@@ -238,7 +284,9 @@ class Turns:
             self._served = None
         ended = self.seconds()
         self._charge(share, ended - begun, ended)
-        if share.work is not None:
+        if self._shares.get(peer) is not share:
+            self._leave_debt(share)
+        elif share.work is not None:
             share.is_new = False
             self._push(peer, share)
         elif share.then is not None:
@@ -251,8 +299,12 @@ class Turns:
             seconds = self._of_this_thread(seconds)
             if seconds >= _LONG_SECONDS:
                 self._strained_until = now + _STRAINED_SECONDS
+                self._has_company = now - seconds - self._short_ended < _AT_WORK_SECONDS
+                self._long_ended = self._pays_from = now
         else:
             self._charged += seconds
+            self._short_ended = now
+            self._has_company = True
         share.cost = seconds
         share.ends = share.starts + seconds
 
@@ -295,9 +347,12 @@ class Turns:
     # In the reactor
 
     def wake(self) -> None:
-        """Go on after the reactor has looked at everything else."""
+        """Go on after the reactor has looked at everything else, or when resting is over."""
+        wait = 0.0 if self._resumes is None or self._judgements else max(0.0, self._resumes - self.seconds())
         if self._call is None:
-            self._call = self._clock.callLater(0, self._go_on)
+            self._call = self._clock.callLater(wait, self._go_on)
+        else:
+            self._call.reset(wait)
 
     def _go_on(self) -> None:
         self._call = None

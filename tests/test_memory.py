@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 from twisted.internet.task import Clock
-from wire import join, respond, slave_of, submit
+from wire import extended, join, join_types, respond, slave_of, submit
 
 from gloom.jobs import BASE_TERMS, Job, Line, Master, Slave
-from gloom.memory import INTERVAL_SECONDS, MUCH_BYTES, MemoryService, find_trim
+from gloom.memory import INTERVAL_SECONDS, MUCH_BYTES, MemoryService, find_trim, let_be
 from gloom.testing import MemoryGloom
 
 
@@ -106,6 +106,26 @@ def test_the_collector_does_not_follow_jobs() -> None:
     # The collector lets go of a tuple that has nothing to be followed in it.
     gc.collect()
     assert not gc.is_tracked(job.deadline)
+
+
+def test_the_collector_follows_little_of_joined_types() -> None:
+    """A full collection beside 400,000 types that slaves have joined takes a moment: two objects for each."""
+    gloom = MemoryGloom()
+    slave = extended(gloom.slave())
+    gc.collect()
+    before = len(gc.get_objects())
+    slave.send(join_types(*(f"type {number}" for number in range(1000))))
+    gc.collect()
+    assert len(gc.get_objects()) - before < 2.1 * 1000
+
+
+def test_the_collector_lets_be_what_was_there_at_the_start() -> None:
+    """The daemon's modules live as long as it does; to look at them took 25 ms each time."""
+    try:
+        let_be()
+        assert len(gc.get_objects()) < 1000
+    finally:
+        gc.unfreeze()
 
 
 def test_a_connection_that_has_ended_leaves_no_garbage() -> None:

@@ -31,7 +31,8 @@ from gloom.tap import BACKLOG, LIMITS, Options, Reload, makeService
 
 @pytest.fixture(autouse=True)
 def nothing_outlives_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
-    """makeService changes sys.excepthook, and would tell a systemd that runs the tests."""
+    """makeService changes sys.excepthook and the garbage collector, and would tell a systemd that runs the tests."""
+    monkeypatch.setattr("gloom.tap.let_be", lambda: None)
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
 

@@ -50,6 +50,8 @@ class Reactor(Clock):
             if until():
                 break
             self.turn()
+            if self.turns.is_resting:
+                self.rightNow += 0.001
         return self.seconds() - begun
 
 
@@ -97,6 +99,96 @@ def test_a_long_slice_is_paid_for(reactor: Reactor) -> None:
     reactor.wait("other", 0.001, again=10**6)
     reactor.run(lambda: reactor.served.count("bomb") == 2)
     assert reactor.served.count("other") >= 99
+
+
+def at_work(reactor: Reactor, name: str, seconds: float, pause_seconds: float) -> None:
+    """Have *name* work for so long, and again when it has had its reply and thought about it for so long."""
+
+    def work() -> None:
+        reactor.work(seconds)
+        reactor.served.append(name)
+        reactor.callLater(pause_seconds, again)
+
+    def again() -> None:
+        reactor.turns.add(name, work)
+        reactor.turns.run_turn()
+        if reactor.turns.is_waiting:
+            reactor.turns.wake()
+
+    reactor.callLater(0, again)
+
+
+def without_end(reactor: Reactor, name: str, seconds: float) -> None:
+    """Have *name* always want to work, for so long at once."""
+
+    def work() -> None:
+        reactor.work(seconds)
+        reactor.served.append(name)
+        reactor.turns.add(name, work)
+
+    reactor.turns.add(name, work)
+    reactor.turns.wake()
+
+
+def pass_seconds(reactor: Reactor, seconds: float) -> None:
+    """Let so much time pass, from timer to timer."""
+    ends = reactor.seconds() + seconds
+    while reactor.seconds() < ends:
+        calls = reactor.getDelayedCalls()
+        next_call = min((call.getTime() for call in calls), default=ends)
+        reactor.advance(max(0.0, min(next_call, ends) - reactor.seconds()))
+
+
+@pytest.mark.parametrize("bomb_seconds", [0.001, 0.02, 0.1])
+@pytest.mark.parametrize("bombs", [1, 3])
+def test_one_that_waits_for_replies_has_its_share_too(reactor: Reactor, bombs: int, bomb_seconds: float) -> None:
+    """Who asks, has a reply and asks again, is not there in between: those that have had more do not fill the gap."""
+    at_work(reactor, "good", 0.0003, 0.0004)
+    pass_seconds(reactor, 0.01)
+    for number in range(bombs):
+        without_end(reactor, f"bomb {number}", bomb_seconds)
+    reactor.served.clear()
+    pass_seconds(reactor, 4.0)
+    # Alone it would have 3/7 of the time.
+    part = 0.0003 * reactor.served.count("good") / 4.0
+    assert part >= 0.5 / (1 + bombs) / 2
+    assert len(reactor.served) - reactor.served.count("good") >= 4.0 / bomb_seconds * 0.3
+
+
+def test_nobody_rests_where_nobody_else_is_at_work(reactor: Reactor) -> None:
+    """A connection that has the broker for itself has all of its time."""
+    at_work(reactor, "good", 0.0003, 10.0)
+    pass_seconds(reactor, 0.2)
+    without_end(reactor, "busy", 0.02)
+    reactor.served.clear()
+    pass_seconds(reactor, 2.0)
+    assert reactor.served.count("busy") >= 99
+
+
+def test_nobody_rests_for_one_that_does_not_come(reactor: Reactor) -> None:
+    """A ping now and then costs one that is at work a moment, not half of the time."""
+    at_work(reactor, "good", 0.0003, 0.5)
+    pass_seconds(reactor, 0.01)
+    without_end(reactor, "busy", 0.02)
+    pass_seconds(reactor, 4.0)
+    assert reactor.served.count("busy") >= 0.9 * 4.0 / 0.02
+
+
+def test_one_that_comes_again_owes_what_it_owed(reactor: Reactor) -> None:
+    """An attacker that takes much, closes and connects again, waits as if it had stayed."""
+    reactor.wait("other", 0.001, again=10**6)
+    for number in range(100):
+        name = f"attacker {number}"
+        # Known for something light before.
+        reactor.wait(name, PING_SECONDS, is_new=True)
+        reactor.run(lambda name=name: name in reactor.served)  # type: ignore[misc]
+        reactor.wait(name, 0.05)
+        reactor.run(lambda name=name: reactor.served.count(name) == 2)  # type: ignore[misc]
+        reactor.turns.forget(name)
+    assert 0.001 * reactor.served.count("other") > 0.9 * 100 * 0.05
+    # All others that are new do not wait for it for ever.
+    reactor.wait("new", PING_SECONDS, is_new=True)
+    assert reactor.run(lambda: "new" in reactor.served) < 0.25
 
 
 def test_nobody_saves_up_time(reactor: Reactor) -> None:
