@@ -149,7 +149,8 @@ class FrameProtocol(SlicedSender, Int32StringReceiver):
             data = self._polled.recv(self._read_bytes)
         except BlockingIOError:
             return
-        except OSError:
+        except OSError as error:
+            self.socket_error = error
             data = b""
         if data:
             self.dataReceived(data)

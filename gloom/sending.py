@@ -133,6 +133,8 @@ class FrameSender:
     Attributes:
         lost: Whether the connection has ended.
         waiting_bytes: How many bytes wait for the peer, those that the transport was given included.
+        socket_error: What the socket said when it broke, or None. It says so once: a transport that
+            reads afterwards finds an end, and takes the connection for one that was closed cleanly.
     """
 
     # With slots, here and in what is built on this: an object with more than 30
@@ -153,6 +155,7 @@ class FrameSender:
         "_throttled",
         "_unread",
         "lost",
+        "socket_error",
         "waiting_bytes",
     )
 
@@ -160,6 +163,7 @@ class FrameSender:
 
     def __init__(self, flushes: FlushTurn, pause_unread_bytes: float, unread: UnreadWatch | None) -> None:
         self.lost = False
+        self.socket_error: OSError | None = None
         self._flushes = flushes
         self._pause_unread_bytes = pause_unread_bytes
         self._unread = unread
@@ -235,13 +239,18 @@ class FrameSender:
         data = output[0] if len(output) == 1 else b"".join(output)
         try:
             sent = send(data)
-        except OSError:
-            # Full, or broken: then the transport meets the same error and reports it.
-            sent = 0
+        except OSError as error:
+            sent = self._not_sent(error)
         if sent < len(data):
             self._backlog.append(memoryview(data)[sent:])
             self.waiting_bytes = len(data) - sent
             self._probe()
+
+    def _not_sent(self, error: OSError) -> int:
+        """Return that 0 bytes are sent: the socket is full, or broken, and then keep *error*."""
+        if not isinstance(error, BlockingIOError):
+            self.socket_error = error
+        return 0
 
     def _flush_slowly(self, output: list[bytes]) -> None:
         if self._output_ended or not output:
@@ -271,8 +280,8 @@ class FrameSender:
             piece = self._next_piece()
             try:
                 sent = send(piece)
-            except OSError:
-                sent = 0
+            except OSError as error:
+                sent = self._not_sent(error)
             self._took(sent)
             if sent < len(piece):
                 backlog.appendleft(memoryview(piece)[sent:])

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from default_signals import restore_default_signals
 from twisted.internet import defer
@@ -25,8 +26,13 @@ from zope.interface import implementer
 DEFERRED_TIMEOUT_SECONDS = 30.0
 
 
+# A test is not judged by the speed of the machine; and the example that it prints says what its blob would.
+hypothesis.settings.register_profile("gloom", deadline=None, print_blob=False)
+
+
 def pytest_configure() -> None:
     restore_default_signals()
+    hypothesis.settings.load_profile("gloom")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -104,6 +110,13 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> None:
             hypothesis.inner_test.is_limited = True
     else:
         pyfuncitem.obj = _limited(pyfuncitem.obj, seconds)
+
+
+@pytest.fixture
+def untraced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have coverage follow no process that the test starts: under it a broker takes some times as long."""
+    for name in ("COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START"):
+        monkeypatch.delenv(name, raising=False)
 
 
 FlushErrors = Callable[..., list[Any]]

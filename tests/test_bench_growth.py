@@ -81,7 +81,7 @@ def test_the_curves_are_measured_and_drawn(
     if not importlib.util.find_spec("matplotlib"):
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
         monkeypatch.setattr(growth, "plot", lambda curves, about, path: path.write_text(curves[0].name))
-    arguments = ["--scale=0.001", "--jobs=500", "--rounds=2"]
+    arguments = ["--scale=0.001", "--jobs=200", "--rounds=2"]
     assert growth.main([*arguments, "--plot", str(picture), "--json", str(file)]) == 0
     written = json.loads(file.read_text())
     assert {"processor", "cores", "time"} < written["about"].keys()

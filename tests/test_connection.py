@@ -6,6 +6,7 @@ import json
 import os
 import random
 import socket
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,12 +18,13 @@ from logged import logged
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.endpoints import serverFromString
-from twisted.internet.error import ConnectError, ConnectionAborted
-from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint
+from twisted.internet.error import ConnectError, ConnectionAborted, ConnectionDone
+from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint, ISystemHandle
 from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock, deferLater
 from twisted.internet.testing import StringTransport
 from twisted.logger import LogLevel, formatEvent
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from gloom.client.connection import BrokerConnection
@@ -120,6 +122,41 @@ def test_what_a_chunk_makes_it_say_leaves_at_once() -> None:
     connection.dataReceived(to_frame(b'{"id":1,"body":1}') * 2)
     assert transport.value() == to_frame(b'{"action":"ping"}') * 2
     assert not clock.getDelayedCalls()
+
+
+@implementer(ISystemHandle)
+class SocketTransport(StringTransport):
+    """A transport over a real socket."""
+
+    def __init__(self, handle: socket.socket) -> None:
+        super().__init__()
+        self.handle = handle
+
+    def getHandle(self) -> socket.socket:
+        return self.handle
+
+
+def test_a_reset_before_the_first_word_is_a_reset() -> None:
+    """
+    A broker that dies at once resets the connection, also where only the sending of ``hello`` meets that.
+
+    The system tells of a reset once; the transport, which reads afterwards,
+    finds an end, as of a broker that does not like plain bytes.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as near:
+        far, _ = server.accept()
+        far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        far.close()
+        clock = Clock()
+        connection = BrokerConnection(Hello(1), lambda *_: None, FlushTurn(clock), clock)
+        connection.makeConnection(SocketTransport(near))
+        clock.advance(0)
+        assert near.recv(1) == b""
+        connection.connectionLost(Failure(ConnectionDone()))
+    failures = list[Failure]()
+    connection.welcomed.addErrback(failures.append)
+    assert "non-clean" in str(failures[0].value)
+    assert type(failures[0].value) is TransportError
 
 
 @implementer(IStreamClientEndpoint)

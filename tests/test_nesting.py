@@ -107,6 +107,7 @@ def test_brackets_of_16_mib_are_counted_fast(data: bytes, depth: int) -> None:
     assert process_time() - begun < 1
 
 
+@pytest.mark.alone
 def test_a_large_ordinary_body_costs_little() -> None:
     """A list of 100,000 objects is counted in less time than it is read."""
     data = json.dumps([{"id": n, "name": f"name {n}", "tags": ["a"], "x": {"y": 1.5}} for n in range(100_000)]).encode()

@@ -74,6 +74,7 @@ def test_a_refusal_costs_a_few_times_an_acceptance(mistake: str) -> None:
     assert seconds_of(refused_bare) < MOST_TIMES * seconds_of(lambda: MASTER_PORT.decode(GOOD))
 
 
+@pytest.mark.alone
 def test_a_batch_of_refusals_costs_a_few_times_a_batch_of_acceptances() -> None:
     """A submit_many of nothing but empty objects holds the broker up no longer than some that are good."""
 

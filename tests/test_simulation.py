@@ -21,14 +21,15 @@ from gloom.testing import MemoryGloom
 def test_nothing_is_lost_whatever_happens(seed: int) -> None:
     """Under faults of every kind each job has one outcome, limits and orders hold, and nothing is left behind."""
     print(f"seed {seed}")  # noqa: T201 (pytest shows it when the test fails)
-    figures = World(seed).run(15_000)
-    assert figures.steps >= 15_000
-    assert sum(figures.outcomes.values()) > 500
+    # CI runs a million steps besides; every kind of act and of outcome comes in these.
+    figures = World(seed).run(5_000)
+    assert figures.steps >= 5_000
+    assert sum(figures.outcomes.values()) > 150
 
 
 def test_a_seed_replays_exactly() -> None:
     """The same seed makes the same things happen, so a failure can be looked at again."""
-    first, second = (World(7).run(3_000) for _ in range(2))
+    first, second = (World(7).run(1_500) for _ in range(2))
     first.cpu_seconds = second.cpu_seconds = 0.0
     assert first == second
 

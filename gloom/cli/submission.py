@@ -18,7 +18,7 @@ from gloom.cli.connect import Place, connected_master
 from gloom.cli.output import on_terminal, print_out, say, tell
 from gloom.cli.progress import Patience
 from gloom.cli.run import FAILED, NO_ANSWER
-from gloom.cli.values import error_fields, one_line, to_indented_json, to_json, to_plain
+from gloom.cli.values import error_fields, one_line, to_indented_json, to_json, to_plain, without_id
 from gloom.errors import BodyError, GloomError, JobFailed, ServerError, TimedOut
 
 
@@ -148,4 +148,4 @@ def _failure(error: GloomError) -> str:
         return f"the job failed: {one_line(error)}"
     if isinstance(error, ServerError):
         return f"the job was refused: {error.error}: {error.reason}"
-    return f"the answer cannot be read: {error}"
+    return f"the answer cannot be read: {without_id(error)}"

@@ -109,7 +109,7 @@ def to_plain(answer: Any) -> bytes:
 def error_fields(error: Exception) -> dict[str, Any]:
     """Return what a program is told of a job without an answer: ``error``, ``reason``, perhaps ``kind``."""
     if not isinstance(error, ServerError):
-        return {"error": "body_error", "reason": str(error)}
+        return {"error": "body_error", "reason": without_id(error)}
     fields = {"error": error.error, "reason": error.reason}
     if isinstance(error, JobFailed) and error.kind is not None:
         fields["kind"] = error.kind
@@ -118,4 +118,10 @@ def error_fields(error: Exception) -> dict[str, Any]:
 
 def one_line(error: Exception) -> str:
     """Return what *error* says, on one line: the reason of a failed job may have many."""
-    return " ".join(str(error).split("\n"))
+    return " ".join(without_id(error).split("\n"))
+
+
+def without_id(error: Exception) -> str:
+    """Return what *error* says, without the job's id: a person asked for one job, or has the number of its line."""
+    text = str(error)
+    return text.removeprefix(f"job {error.id!r}: ") if isinstance(error, BodyError) else text

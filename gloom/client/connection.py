@@ -12,7 +12,7 @@ from typing import Any
 
 from msgspec import Raw
 from twisted.internet.defer import Deferred
-from twisted.internet.error import ConnectionDone
+from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IDelayedCall, IReactorTime, ISSLTransport
 from twisted.python.failure import Failure
 
@@ -190,6 +190,8 @@ class BrokerConnection(FrameProtocol):
 
     def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008
         super().connectionLost(reason)
+        if self.socket_error is not None and reason.check(ConnectionDone):
+            reason = Failure(ConnectionLost())  # by a reset, whose error the transport did not meet
         if self._ping is not None:
             self._ping.cancel()
             self._ping = None

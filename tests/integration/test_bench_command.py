@@ -75,7 +75,8 @@ def test_a_bench_offers_a_rate(broker: Daemon) -> None:
     assert ended.returncode == 0, ended.stderr
     answered = re.search(r"^jobs answered +([\d,]+) +(\d+)$", ended.stdout, re.MULTILINE)
     assert answered is not None, ended.stdout
-    assert 195 <= int(answered[2]) <= 201
+    # It is offered for a little longer where the end is heard of late.
+    assert 195 <= int(answered[2]) <= 250
     assert re.search(r"^submitted late p99, ms +[\d.]+$", ended.stdout, re.MULTILINE)
 
 

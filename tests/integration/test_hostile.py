@@ -20,7 +20,7 @@ from twisted.internet import reactor
 
 from integration.daemon import Daemon
 
-pytestmark = pytest.mark.deferred_timeout(60)
+pytestmark = [pytest.mark.deferred_timeout(60), pytest.mark.usefixtures("untraced")]
 
 Start = Callable[..., Daemon]
 CONNECTIONS = 10_000
@@ -81,6 +81,7 @@ async def test_plain_bytes_on_a_tls_port_are_closed_unheard(tmp_path: Path) -> N
     assert await hostile.plain_beside_tls(tmp_path) == []
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("flood", SHORT, ids=lambda flood: flood.act.__name__)
 async def test_good_peers_keep_a_fair_share_of_the_broker_beside(tmp_path: Path, flood: Flood) -> None:
     """

@@ -27,7 +27,8 @@ from gloom.client.deferred import Answer, Master, Slave
 from integration.daemon import Daemon
 from integration.peer import OK, Peer
 
-JOBS, MASTERS, SLAVES = 100_000, 4, 8
+# Ten times as many as may be on their way at once; `reliability.soak` has a million.
+JOBS, MASTERS, SLAVES = 10_000, 4, 8
 
 
 def figure(text: str) -> None:
@@ -70,11 +71,11 @@ async def stopped(*services: Master | Slave) -> None:
         await service.stopService()
 
 
-# 100,000 jobs
+# Ten thousand jobs
 
 
 @pytest.mark.deferred_timeout(120)
-async def test_a_hundred_thousand_jobs_are_each_answered_exactly_once(daemon: Callable[..., Daemon]) -> None:
+async def test_ten_thousand_jobs_are_each_answered_exactly_once(daemon: Callable[..., Daemon]) -> None:
     """Four masters, eight slaves: every job runs once and every answer is its own."""
     broker = daemon()
     runs = [Counter[int]() for _ in range(SLAVES)]
