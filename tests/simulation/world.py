@@ -34,7 +34,7 @@ from .raw import RawMaster, RawSlave
 from .recount import check_empty, check_quickly, recount
 
 #: After so many steps everything is counted anew.
-RECOUNT_STEPS = 1
+RECOUNT_STEPS = 16
 _EPOCH_STEPS = 20_000
 _CALM_TURNS = 40_000
 # As in gloom.sending: the bytes that a transport sends count when it has sent them all.
