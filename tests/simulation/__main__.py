@@ -27,7 +27,7 @@ def main() -> int:
         f"{figures.steps} steps, everything recounted every {RECOUNT_STEPS}\n"
         f"{figures.jobs} jobs accepted; outcomes: {outcomes}\n"
         f"{figures.client_answers} Deferreds of the client library fired\n"
-        f"{figures.drops} connections dropped, {figures.stalls} stalls, "
+        f"{figures.drops} connections dropped, {figures.stalls} stalls, {figures.gaps} gaps, "
         f"{figures.restarts} crashes of the broker, {figures.drains} drains\n"
         f"dropped by the broker: {', '.join(f'{number} {kind}' for kind, number in sorted(figures.dropped.items()))}\n"
         f"{figures.virtual_seconds:.0f} virtual seconds in {figures.cpu_seconds:.1f} CPU seconds, "

@@ -106,9 +106,11 @@ class Census:
             strays = set(self._living[kind]) - things
             if strays:
                 return f"{len(strays)} of {kind.__name__} live, and the broker has forgotten them"
-        left = set(self._connections) - {
-            peer for factory in factories for peer in (*factory.peers, *factory.turned_away)
-        }
+        around = factories[0].around
+        known_connections = {peer for factory in factories for peer in (*factory.peers, *factory.turned_away)}
+        # A turn that has not come yet would have sent something to these.
+        known_connections.update(around.flushes._waiting, around.answers._waiting)
+        left = set(self._connections) - known_connections
         return f"{len(left)} connections live that have ended" if left else None
 
 

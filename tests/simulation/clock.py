@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import Any
 
@@ -23,6 +23,7 @@ class VirtualTime:
         self.now = 0.0
         self._heap: list[tuple[float, int, DelayedCall, Clock]] = []
         self._ties = count()
+        self._held: list[tuple[float, int, DelayedCall, Clock]] = []
 
     def seconds(self) -> float:
         return self.now
@@ -46,6 +47,18 @@ class VirtualTime:
             call.func(*call.args, **call.kw)
             made = True
         return made
+
+    def hold(self, owner: Clock) -> None:
+        """Make none of *owner*'s calls until `release`: its program stands still."""
+        self._held = [entry for entry in self._heap if entry[3] is owner]
+        self._heap = [entry for entry in self._heap if entry[3] is not owner]
+        heapify(self._heap)
+
+    def release(self) -> None:
+        """Make the calls again that were held."""
+        for entry in self._held:
+            heappush(self._heap, entry)
+        self._held = []
 
     def left(self, owner: Clock) -> list[DelayedCall]:
         """Return what *owner* has still to call."""

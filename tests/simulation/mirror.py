@@ -428,6 +428,8 @@ class Mirror:
         slave.hand[id] = None
         if self._verb == "deadline_passed":
             assert self._now >= job.started + job.terms.timeout_seconds - _ROUNDING_SECONDS, "a timeout came early"
+            end = slave.peer.transport
+            assert not (end.is_readable() and end.inbox), "an attempt timed out, and what its slave sent was not read"
         self._attempt_ended(job)
         self._moving.add(job)
 

@@ -39,6 +39,7 @@ class _Socket(socket.socket):
     def __init__(self, end: End) -> None:
         # The base's is not called: it would open one.
         self.send = end.send  # type: ignore[assignment, method-assign]
+        self.recv = end.peek  # type: ignore[assignment, method-assign]
 
 
 @implementer(ITCPTransport, ISystemHandle, IConsumer)
@@ -67,6 +68,7 @@ class End:
         self.taken: deque[tuple[float, int]] = deque(maxlen=1000)
         self.heard = network.time.now
         self.listed = False
+        self.is_brokers = False
         self.protocol: Any = None
         self.other: End
         self._near, self._far = near, far
@@ -95,6 +97,13 @@ class End:
         if not other.listed:
             self.network.has_news(other)
         return min(room, len(data))
+
+    def peek(self, count: int, flags: int) -> bytes:
+        """Return the first *count* bytes that have arrived, and leave them there."""
+        assert flags == socket.MSG_PEEK | socket.MSG_DONTWAIT
+        if self.stalled_until > self.network.time.now or not (self.inbox or self.ended):
+            raise BlockingIOError
+        return bytes(self.inbox[:count])
 
     def getHandle(self) -> _Socket:
         return self.socket
@@ -189,6 +198,10 @@ class End:
             self._write_closed = True
             self.other.end_with(ConnectionDone())
 
+    def is_readable(self) -> bool:
+        """Return whether the program would read, and what has arrived can reach it."""
+        return self.reading and not self.lost and self.stalled_until <= self.network.time.now
+
     def has_to_send(self) -> bool:
         return bool(self._unsent) or self._producer is not None
 
@@ -243,6 +256,7 @@ class Network:
     Attributes:
         listeners: The factory that answers on each port.
         ends: Every end that was not lost when it was last looked at; the client's first.
+        stands_still: Whether the broker's program does: its sockets fill, and nobody can connect.
     """
 
     def __init__(self, time: VirtualTime, random: Random) -> None:
@@ -253,6 +267,7 @@ class Network:
         self._news: list[End] = []
         self._senders: deque[End] = deque()
         self._port = 10_000
+        self.stands_still = False
 
     def has_news(self, end: End) -> None:
         end.listed = True
@@ -264,7 +279,7 @@ class Network:
     def connect(self, port: int, build: Callable[[Any], Any]) -> End | None:
         """Connect what *build* makes to *port*; return its end, or None where nobody listens."""
         factory = self.listeners.get(port)
-        if factory is None:
+        if factory is None or self.stands_still:
             return None
         self._port += 1
         near, far = IPv4Address("TCP", "127.0.0.1", self._port), IPv4Address("TCP", "127.0.0.1", port)
@@ -272,6 +287,7 @@ class Network:
         sizes = [self.random.choice((200, 1000, 65536)) for _ in range(2)]
         client, server = End(self, near, far, sizes[0]), End(self, far, near, sizes[1])
         client.other, server.other = server, client
+        server.is_brokers = True
         server.protocol, client.protocol = factory.buildProtocol(near), build(far)
         self.ends += [client, server]
         server.protocol.makeConnection(server)
@@ -281,9 +297,14 @@ class Network:
     def turn(self) -> bool:
         """Let every transport send what it can; return whether one tried."""
         senders, self._senders = self._senders, deque()
+        tried = False
         for end in senders:
-            end.do_write()
-        return bool(senders)
+            if self.stands_still and end.is_brokers:
+                self._senders.append(end)
+            else:
+                end.do_write()
+                tried = True
+        return tried
 
     def deliver(self) -> bool:
         """Let one end, chosen at random, read something; return whether one could."""
@@ -297,10 +318,20 @@ class Network:
                 news[index] = news[-1]
                 news.pop()
                 end.listed = False
-            elif end.reading and end.stalled_until <= self.time.now:
+            elif end.is_readable() and not (self.stands_still and end.is_brokers):
                 end.read(self._piece())
                 return True
         return False
+
+    def broker_has_unread(self) -> bool:
+        """Return whether anything is in the broker's sockets that it would read."""
+        return any(end.is_brokers and end.is_readable() and (end.inbox or end.ended) for end in self._news)
+
+    def broker_reads(self) -> None:
+        """Have the broker read all that is in its sockets, as its poll does."""
+        for end in [end for end in self._news if end.is_brokers]:
+            if end.is_readable() and (end.inbox or end.ended):
+                end.read(65536)
 
     def _piece(self) -> int:
         chance = self.random.random()
