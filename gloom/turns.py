@@ -35,6 +35,8 @@ _LONG_SECONDS = SLICE_SECONDS / 2
 # While others are at work, who has had more than they waits for them this long though nobody else is there: they
 # are about to come, with what a reply has them say (decision 18).
 _PATIENCE_FOR_OTHERS_SECONDS = 0.005
+# Or for this part of what the last long slice took: it has made them late.
+_PATIENCE_PART = 0.5
 # What those that have gone may leave to the newcomers, who are others for the most part.
 _MOST_LEFT_SECONDS = 0.1
 # So long after their last slice others are at work.
@@ -121,6 +123,7 @@ class Turns:
         # When the last short slice ended, and the last long one; from when on waiting pays, and when it is over.
         self._short_ended = self._long_ended = self._pays_from = -_AT_WORK_SECONDS
         self._resumes: float | None = None
+        self._patience = _PATIENCE_FOR_OTHERS_SECONDS
         # Whether others were at work when the last long slice began, or have been since.
         self._has_company = False
         # Up to when CPU time has been charged: what the clock of the CPU said, and what was charged since.
@@ -257,7 +260,7 @@ class Turns:
         self._now += (now - self._pays_from) * _PAID_BY_WAITING
         self._pays_from = now
         owed = share.starts - self._now
-        resumes = max(self._short_ended, self._long_ended) + _PATIENCE_FOR_OTHERS_SECONDS
+        resumes = max(self._short_ended, self._long_ended) + self._patience
         if owed < _LONG_SECONDS or now >= resumes:
             return False
         self._resumes = min(resumes, now + owed / _PAID_BY_WAITING)
@@ -301,6 +304,7 @@ class Turns:
                 self._strained_until = now + _STRAINED_SECONDS
                 self._has_company = now - seconds - self._short_ended < _AT_WORK_SECONDS
                 self._long_ended = self._pays_from = now
+                self._patience = max(_PATIENCE_FOR_OTHERS_SECONDS, seconds * _PATIENCE_PART)
         else:
             self._charged += seconds
             self._short_ended = now
