@@ -7,21 +7,26 @@ peer must hold at each point of the stream is known exactly.
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from collections.abc import Callable
 from random import Random
 from struct import Struct
 from typing import Any
 
-import msgspec
-
 _LENGTH = Struct("!I")
-_encode = msgspec.json.encode
-_decode = msgspec.json.decode
+# Not msgspec's, which the broker has: integers of any size come through these as they are.
+_decode = json.loads
 
 TYPES = ("a", "b", "c", None)
 # What no job is of; a slave that joins these too has so many types that it belongs to a crew.
 MORE_TYPES = tuple(f"more{number}" for number in range(20))
+# Of one hash, beyond what fits into a word, below zero; and text that looks like them, which is another id.
+STRANGE_IDS = (
+    *(sign * k * (2**61 - 1) for k in (1, 2, 3) for sign in (1, -1)),
+    *(2**53, 2**63 - 1, -(2**63), 2**63, 2**64, 10**99, -(10**99)),
+    *(str(2**61 - 1), str(2**64), str(10**99), str(-(10**99)), "0"),
+)
 
 # What is wrong with it is found before the job and its state are looked at.
 _MISTAKES: tuple[tuple[bytes, tuple[str, ...]], ...] = (
@@ -78,7 +83,7 @@ class Wire:
 
     def tell(self, request: dict[str, Any]) -> None:
         self.note(">", request)
-        payload = _encode(request)
+        payload = json.dumps(request, separators=(",", ":")).encode()
         self.end.write(_LENGTH.pack(len(payload)) + payload)
 
     def dataReceived(self, data: bytes) -> None:
@@ -255,6 +260,8 @@ class RawMaster(RawPeer):
 
     def _some_id(self) -> Any:
         number = int(self.random.random() * 40)
+        if self.random.random() < 0.1:
+            return self.random.choice(STRANGE_IDS)
         return number if number % 2 else f"j{number}"
 
     def _new_job(self) -> tuple[dict[str, Any], Callable[[dict[str, Any]], None]]:
