@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gc
 import inspect
+import json
 import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from enum import IntEnum
 from threading import Thread, Timer
 from typing import Any
 
@@ -26,7 +28,9 @@ from gloom.client.blocking import (
     TransportError,
 )
 from gloom.client.jobs import Batch
+from gloom.client.terms import submission
 from gloom.client.tls import ClientTLS
+from gloom.messages import encode_request
 
 
 @pytest.fixture
@@ -296,6 +300,21 @@ def test_a_wrong_argument_is_refused_at_the_call(
     with pytest.raises(kind, match=told):
         Master(broker.near).submit(**options)
     assert broker.heard() == []
+
+
+def test_a_member_of_an_enumeration_is_a_priority(broker: Scripted) -> None:
+    """Named priorities are checked as quickly as plain integers are, and arrive as these."""
+
+    class Urgency(IntEnum):
+        NEVER = -(2**63)
+        HIGH = 5
+        TOO_HIGH = 2**63
+
+    master = Master(broker.near)
+    with pytest.raises(ValueError, match="priority must be"):
+        master.submit(priority=Urgency.TOO_HIGH)
+    requests = [submission("a", None, None, urgency) for urgency in (Urgency.NEVER, Urgency.HIGH)]
+    assert [json.loads(bytes(encode_request(request)))["priority"] for request in requests] == [-(2**63), 5]
 
 
 def test_a_wrong_argument_of_other_calls_is_refused_too(broker: Scripted) -> None:

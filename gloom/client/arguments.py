@@ -15,7 +15,7 @@ MOST_RETRIES = 100
 MOST_TYPES = 1000
 MOST_SLOTS = 1000
 _LONGEST_TEXT = 255
-_PRIORITIES = range(-(2**63), 2**63)
+_MOST_PRIORITY = 2**63 - 1
 _LONGEST_SHOWN = 60
 
 
@@ -97,7 +97,8 @@ def checked_priority(value: Any) -> int:
     """Return *value*, an integer of signed 64 bits."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"priority must be an integer, got {_shown(value)}")
-    if value not in _PRIORITIES:
+    # Not `in range(...)`: that counts up to a member of an IntEnum, one by one.
+    if not -_MOST_PRIORITY - 1 <= value <= _MOST_PRIORITY:
         raise ValueError(f"priority must be -2**63 to 2**63 - 1, got {_shown(value)}")
     return value
 
