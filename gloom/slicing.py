@@ -26,7 +26,18 @@ class SlicedSender(FrameSender):
         paused: Whether nothing is read, because the peer does not read.
     """
 
-    __slots__ = ("_closed", "_halted", "_parsing", "_polled", "_steps", "_turns", "_waits", "paused")
+    __slots__ = (
+        "_closed",
+        "_halted",
+        "_held_bytes",
+        "_held_frames",
+        "_parsing",
+        "_polled",
+        "_steps",
+        "_turns",
+        "_waits",
+        "paused",
+    )
 
     def __init__(
         self, flushes: FlushTurn, pause_unread_bytes: float, unread: UnreadWatch | None, turns: Turns | None
@@ -43,6 +54,8 @@ class SlicedSender(FrameSender):
         self._steps: Generator[None, None, None] | None = None
         # Whether no frame is delivered: the connection is paused, closed, or waits.
         self._halted = False
+        # While output is held: how much of it was counted.
+        self._held_frames = self._held_bytes = 0
 
     def _deliver_partial(self) -> None:
         """Deliver the frames that were read and not delivered yet."""
@@ -100,9 +113,15 @@ class SlicedSender(FrameSender):
         if "flush" not in self.__dict__:
             self.flush()
             self.flush = _send_nothing  # type: ignore[method-assign]
+            self._held_frames = self._held_bytes = 0
 
     def _has_held_much(self) -> bool:
-        return "flush" in self.__dict__ and sum(map(len, self._output)) > self._pause_unread_bytes
+        if "flush" not in self.__dict__:
+            return False
+        # Only the frames that are new since the last step: a batch has thousands of steps.
+        self._held_bytes += sum(map(len, self._output[self._held_frames :]))
+        self._held_frames = len(self._output)
+        return self._held_bytes > self._pause_unread_bytes
 
     def release(self) -> list[bytes]:
         """Return the frames that were said since the first turn of `work_off`, and send from now on."""

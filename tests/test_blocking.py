@@ -317,6 +317,34 @@ def test_a_member_of_an_enumeration_is_a_priority(broker: Scripted) -> None:
     assert [json.loads(bytes(encode_request(request)))["priority"] for request in requests] == [-(2**63), 5]
 
 
+class Name(str):
+    """As many libraries have their own."""
+
+
+class Amount(float):
+    """Likewise."""
+
+
+class Times(IntEnum):
+    """Likewise."""
+
+    TWICE = 2
+
+
+def test_values_of_a_subclass_are_sent_as_the_plain_values(broker: Scripted) -> None:
+    """A text, number or time of another library's class means what it says, and the encoder takes it."""
+    request = submission(Name("a"), Name("t"), None, timeout=Amount(2.5), retries=Times.TWICE)
+    sent = json.loads(bytes(encode_request(request)))
+    assert (sent["id"], sent["type"], sent["timeout"], sent["retries"]) == ("a", "t", 2.5, 2)
+
+
+@pytest.mark.parametrize("id", [10**4300, -(10**4299)], ids=["positive", "negative"])
+def test_an_id_of_too_many_digits_is_refused_at_the_call(broker: Scripted, id: int) -> None:
+    """The error names the field and its limit, and not a setting of Python."""
+    with pytest.raises(ValueError, match="id must be an integer of at most 4300 characters"):
+        submission(id, None, None)
+
+
 def test_a_wrong_argument_of_other_calls_is_refused_too(broker: Scripted) -> None:
     """Before anything is sent, and no error shows a token."""
     master = Master(broker.near)

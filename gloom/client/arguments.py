@@ -3,6 +3,8 @@ Checks of a client's public parameters, where they are given. Imports no Twisted
 
 Each returns the value, or raises TypeError for another kind and ValueError for
 a value out of its range; the text names the parameter, its range and the value.
+A member of an enumeration, or of another subclass of str, int or float, is
+returned as the plain value, since the encoder takes no other.
 """
 
 from __future__ import annotations
@@ -17,13 +19,17 @@ MOST_SLOTS = 1000
 _LONGEST_TEXT = 255
 _MOST_PRIORITY = 2**63 - 1
 _LONGEST_SHOWN = 60
+# See docs/protocol.md, section 1.3.
+_LONGEST_INTEGER = 4300
+_MOST_ID = 10**_LONGEST_INTEGER - 1
+_LEAST_ID = 1 - 10 ** (_LONGEST_INTEGER - 1)
 
 
 def checked_string(name: str, value: Any, shown: bool = True) -> str:
     """Return *value*, any string."""
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a string, got {_shown(value) if shown else type(value).__name__}")
-    return value
+    return str.__str__(value)
 
 
 def checked_text(name: str, value: Any, shown: bool = True) -> str:
@@ -58,7 +64,9 @@ def checked_token(value: Any) -> str | None:
 def checked_id(value: Any) -> str | int:
     """Return *value*, a job id."""
     if isinstance(value, int) and not isinstance(value, bool):
-        return value
+        if not _LEAST_ID <= value <= _MOST_ID:
+            raise ValueError(f"id must be an integer of at most {_LONGEST_INTEGER} characters, its sign included")
+        return int.__index__(value)
     if not isinstance(value, str):
         raise TypeError(f"id must be a string of 1 to {_LONGEST_TEXT} characters or an integer, got {_shown(value)}")
     return short_text("id", value)
@@ -90,7 +98,7 @@ def checked_number(name: str, value: Any, least: int, most: int | None = None) -
         raise TypeError(f"{name} must be an integer, {allowed}, got {_shown(value)}")
     if value < least or (most is not None and value > most):
         raise ValueError(f"{name} must be {allowed}, got {_shown(value)}")
-    return value
+    return int.__index__(value)
 
 
 def checked_priority(value: Any) -> int:
@@ -100,34 +108,39 @@ def checked_priority(value: Any) -> int:
     # Not `in range(...)`: that counts up to a member of an IntEnum, one by one.
     if not -_MOST_PRIORITY - 1 <= value <= _MOST_PRIORITY:
         raise ValueError(f"priority must be -2**63 to 2**63 - 1, got {_shown(value)}")
-    return value
+    return int.__index__(value)
 
 
 def seconds(name: str, value: Any) -> float:
     """Return *value*, a time that may be waited for: 0 to 1e9."""
-    if not 0 <= _number(name, value) <= LONGEST_SECONDS:
+    number = _number(name, value)
+    if not 0 <= number <= LONGEST_SECONDS:
         raise ValueError(f"{name} must be 0 to 1e9 seconds, got {_shown(value)}")
-    return value  # type: ignore[no-any-return]
+    return number
 
 
 def some_seconds(name: str, value: Any) -> float:
     """Return *value*, a time over 0, to 1e9."""
-    if not 0 < _number(name, value) <= LONGEST_SECONDS:
+    number = _number(name, value)
+    if not 0 < number <= LONGEST_SECONDS:
         raise ValueError(f"{name} must be over 0, to 1e9 seconds, got {_shown(value)}")
-    return value  # type: ignore[no-any-return]
+    return number
 
 
 def checked_timeout(value: Any) -> float | None:
     """Return *value*, how long a call may take: 0 or more seconds; None for ever."""
-    if value is not None and not _number("timeout", value) >= 0:
+    if value is None:
+        return None
+    number = _number("timeout", value)
+    if not number >= 0:
         raise ValueError(f"timeout must be 0 seconds or more, or None, got {_shown(value)}")
-    return value  # type: ignore[no-any-return]
+    return number
 
 
 def _number(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} must be a number of seconds, got {_shown(value)}")
-    return value
+    return float.__float__(value) if isinstance(value, float) else int.__index__(value)
 
 
 def checked_flag(name: str, value: Any) -> bool:

@@ -22,7 +22,7 @@ from gloom.client.arguments import checked_flag, checked_function, checked_id
 from gloom.client.connection import BrokerConnection
 from gloom.client.link import BrokerLink, retry_delay_seconds
 from gloom.client.session import Event, Outcome, Progressed, Quiet, Reply
-from gloom.client.terms import Terms, WatchedTerms, batches, check_terms, submission
+from gloom.client.terms import Terms, WatchedTerms, batches, checked_terms, submission
 from gloom.client.tls import ClientTLS
 from gloom.client.unanswered import Unanswered, refusal_in
 from gloom.errors import (
@@ -241,7 +241,7 @@ class Master(BrokerLink):
         if unknown:
             allowed = ", ".join(WatchedTerms.__annotations__)
             raise TypeError(f"map takes no {', '.join(sorted(unknown))}; its keywords are window, {allowed}")
-        check_terms(type, **terms)
+        checked_terms(type, **terms)
 
     def _check_watchers(self, on_progress: Any, on_receipt: Any) -> None:
         if on_progress is not None:
@@ -266,8 +266,10 @@ class Master(BrokerLink):
             self._check_watchers(on_progress, on_receipt)
         if id is None:
             id = f"{self._id_prefix}-{next(self._numbers)}"
-        elif checked_id(id) in self._jobs:
-            raise RequestRefused(IdExists.code, str(id), id)
+        else:
+            id = checked_id(id)
+            if id in self._jobs:
+                raise RequestRefused(IdExists.code, str(id), id)
         request = submission(id, type, body, **terms)
         job = Unanswered(request, Deferred(lambda _: self._cancel(job)), on_progress, on_receipt)
         self._jobs[id] = job

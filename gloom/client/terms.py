@@ -79,13 +79,15 @@ def submission(
         TypeError: A term is of another kind.
         BodyError: *body* is not JSON.
     """
-    check_terms(type, priority, timeout, expires, delay, retries, require_slave)
+    type, priority, timeout, expires, delay, retries, require_slave = checked_terms(
+        type, priority, timeout, expires, delay, retries, require_slave
+    )
     return ExtendedSubmit(
         checked_id(id), encode_body(body), type, priority, False, timeout, expires, delay, retries, require_slave
     )
 
 
-def check_terms(
+def checked_terms(
     type: str | None,
     priority: int = 0,
     timeout: float | None = None,
@@ -93,25 +95,23 @@ def check_terms(
     delay: float | None = None,
     retries: int | None = None,
     require_slave: bool = False,
-) -> None:
+) -> tuple[str | None, int, float | None, float | None, float | None, int | None, bool]:
     """
-    Check the terms of a job: all but its id and body.
+    Return the terms of a job, all but its id and body, as plain values in this order.
 
     Raises:
         ValueError: A term is out of its range; the text says which.
         TypeError: A term is of another kind.
     """
-    checked_type(type)
-    checked_priority(priority)
-    if timeout is not None:
-        some_seconds("timeout", timeout)
-    if expires is not None:
-        seconds("expires", expires)
-    if delay is not None:
-        seconds("delay", delay)
-    if retries is not None:
-        checked_number("retries", retries, 0, MOST_RETRIES)
-    checked_flag("require_slave", require_slave)
+    return (
+        checked_type(type),
+        checked_priority(priority),
+        None if timeout is None else some_seconds("timeout", timeout),
+        None if expires is None else seconds("expires", expires),
+        None if delay is None else seconds("delay", delay),
+        None if retries is None else checked_number("retries", retries, 0, MOST_RETRIES),
+        checked_flag("require_slave", require_slave),
+    )
 
 
 def batches(sizes: Sequence[int], max_frame_bytes: int) -> Iterator[slice]:
