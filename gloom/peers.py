@@ -163,7 +163,9 @@ class PeerProtocol(AuthorizedProtocol):
             request = decode(string)
             self._verbs[type(request)](self, request)
         except ProtocolError as error:
-            self.refuse(error)
+            # Its traceback holds the frame, and may refer to itself: kept, a refused frame of 16 MiB
+            # would stay until the garbage collector came by.
+            self.refuse(error.with_traceback(None))
         except Exception:
             self.log.failure("{peer}: a bug in gloom; the connection is closed", peer=self.name)
             self.refuse(InternalError("a bug in the broker; its log has the traceback"))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+from types import TracebackType
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from wire import HELLO, OK, PING, busy_slave_of, extended, fail, job, join, resp
 
 from gloom.access import Access
 from gloom.broker import MemoryBroker
+from gloom.errors import ProtocolError
 from gloom.sending import to_frame
 from gloom.settings import Settings
 from gloom.testing import MemoryGloom
@@ -124,6 +127,34 @@ def test_an_extended_masters_mistake_changes_nothing(message: dict[str, Any], co
     assert reply["error"] == code and reason in reply["reason"] and set(reply) == {"error", "reason"}
     assert master.ask(submit("mine too")) == [OK]
     assert served(slave_of(gloom)) == ["theirs", "mine", "mine too"]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"action": "hello", "version": 1, "accept": ["x"] * 200_000},
+        {"action": "hello", "version": 1, "name": ""},
+        {"action": "submit", "id": 1, "body": [[]] * 200_000, "priority": "high"},
+        {"action": "explode"},
+        submit("theirs"),
+    ],
+    ids=["long list", "name", "large", "verb", "state"],
+)
+def test_a_refused_frame_is_not_kept(message: dict[str, Any]) -> None:
+    """What was refused, 16 MiB perhaps, is free at once: it does not wait for the garbage collector."""
+    gloom = MemoryGloom()
+    assert gloom.master().ask(submit("theirs")) == [OK]
+    master = gloom.master()
+    gc.collect()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        assert "error" in master.ask(message)[0]
+        gc.collect()
+        kept = [thing for thing in gc.garbage if isinstance(thing, ProtocolError | TracebackType)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+    assert kept == []
 
 
 HELLO_MISTAKES = [
