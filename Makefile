@@ -11,7 +11,7 @@ ARGS ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench check-package clean
+.PHONY: help demo test faults lint bench check-package clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 22
@@ -21,6 +21,9 @@ demo: $(VENV)/installed ## count the words of Python's standard library with two
 
 test: $(VENV)/installed-dev ## run the tests
 	@$(BIN)/python -m pytest --numprocesses auto --dist worksteal $(ARGS)
+
+faults: $(VENV)/installed-dev ## run the tests that flood, stop and cut off real processes, in two minutes
+	@$(BIN)/python -m pytest -m faults --numprocesses 0 $(ARGS)
 
 lint: $(VENV)/installed-dev ## check format, style, types and the laws of imports
 	@$(BIN)/ruff format --check .

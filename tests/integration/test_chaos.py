@@ -17,7 +17,7 @@ from twisted.internet import reactor
 
 from integration.daemon import Daemon
 
-pytestmark = [pytest.mark.deferred_timeout(60), pytest.mark.usefixtures("untraced")]
+pytestmark = [pytest.mark.faults, pytest.mark.deferred_timeout(60), pytest.mark.usefixtures("untraced")]
 
 
 async def test_slaves_that_are_killed_all_the_time_lose_no_job(daemon: Callable[..., Daemon]) -> None:

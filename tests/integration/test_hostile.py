@@ -20,7 +20,7 @@ from twisted.internet import reactor
 
 from integration.daemon import Daemon
 
-pytestmark = [pytest.mark.deferred_timeout(60), pytest.mark.usefixtures("untraced")]
+pytestmark = [pytest.mark.faults, pytest.mark.deferred_timeout(60), pytest.mark.usefixtures("untraced")]
 
 Start = Callable[..., Daemon]
 CONNECTIONS = 10_000
