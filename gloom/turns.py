@@ -353,10 +353,9 @@ class Turns:
     def wake(self) -> None:
         """Go on after the reactor has looked at everything else, or when resting is over."""
         wait = 0.0 if self._resumes is None or self._judgements else max(0.0, self._resumes - self.seconds())
-        if self._call is None:
-            self._call = self._clock.callLater(wait, self._go_on)
-        else:
-            self._call.reset(wait)
+        if self._call is not None:
+            self._call.cancel()
+        self._call = self._clock.callLater(wait, self._go_on)
 
     def _go_on(self) -> None:
         self._call = None
