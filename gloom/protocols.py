@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from msgspec import UNSET, Raw
 from zope.interface import implementer
 
-from gloom.errors import InvalidType, MissingField, ProtocolError
+from gloom.errors import IdExists, InvalidType, MissingField, ProtocolError
 from gloom.interfaces import IMasterPeer, ISlavePeer
 from gloom.jobs import ATTACH_TERMS, BASE_TERMS, Failure, JobKey, Receipt, Terms
 from gloom.messages import (
@@ -46,6 +46,7 @@ from gloom.messages import (
     encode_receipted_answer,
     encode_revocation,
     key_of,
+    text_of,
 )
 from gloom.peers import OK_FRAME, PeerFactory, PeerProtocol
 from gloom.sending import FlushTurn
@@ -68,12 +69,14 @@ class MasterProtocol(PeerProtocol):
         "attach", "cancel", "delay", "expires", "progress", "quiet", "receipt",
         "require_slave", "retries", "submit_many", "timeout",
     )  # fmt: skip
-    __slots__ = ("_batch", "_master", "wants_receipts")
+    __slots__ = ("_batch", "_held_ids", "_master", "wants_receipts")
 
     def __init__(self, factory: PeerFactory[Any]) -> None:
         super().__init__(factory)
         self.wants_receipts = False
         self._batch: list[ProtocolError | None] | None = None
+        # The jobs whose outcomes are held until the reply to the batch: their ids are taken until then.
+        self._held_ids: set[JobKey] = set()
 
     @staticmethod
     def flushes_of(around: Surroundings) -> FlushTurn:
@@ -121,7 +124,7 @@ class MasterProtocol(PeerProtocol):
             for first in range(0, len(jobs), JOBS_A_STEP):
                 for job in jobs[first : first + JOBS_A_STEP]:
                     try:
-                        self.extended_submit(decode_job(job))
+                        self._submit_of_batch(decode_job(job))
                     except ProtocolError as error:
                         self.note_refusal(error)
                         # Without the stack that it was raised on: thousands of them are kept until the reply.
@@ -129,10 +132,17 @@ class MasterProtocol(PeerProtocol):
                 yield
         finally:
             self._batch = None
+        self._held_ids.clear()
         outcomes = self.release()
         self.sendString(encode_batch(batch))
         for outcome in outcomes:
             self.send_frame(outcome)
+
+    def _submit_of_batch(self, request: ExtendedSubmit) -> None:
+        if self._held_ids and key_of(request.id) in self._held_ids:
+            # The master would take the outcome of the job before for that of this one.
+            raise IdExists(text_of(request.id))
+        self.extended_submit(request)
 
     def cancel(self, request: Cancel) -> None:
         """End a job of this master."""
@@ -156,6 +166,8 @@ class MasterProtocol(PeerProtocol):
 
     def answered(self, id: JobKey, body: bytes, receipt: Receipt | None) -> None:
         """See `IMasterPeer.answered`."""
+        if self._batch is not None:
+            self._held_ids.add(id)
         if receipt is None:
             self.sendString(encode_answer(id, body))
         else:
@@ -172,6 +184,8 @@ class MasterProtocol(PeerProtocol):
 
     def failed(self, id: JobKey, failure: Failure) -> None:
         """See `IMasterPeer.failed`."""
+        if self._batch is not None:
+            self._held_ids.add(id)
         if self._is_extended:
             message = encode_extended_failure(
                 id, failure.error, failure.reason, failure.kind, failure.traceback, failure.attempts

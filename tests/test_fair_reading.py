@@ -231,6 +231,24 @@ def test_submit_many_is_worked_off_in_steps(broker: Broker) -> None:
     assert pings >= 5
 
 
+def test_an_id_is_taken_until_its_outcome_is_sent(broker: Broker) -> None:
+    """An outcome that waits for the reply to a batch belongs to the job before: the batch may not use its id again."""
+    master, slave = broker.master(HELLO), broker.slave(join())
+    broker.reactor.tick_seconds = 0.0004
+    jobs = [{"id": number, "type": "t", "body": number} for number in range(300)]
+    master.send({"action": "submit_many", "jobs": [*jobs, {"id": 0, "type": "t", "body": "again"}]})
+    said: list[Any] = []
+    while len(said) < 301:
+        broker.turn()
+        for message in slave.take():
+            if message.get("action") == "job":
+                slave.send(respond(message["body"]))
+        said += master.take()
+    reply, *outcomes = said
+    assert reply["jobs"][-1] == {"error": "id_exists", "reason": "0"}
+    assert [(outcome["id"], outcome["body"]) for outcome in outcomes] == [(number, number) for number in range(300)]
+
+
 def test_many_answers_do_not_wait_for_the_reply(broker: Broker) -> None:
     """When much is held back until a reply, the rest of the batch is worked off at once."""
     object.__setattr__(broker.around.settings, "pause_unread_bytes", 1000)
