@@ -220,6 +220,8 @@ class World:
         self.around = memory_surroundings(settings, self.broker_clock)
         turns = self.around.turns
         turns.seconds = self._seconds_of_work
+        # The processor's time too, or no seed replays exactly.
+        turns._cpu_seconds = self._seconds_of_work
         # As with a real clock: before anybody is judged, what is in the sockets is read.
         turns._is_real = True
         turns.look = lambda turns: self.network.broker_reads()
@@ -278,6 +280,9 @@ class World:
 
     def _broker_is_gone(self) -> None:
         self._turn()
+        # Its alarm, stopped by now, may have waited for the sockets: what is forgotten in steps is forgotten here.
+        while (following := self.mirror.deadline_passed(self.time.now)) is not None and following <= self.time.now:
+            pass
         self._count()
         check_empty(self.mirror, self.around, self.factories)
         self._census.check(self.mirror, self.factories)
