@@ -1,11 +1,11 @@
 """
-Whose turn it is: a fair share of the broker's time for each connection.
+A fair share of the broker's time for each connection.
 
-While nothing takes long, nobody waits and nothing is counted. Else each
-connection has short slices of time, in the order of start-time fair queueing
-(docs/decisions/0018-fair-turns.md): who has used less of the broker's time
-than others comes first, and who has used more waits for them. Between two
-turns the reactor's timers run.
+While no request takes long, no connection waits and no time is measured. Under
+load each connection has short slices of time, in the order of start-time fair
+queueing (docs/decisions/0018-fair-turns.md): the connection that has used less
+of the broker's time comes first, and the one that has used more waits. The
+reactor's timers run between two turns.
 """
 
 from __future__ import annotations
