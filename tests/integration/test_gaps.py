@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from integration.daemon import Daemon
-from integration.peer import OK, Peer
+from tests.support.daemon import Daemon
+from tests.support.peer import OK, Peer
 
 HELLO = {"action": "hello", "version": 1}
 HOUR = 3600.0
