@@ -26,7 +26,7 @@ from twisted.python.failure import Failure
 
 from gloom.cli.bench.figures import Figures, Histogram, Report
 from gloom.cli.bench.load import Around, Bench, ClosedLoop, EchoSlave, Load, OfferedRate, only_failures
-from gloom.cli.bench.verb import BenchOptions
+from gloom.cli.bench.plan import BenchOptions
 from gloom.cli.connect import Place
 from gloom.cli.main import command
 from gloom.client.deferred import Master

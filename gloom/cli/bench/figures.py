@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from gloom.cli.bench.verb import BenchOptions
+from gloom.cli.bench.plan import BenchOptions
 from gloom.cli.output import on_terminal
 from gloom.cli.progress import Bar, Tally
 

@@ -21,7 +21,7 @@ from twisted.python.failure import Failure
 from zope.interface import provider
 
 from gloom.cli.bench.figures import Figures, Report, progress
-from gloom.cli.bench.verb import BenchOptions
+from gloom.cli.bench.plan import BenchOptions
 from gloom.cli.connect import Place, connected_master
 from gloom.cli.loglines import LogLines
 from gloom.cli.output import on_terminal, print_out, say, tell
