@@ -88,7 +88,7 @@ def wall(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def on_that_wall(command: list[str], *arguments: object, **more: object) -> object:
         return start([sys.executable, str(program), str(ahead), *command], *arguments, **more)  # type: ignore[call-overload]
 
-    monkeypatch.setattr("integration.daemon.subprocess.Popen", on_that_wall)
+    monkeypatch.setattr("tests.support.daemon.subprocess.Popen", on_that_wall)
     return ahead
 
 

@@ -23,7 +23,7 @@ Ended = subprocess.CompletedProcess[str]
 
 class Farm:
     """
-    A broker and slaves (`integration.serving`), as processes.
+    A broker and slaves (`tests.support.serving`), as processes.
 
     Attributes:
         broker: The broker.
