@@ -11,7 +11,7 @@ from twisted.internet.task import Clock
 from wire import extended, join, join_types, respond, slave_of, submit
 
 from gloom.jobs import BASE_TERMS, Job, Line, Master, Slave
-from gloom.memory import INTERVAL_SECONDS, MUCH_BYTES, MemoryService, find_trim, let_be
+from gloom.memory import COLLECTOR, INTERVAL_SECONDS, MUCH_BYTES, CollectorTime, MemoryService, find_trim, let_be
 from gloom.testing import MemoryGloom
 
 
@@ -127,7 +127,22 @@ def test_the_collector_lets_be_what_was_there_at_the_start() -> None:
         let_be()
         assert len(gc.get_objects()) < 1000
     finally:
+        gc.callbacks.remove(COLLECTOR)
         gc.unfreeze()
+
+
+def test_the_time_of_full_collections_is_counted() -> None:
+    """The short ones are not."""
+    collector = CollectorTime()
+    gc.callbacks.append(collector)
+    try:
+        gc.collect(0)
+        gc.collect(1)
+        assert collector.seconds == 0
+        gc.collect()
+        assert collector.seconds > 0
+    finally:
+        gc.callbacks.remove(collector)
 
 
 def test_a_connection_that_has_ended_leaves_no_garbage() -> None:
