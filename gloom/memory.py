@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -20,14 +19,14 @@ from twisted.application.service import Service
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 
+from gloom.collector import COLLECTOR
+
 #: How often it is looked at.
 INTERVAL_SECONDS = 2.0
 #: Where the jobs in flight never took so much, there is nothing to give back.
 MUCH_BYTES = 16 << 20
 # When three quarters of it are free.
 _LEFT_PART = 4
-# The collector's oldest generation, and with it everything.
-_FULL = 2
 
 
 class MemoryService(Service):
@@ -73,34 +72,6 @@ class MemoryService(Service):
         if self._most_bytes >= MUCH_BYTES and used <= self._most_bytes // _LEFT_PART:
             self._most_bytes = used
             self._trim()
-
-
-class CollectorTime:
-    """
-    How long the garbage collector has run, in full collections: the others are short.
-
-    A full collection falls to whoever happens to make an object just then, and is no fact about that connection.
-
-    Attributes:
-        seconds: Processor time of this thread.
-    """
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        self._begun = 0.0
-
-    def __call__(self, phase: str, info: dict[str, int]) -> None:
-        """See `gc.callbacks`."""
-        if info["generation"] == _FULL:
-            now = time.thread_time()
-            if phase == "start":
-                self._begun = now
-            else:
-                self.seconds += now - self._begun
-
-
-#: Counted from `let_be` on.
-COLLECTOR = CollectorTime()
 
 
 def let_be() -> None:

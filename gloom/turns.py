@@ -21,7 +21,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from gloom.clock import SteadyClock
-from gloom.memory import COLLECTOR
+from gloom.collector import COLLECTOR
 
 #: After so long the reactor looks at everything else again.
 TURN_SECONDS = 0.010

@@ -10,8 +10,9 @@ import pytest
 from twisted.internet.task import Clock
 from wire import extended, join, join_types, respond, slave_of, submit
 
+from gloom.collector import COLLECTOR, CollectorTime
 from gloom.jobs import BASE_TERMS, Job, Line, Master, Slave
-from gloom.memory import COLLECTOR, INTERVAL_SECONDS, MUCH_BYTES, CollectorTime, MemoryService, find_trim, let_be
+from gloom.memory import INTERVAL_SECONDS, MUCH_BYTES, MemoryService, find_trim, let_be
 from gloom.testing import MemoryGloom
 
 

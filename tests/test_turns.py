@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from twisted.internet.task import Clock
 
-from gloom.memory import CollectorTime
+from gloom.collector import CollectorTime
 from gloom.turns import SLICE_SECONDS, TURN_SECONDS, Turns
 
 #: As little as the fastest request takes.
