@@ -19,6 +19,8 @@ from twisted.application.service import Service
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 
+from gloom.transport.collector import COLLECTOR
+
 #: How often it is looked at.
 INTERVAL_SECONDS = 2.0
 #: Where the jobs in flight never took so much, there is nothing to give back.
@@ -76,10 +78,11 @@ def let_be() -> None:
     """
     Have the garbage collector not look at what is there now, all that was imported: that takes 25 ms each time.
 
-    For a process that is the daemon's own.
+    For a process that is the daemon's own. From now on the collector's time is counted, too.
     """
     gc.collect()
     gc.freeze()
+    gc.callbacks.append(COLLECTOR)
 
 
 def find_trim() -> Callable[[], Any]:
