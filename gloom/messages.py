@@ -9,7 +9,7 @@ decodes them and never writes them anew.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Annotated, Any
 
@@ -222,10 +222,10 @@ class Vocabulary:
         requests = (EXTENDED_REQUESTS if extended else BASE_REQUESTS)[role]
         self.requests = {verb_of(request): request for request in requests}
         self._verbs = ", ".join(sorted(self.requests))
-        union: Any = requests[0]
-        for request in requests[1:]:
-            union |= request
-        self._decode = msgspec.json.Decoder(union).decode
+        self._decode = _decoder_of(requests)
+        self._decode_listless = _decoder_of(
+            [request for request in requests if not MOST_VALUES.keys() & set(request.__struct_fields__)]
+        )
 
     def decode(self, frame: bytes) -> Request:
         """
@@ -240,16 +240,26 @@ class Vocabulary:
             if (frame.find(b"{", 1) >= 0 or frame.find(b"[") >= 0) and is_deeper(frame, MESSAGE_LEVELS):
                 return self._decode_deep(bytes(frame))
             if len(frame) > 2 * _MANY_COMMAS and has_more(frame, _MANY_COMMAS, b","):
+                request = self._decode_without_lists(bytes(frame))
+                if request is not None:
+                    return request
                 self._refuse_long_lists(bytes(frame))
         try:
             # msgspec checks UTF-8 only in values that it builds: a body that
             # is not UTF-8 would go through to a slave and break it there.
             if not frame.isascii():
                 frame.decode()
-            return self._decode(frame)  # type: ignore[no-any-return]
+            return self._decode(frame)
         except (ValueError, RecursionError) as error:
             # Off the hot path: a second, slower reading finds the words.
             return self._decode_slowly(bytes(frame), error)
+
+    def _decode_without_lists(self, frame: bytes) -> Request | None:
+        """Read a request whose values are no lists: nearly always a large body, for which a single reading does."""
+        with suppress(ValueError, RecursionError):
+            frame.decode()
+            return self._decode_listless(frame)
+        return None
 
     def _decode_deep(self, frame: bytes) -> Request:
         """Read a submit_many for those of its jobs that are not too deep; refuse anything else."""
@@ -290,7 +300,7 @@ class Vocabulary:
         """Read *frame* again where the stack was too full for it; else find the words for *error*."""
         if isinstance(error, RecursionError):
             try:
-                return self._decode(frame)  # type: ignore[no-any-return]
+                return self._decode(frame)
             except ValueError as found:
                 error = found
         fields = read_fields(frame, error)
@@ -307,6 +317,13 @@ class Vocabulary:
             return InvalidAction(f"{verb} is for the {other} port; this is the {self.role} port")
         shown = quote(verb.encode(errors="replace"))
         return UnknownAction(f"action {shown} is unknown; this port has {self._verbs}")
+
+
+def _decoder_of(requests: Sequence[type[Request]]) -> Callable[[bytes], Request]:
+    union: Any = requests[0]
+    for request in requests[1:]:
+        union |= request
+    return msgspec.json.Decoder(union).decode
 
 
 _VERBS = {role: frozenset(map(verb_of, requests)) for role, requests in EXTENDED_REQUESTS.items()}
