@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from gloom.jobqueue import JobQueue, MergedQueue
-from gloom.messages import IdKey
 
 if TYPE_CHECKING:
     from gloom.deadlines import Deadline
 
 #: A job's id, as `gloom.messages.key_of` has it; to the broker no more than a key.
-JobKey = IdKey
+JobKey = str | int | bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from zope.interface import implementer
 
 import gloom
 from gloom.authorization import AuthorizedProtocol
+from gloom.encoding import QUIET, encode_error, encode_welcome
 from gloom.errors import (
     Busy,
     Forbidden,
@@ -36,17 +37,7 @@ from gloom.errors import (
     UnsupportedVersion,
 )
 from gloom.logs import PeerLogger
-from gloom.messages import (
-    KINDS,
-    OK,
-    PROTOCOL_VERSION,
-    QUIET,
-    Hello,
-    Ping,
-    Vocabulary,
-    encode_error,
-    encode_welcome,
-)
+from gloom.messages import KINDS, OK, PROTOCOL_VERSION, Hello, Ping, Vocabulary
 from gloom.refusallog import RefusalLog
 from gloom.refusals import quote
 from gloom.sending import FlushTurn, has_own_socket, to_frame

@@ -14,12 +14,22 @@ from typing import Any, ClassVar
 from msgspec import UNSET, Raw
 from zope.interface import implementer
 
+from gloom.encoding import (
+    CANCELLED,
+    CANCELLING,
+    encode_answer,
+    encode_batch,
+    encode_extended_failure,
+    encode_failure,
+    encode_job,
+    encode_progress,
+    encode_receipted_answer,
+    encode_revocation,
+)
 from gloom.errors import IdExists, InvalidType, MissingField, ProtocolError
 from gloom.interfaces import IMasterPeer, ISlavePeer
 from gloom.jobs import ATTACH_TERMS, BASE_TERMS, Failure, JobKey, Receipt, Terms
 from gloom.messages import (
-    CANCELLED,
-    CANCELLING,
     MASTER,
     SLAVE,
     Cancel,
@@ -37,14 +47,6 @@ from gloom.messages import (
     SubmitMany,
     Vocabulary,
     decode_job,
-    encode_answer,
-    encode_batch,
-    encode_extended_failure,
-    encode_failure,
-    encode_job,
-    encode_progress,
-    encode_receipted_answer,
-    encode_revocation,
     key_of,
     text_of,
 )

@@ -14,10 +14,11 @@ import pytest
 from test_framing import MIB, Frames, SocketTransport, connected
 from twisted.internet.task import Clock
 
+from gloom.encoding import encode_answer, encode_job, encode_progress
 from gloom.errors import InvalidJSON, MissingField
 from gloom.framing import FrameProtocol
 from gloom.largebytes import MAPPED_OVER_BYTES, LargePayload, MappedBytes
-from gloom.messages import MASTER, Submit, Vocabulary, encode_answer, encode_job, encode_progress
+from gloom.messages import MASTER, Submit, Vocabulary
 from gloom.sending import FlushTurn, to_frame
 
 SENT = [

@@ -19,6 +19,14 @@ from hypothesis import strategies as st
 from msgspec import Raw
 
 from gloom.bodies import decode_body, encode_body
+from gloom.encoding import (
+    encode_answer,
+    encode_error,
+    encode_extended_failure,
+    encode_failure,
+    encode_job,
+    encode_welcome,
+)
 from gloom.errors import (
     BodyError,
     IdExists,
@@ -53,13 +61,7 @@ from gloom.messages import (
     SubmitMany,
     Vocabulary,
     decode_broker_message,
-    encode_answer,
-    encode_error,
-    encode_extended_failure,
-    encode_failure,
-    encode_job,
     encode_request,
-    encode_welcome,
 )
 from gloom.refusals import quote, verb_of
 
