@@ -24,9 +24,8 @@ from gloom.cli.bench import BenchOptions
 from gloom.cli.bench_figures import Figures, Report, progress
 from gloom.cli.connect import Place, connected_master
 from gloom.cli.loglines import LogLines
-from gloom.cli.output import on_terminal, print_out, say, tell
+from gloom.cli.output import FAILED, on_terminal, print_out, say, tell
 from gloom.cli.progress import Tally
-from gloom.cli.run import FAILED
 from gloom.client.connection import BrokerConnection
 from gloom.client.deferred import Master, Slave
 from gloom.client.link import BrokerLink
