@@ -73,7 +73,7 @@ def _blocks(data: bytes | Raw) -> Iterator[bytes]:
 
 
 def _bits_of(data: bytes | Raw) -> Iterator[tuple[int, int, int]]:
-    """Yield of each block the bits of its brackets, the first one highest, how many bits, and how many a bracket has."""
+    """Yield for each block the bits of its brackets, the first one highest; how many bits; how many a bracket has."""
     inside = 0
     for block in _without_escapes(memoryview(data)):
         if b'"' not in block and not inside:
@@ -145,7 +145,7 @@ def _is_over(bits: int, count: int, level: int, levels: int) -> bool:
     ones = int.from_bytes(b"\x01\x00" * lanes, "little")
     low = 0xFF * ones
     rises = 2 * (opening & low) - 8 * ones
-    # The rise of each lane is added to all lanes behind it: in one step to the next, in two to three, in three to seven.
+    # The rise of each lane is added to all lanes behind it: to the next one, then to three, to seven, and so on.
     before = level + ((rises + 2 * (opening >> 8 & low) - 8 * ones) << 16)
     shift = 16
     while shift < 16 * lanes:
