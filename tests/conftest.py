@@ -17,10 +17,11 @@ from typing import Any
 
 import hypothesis
 import pytest
-from default_signals import restore_default_signals
 from twisted.internet import defer
 from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 from zope.interface import implementer
+
+from tests.support.default_signals import restore_default_signals
 
 # Of a test that hangs; one that waits for processes on a busy machine takes a while.
 DEFERRED_TIMEOUT_SECONDS = 30.0
@@ -122,7 +123,7 @@ def untraced(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def in_the_tests_directory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run the test where a child process of a worker finds worker_functions.py."""
-    monkeypatch.chdir(Path(__file__).parent)
+    monkeypatch.chdir(Path(__file__).parent / "support")
 
 
 @pytest.fixture

@@ -1,5 +1,5 @@
 """
-Nothing is lost while processes die, stop and are cut off: short versions of `reliability.chaos`.
+Nothing is lost while processes die, stop and are cut off: short versions of `verify.reliability.chaos`.
 
 The figures are in the output of ``pytest -s tests/integration/test_chaos.py``.
 """
@@ -10,12 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from reliability import chaos, faults
-from reliability.load import Load
-from reliability.network import NotPermitted
 from twisted.internet import reactor
 
-from integration.daemon import Daemon
+from tests.support.daemon import Daemon
+from verify.reliability import chaos, faults
+from verify.reliability.load import Load
+from verify.reliability.network import NotPermitted
 
 pytestmark = [pytest.mark.faults, pytest.mark.deferred_timeout(60), pytest.mark.usefixtures("untraced")]
 
