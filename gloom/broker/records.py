@@ -15,13 +15,12 @@ from msgspec import Struct
 from msgspec import field as made
 
 from gloom.broker.jobqueue import JobQueue, MergedQueue
-from gloom.wire.messages import IdKey
 
 if TYPE_CHECKING:
     from gloom.broker.deadlines import Deadline
 
 #: A job's id, as `gloom.wire.messages.key_of` has it; to the broker no more than a key.
-JobKey = IdKey
+JobKey = str | int | bytes
 
 
 @dataclass(frozen=True, slots=True)

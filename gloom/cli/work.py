@@ -21,7 +21,8 @@ from zope.interface import implementer
 
 from gloom.cli.connect import Place, slave_options
 from gloom.cli.options import valid_name, valid_short_texts, valid_wait
-from gloom.cli.run import FAILED, run
+from gloom.cli.output import FAILED
+from gloom.cli.run import run
 from gloom.errors import GloomError, InvalidAction, RequestRefused
 from gloom.settings import SLAVE_PORT
 from gloom.worker.pool import ChildError, start_child
