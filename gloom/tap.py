@@ -33,6 +33,7 @@ from gloom.server.surroundings import Surroundings
 from gloom.server.tls import ServerTLS
 from gloom.settings import MASTER_PORT, SLAVE_PORT, Settings
 from gloom.transport.clock import make_monotonic
+from gloom.transport.collector import count_collections
 
 LOOPBACK = "127.0.0.1"
 # Twisted's 50 refuses connections when a farm of slaves comes back at once.
@@ -273,12 +274,17 @@ def makeService(options: Options) -> IService:
         DescriptorService(options["settings"].max_connections),
         SignalService(reactor, broker.hurry, reload),
         broker,
-        MemoryService(reactor, lambda: jobs.used_bytes, settle=let_be),
+        MemoryService(reactor, lambda: jobs.used_bytes, settle=_settle_collector),
         MemoryAlarm(reactor, jobs, bounds, find_trim(), find_usage(), find_kept()),
         SystemdService(reactor),
     ):
         service.setServiceParent(top)
     return top
+
+
+def _settle_collector() -> None:
+    let_be()
+    count_collections()
 
 
 class Reload:

@@ -32,7 +32,7 @@ from tests.support.logged import logged
 @pytest.fixture(autouse=True)
 def nothing_outlives_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
     """makeService changes sys.excepthook and the garbage collector, and would tell a systemd that runs the tests."""
-    monkeypatch.setattr("gloom.tap.let_be", lambda: None)
+    monkeypatch.setattr("gloom.tap._settle_collector", lambda: None)
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
 

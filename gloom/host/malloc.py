@@ -19,8 +19,6 @@ from twisted.application.service import Service
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 
-from gloom.transport.collector import COLLECTOR
-
 #: How often it is looked at.
 INTERVAL_SECONDS = 2.0
 #: Where the jobs in flight never took so much, there is nothing to give back.
@@ -78,11 +76,10 @@ def let_be() -> None:
     """
     Have the garbage collector not look at what is there now, all that was imported: that takes 25 ms each time.
 
-    For a process that is the daemon's own. From now on the collector's time is counted, too.
+    For a process that is the daemon's own.
     """
     gc.collect()
     gc.freeze()
-    gc.callbacks.append(COLLECTOR)
 
 
 def find_trim() -> Callable[[], Any]:

@@ -1,9 +1,10 @@
 """
-The time of Python's garbage collector, which no connection is to pay for.
+The time of Python's garbage collector, which counts against no connection's share.
 """
 
 from __future__ import annotations
 
+import gc
 import time
 
 # The collector's oldest generation, and with it everything.
@@ -12,9 +13,9 @@ _FULL = 2
 
 class CollectorTime:
     """
-    How long the garbage collector has run, in full collections: the others are short.
+    The processor time of full garbage collections; the others are short.
 
-    A full collection falls to whoever happens to make an object just then, and is no fact about that connection.
+    A full collection runs in the turn of the connection that made the last object, whichever that is.
 
     Attributes:
         seconds: Processor time of this thread.
@@ -34,5 +35,10 @@ class CollectorTime:
                 self.seconds += now - self._begun
 
 
-#: Counted from `gloom.host.malloc.let_be` on.
+#: It stays zero where the process does not count (`count_collections`).
 COLLECTOR = CollectorTime()
+
+
+def count_collections() -> None:
+    """Count the time of full collections from now on; for a process that is the daemon's own."""
+    gc.callbacks.append(COLLECTOR)

@@ -1,5 +1,5 @@
 """
-What a broker sends: values -> the bytes of a message.
+The messages that a broker sends: values -> bytes.
 
 Implements the replies, assignments and outcomes of docs/protocol.md, sections 3
 and 4; `gloom.wire.messages` reads them. A ``body`` is written as it came (decision 2).
@@ -13,10 +13,12 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from gloom.broker.records import JobKey
 from gloom.errors import ProtocolError
 from gloom.wire.largebytes import MAPPED_OVER_BYTES, join_large
 from gloom.wire.messages import OK, PROTOCOL_VERSION
+
+#: A job id: a string, an integer, or the digits of an integer (`gloom.wire.messages.key_of`).
+JobKey = str | int | bytes
 
 QUIET = b'{"action":"quiet"}'
 CANCELLED = b'{"ok":true,"state":"cancelled"}'

@@ -12,7 +12,7 @@ from twisted.internet.task import Clock
 from gloom.broker.records import BASE_TERMS, Job, Line, Master, Slave
 from gloom.host.malloc import INTERVAL_SECONDS, MUCH_BYTES, MemoryService, find_trim, let_be
 from gloom.testing import MemoryGloom
-from gloom.transport.collector import COLLECTOR, CollectorTime
+from gloom.transport.collector import CollectorTime
 from tests.support.wire import extended, join, join_types, respond, slave_of, submit
 
 
@@ -128,7 +128,6 @@ def test_the_collector_lets_be_what_was_there_at_the_start() -> None:
         let_be()
         assert len(gc.get_objects()) < 1000
     finally:
-        gc.callbacks.remove(COLLECTOR)
         gc.unfreeze()
 
 
