@@ -13,12 +13,12 @@ from pathlib import Path
 from rich.console import Console
 
 from bench.machine import machine
-from bench.measure import SHAPES
-from bench.plot import plot
-from bench.programs import CannotCompile, compiled
-from bench.report import show, write_json
-from bench.run import Plan, run
-from bench.systems import SYSTEMS, System
+from bench.wire.measure import SHAPES
+from bench.wire.plot import plot
+from bench.wire.programs import CannotCompile, compiled
+from bench.wire.report import show, write_json
+from bench.wire.run import Plan, run
+from bench.wire.systems import SYSTEMS, System
 
 DESCRIPTION = """\
 What a job costs each system, and how long it takes, side by side on this machine.

@@ -12,9 +12,9 @@ from __future__ import annotations
 import statistics
 import sys
 
-from bench.measure import SHAPES, Load, LoadFailed, measure
-from bench.programs import CannotCompile
-from bench.systems import SYSTEMS, CannotStart
+from bench.wire.measure import SHAPES, Load, LoadFailed, measure
+from bench.wire.programs import CannotCompile
+from bench.wire.systems import SYSTEMS, CannotStart
 
 # The most that a job may cost, as a multiple of the relay's: 1.8 to 2.3 were measured, on a busy machine too.
 MARGIN = {"A": 3.0, "C": 3.0}

@@ -41,8 +41,8 @@ class Farm:
     def __init__(self, slaves: int) -> None:
         from twisted.internet import reactor
 
-        from gloom.protocols import MasterProtocol, PeerFactory, SlaveProtocol
-        from gloom.service import memory_surroundings
+        from gloom.server.protocols import MasterProtocol, PeerFactory, SlaveProtocol
+        from gloom.server.service import memory_surroundings
         from gloom.settings import Settings
 
         self._reactor: Any = reactor

@@ -21,18 +21,18 @@ from twisted.logger import Logger
 from twisted.python import usage
 
 import gloom
-from gloom.access import Access, read_access
-from gloom.clock import make_monotonic
-from gloom.descriptors import DescriptorService
 from gloom.errors import SettingsError, StartupError
-from gloom.memory import MemoryService, find_trim, let_be
-from gloom.memoryalarm import MemoryAlarm, find_bounds, find_kept, find_usage
-from gloom.service import BrokerService, memory_surroundings
+from gloom.host.filelimit import DescriptorService
+from gloom.host.malloc import MemoryService, find_trim, let_be
+from gloom.host.memoryalarm import MemoryAlarm, find_bounds, find_kept, find_usage
+from gloom.host.signals import SignalService
+from gloom.host.systemd import SystemdService
+from gloom.server.access import Access, read_access
+from gloom.server.service import BrokerService, memory_surroundings
+from gloom.server.surroundings import Surroundings
+from gloom.server.tls import ServerTLS
 from gloom.settings import MASTER_PORT, SLAVE_PORT, Settings
-from gloom.signals import SignalService
-from gloom.surroundings import Surroundings
-from gloom.systemd import SystemdService
-from gloom.tls import ServerTLS
+from gloom.transport.clock import make_monotonic
 
 LOOPBACK = "127.0.0.1"
 # Twisted's 50 refuses connections when a farm of slaves comes back at once.

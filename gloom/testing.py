@@ -36,12 +36,12 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from gloom.access import Access
-from gloom.framing import FrameProtocol
-from gloom.peers import PeerFactory
-from gloom.protocols import MasterProtocol, SlaveProtocol
-from gloom.service import memory_surroundings
+from gloom.server.access import Access
+from gloom.server.peers import PeerFactory
+from gloom.server.protocols import MasterProtocol, SlaveProtocol
+from gloom.server.service import memory_surroundings
 from gloom.settings import MASTER_PORT, SLAVE_PORT, Settings
+from gloom.transport.framing import FrameProtocol
 
 Result = TypeVar("Result")
 

@@ -17,10 +17,11 @@ from typing import Any
 
 import hypothesis
 import pytest
-from default_signals import restore_default_signals
 from twisted.internet import defer
 from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 from zope.interface import implementer
+
+from tests.support.default_signals import restore_default_signals
 
 # Of a test that hangs; one that waits for processes on a busy machine takes a while.
 DEFERRED_TIMEOUT_SECONDS = 30.0

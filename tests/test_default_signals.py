@@ -7,7 +7,8 @@ import subprocess
 import sys
 
 import pytest
-from default_signals import restore_default_signals
+
+from tests.support.default_signals import restore_default_signals
 
 CHILD = """
 import signal

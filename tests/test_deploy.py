@@ -8,11 +8,11 @@ import sysconfig
 from pathlib import Path
 
 import pytest
-from deployment import CHECKOUT, DEPLOY, INSTALLED, dockerfile, exec_start, needs, setting
 from twisted.internet.testing import MemoryReactorClock
 
 from gloom.settings import MASTER_PORT, SLAVE_PORT
 from gloom.tap import Options
+from tests.support.deployment import CHECKOUT, DEPLOY, INSTALLED, dockerfile, exec_start, needs, setting
 
 UNIT = DEPLOY / "gloom.service"
 SOCKETS = {"master": MASTER_PORT, "slave": SLAVE_PORT}

@@ -6,13 +6,13 @@ import io
 from typing import Any, cast
 
 import pytest
-from logged import logged
 from twisted.logger import LogEvent, Logger, LogLevel, LogPublisher, formatEvent
 from twisted.python.failure import Failure
 
 from gloom.logs import PeerLogger, journal
 from gloom.settings import Settings
 from gloom.testing import MemoryGloom
+from tests.support.logged import logged
 
 
 def written(level: LogLevel, text: str, **fields: object) -> str:

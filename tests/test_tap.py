@@ -9,24 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from deployment import CHECKOUT
-from in_memory import carry, connect
-from integration.certificates import Authority
-from logged import logged
 from twisted.application.service import IServiceMaker, MultiService
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import LogLevel, formatEvent
 from twisted.plugin import getPlugins
 
 import gloom
-from gloom.access import hash_token
 from gloom.errors import StartupError
-from gloom.protocols import MasterProtocol, SlaveProtocol
-from gloom.sending import to_frame
-from gloom.service import BrokerService, memory_surroundings
+from gloom.server.access import hash_token
+from gloom.server.protocols import MasterProtocol, SlaveProtocol
+from gloom.server.service import BrokerService, memory_surroundings
+from gloom.server.surroundings import Surroundings
 from gloom.settings import GIB, MIB, Settings
-from gloom.surroundings import Surroundings
 from gloom.tap import BACKLOG, LIMITS, Options, Reload, makeService
+from gloom.transport.sending import to_frame
+from tests.support.authority import Authority
+from tests.support.deployment import CHECKOUT
+from tests.support.in_memory import carry, connect
+from tests.support.logged import logged
 
 
 @pytest.fixture(autouse=True)
@@ -200,7 +200,7 @@ def test_refused_requests_are_logged_only_on_demand(arguments: list[str], lines:
     """A misbehaving client cannot fill the log, unless --verbose asks what it does wrong."""
     broker, _ = started(*arguments)
     ends = connect(broker.masters)
-    with logged("gloom.protocols") as events:
+    with logged("gloom.server.protocols") as events:
         ends[0].write(to_frame(b'{"action":"sing"}'))
         carry(*ends)
     assert len(events) == lines

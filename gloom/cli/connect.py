@@ -32,7 +32,7 @@ class Place:
     A port of a broker, and what it is shown there.
 
     Attributes:
-        address: What `gloom.client.address.client_endpoint` understands.
+        address: What `gloom.client.deferred.address.client_endpoint` understands.
         token: Who this is, or None.
         tls: How TLS is spoken, or None for not at all.
     """
@@ -46,7 +46,7 @@ def _valid_address(_context: click.Context, _option: click.Parameter, value: str
     # Here, not above: a help text needs no reactor.
     from twisted.internet import reactor
 
-    from gloom.client.address import client_endpoint
+    from gloom.client.deferred.address import client_endpoint
 
     try:
         client_endpoint(reactor, value)
@@ -58,7 +58,7 @@ def _valid_address(_context: click.Context, _option: click.Parameter, value: str
 def _place(address: str, token_file: str | None, use_tls: bool, **files: str | None) -> Place:
     from twisted.internet import reactor
 
-    from gloom.client.address import client_endpoint
+    from gloom.client.deferred.address import client_endpoint
 
     names = ("ca", "certificate", "key", "server_name")
     given = dict(
@@ -209,7 +209,7 @@ def _may_pass(cause: BaseException | None) -> bool:
     """Return whether a broker may be there later: nobody listens yet, or one has just died."""
     from twisted.internet.error import ConnectError, UnknownHostError
 
-    from gloom.client.connection import TLSFailed
+    from gloom.client.deferred.connection import TLSFailed
 
     if isinstance(cause, TLSFailed | UnknownHostError):
         return False
@@ -217,7 +217,7 @@ def _may_pass(cause: BaseException | None) -> bool:
 
 
 def _why(error: TransportError) -> str:
-    from gloom.client.connection import TLSMismatch
+    from gloom.client.deferred.connection import TLSMismatch
 
     # Twisted's "Connection was refused by other side: 111: Connection refused"
     text = re.sub(r"^.*: \d+: ", "", str(error))

@@ -21,8 +21,8 @@ from gloom.cli.progress import Bar, Patience, Tally
 from gloom.cli.run import FAILED
 from gloom.cli.streams import Lines, LineTooLong, Output
 from gloom.cli.values import error_fields, one_line, read_body, to_json, to_plain
-from gloom.client.answers import Answer, Answers
 from gloom.client.deferred import Master
+from gloom.client.deferred.answers import Answer, Answers
 from gloom.errors import BodyError, GloomError, RequestRefused
 
 # What the broker refuses for the sake of one line; anything else it would say of each line.

@@ -20,8 +20,8 @@ from twisted.logger import ILogObserver, globalLogBeginner
 from gloom.cli.loglines import LogLines
 from gloom.cli.output import FAILED as FAILED  # for the verbs
 from gloom.cli.output import STDOUT_CLOSED, StdoutClosed, leave_stdout, say
-from gloom.clock import make_monotonic
 from gloom.errors import GloomError
+from gloom.transport.clock import make_monotonic
 
 NO_ANSWER = 124  # as timeout(1) has it
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -11,8 +11,8 @@ import sys
 
 import click
 
-from gloom.access import hash_token
 from gloom.cli.output import on_terminal, print_out, say, tell
+from gloom.server.access import hash_token
 
 _TOKEN_BYTES = 32
 

@@ -11,9 +11,9 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from gloom.bodies import encode_body
 from gloom.errors import BodyError, JobFailed, ServerError
-from gloom.nesting import BODY_LEVELS, is_deeper, with_room
+from gloom.wire.bodies import encode_body
+from gloom.wire.nesting import BODY_LEVELS, is_deeper, with_room
 
 _decode_raw = msgspec.json.Decoder(Raw).decode
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from traceback import TracebackException
 
 from gloom.errors import TryAgain
-from gloom.messages import Fail, encode_request
+from gloom.wire.messages import Fail, encode_request
 
 #: Characters; the beginning of a reason says most, and the end of a traceback.
 LONGEST_REASON = 64 * 1024

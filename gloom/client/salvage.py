@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import msgspec
 from msgspec import Struct
 
-from gloom.messages import JobId
+from gloom.wire.messages import JobId
 
 # A string, a bracket, a comma or colon, or a number or name. Possessive: a string of megabytes leaves no trail.
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{},:]|[^\s"\[\]{},:]++', re.DOTALL)

@@ -15,7 +15,7 @@ from msgspec import Raw, Struct
 
 from gloom.client.salvage import salvaged
 from gloom.errors import BodyError, JobFailed, ProtocolError, RequestRefused
-from gloom.messages import OK, BrokerMessage, Hello, Progress, Request, decode_broker_message, encode_request
+from gloom.wire.messages import OK, BrokerMessage, Hello, Progress, Request, decode_broker_message, encode_request
 
 # Half of what a client hears: read once.
 _OK_MESSAGE = decode_broker_message(OK)

@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypedDict
 
-from gloom.bodies import encode_body
 from gloom.client.arguments import (
     MOST_RETRIES,
     checked_flag,
@@ -18,7 +17,8 @@ from gloom.client.arguments import (
     seconds,
     some_seconds,
 )
-from gloom.messages import ExtendedSubmit
+from gloom.wire.bodies import encode_body
+from gloom.wire.messages import ExtendedSubmit
 
 # What docs/protocol.md allows in one submit_many, and what stands around the jobs in it.
 _MOST_JOBS_A_FRAME = 10_000

@@ -1,7 +1,7 @@
 """
 A client's side of TLS: which authorities it trusts, who it says it is, and a blocking socket with it.
 
-Imports no Twisted; its endpoints get TLS in `gloom.client.openssl`. The broker
+Imports no Twisted; its endpoints get TLS in `gloom.client.deferred.openssl`. The broker
 speaks TLS 1.3, and so does this.
 """
 
@@ -79,7 +79,7 @@ def read_pem(what: str, path: Path | str) -> bytes:
 
 class TLSSocket:
     """
-    A connected socket that speaks TLS, with what `gloom.client.wire.Wire` uses of a socket.
+    A connected socket that speaks TLS, with what `gloom.client.blocking.connection.Wire` uses of a socket.
 
     Args:
         sock: Connected; the handshake is made here, within its timeout.

@@ -29,11 +29,11 @@ from typing import Any
 import msgspec
 from msgspec import Raw, structs
 
-from gloom.bodies import encode_body
 from gloom.client.failing import failure_of
-from gloom.client.framebuffer import FrameBuffer
 from gloom.errors import BodyError, GloomError, SizeError
-from gloom.messages import Fail
+from gloom.wire.bodies import encode_body
+from gloom.wire.framebuffer import FrameBuffer
+from gloom.wire.messages import Fail
 from gloom.worker import forked
 from gloom.worker.awaiting import Awaiter
 from gloom.worker.command import Program

@@ -21,9 +21,9 @@ from typing import IO
 import msgspec
 from msgspec import Raw
 
-from gloom.bodies import encode_body
 from gloom.errors import BodyError, GloomError, SizeError
-from gloom.refusals import quote
+from gloom.wire.bodies import encode_body
+from gloom.wire.refusals import quote
 from gloom.worker.pipe import Job, value_of
 
 _CHUNK_BYTES = 1 << 16

@@ -16,9 +16,9 @@ from typing import Any
 import msgspec
 from msgspec import Raw, Struct
 
-from gloom.bodies import decode_body
 from gloom.errors import BodyError
-from gloom.messages import Fail, encode_request
+from gloom.wire.bodies import decode_body
+from gloom.wire.messages import Fail, encode_request
 
 #: The child's descriptors: jobs come in, and what became of them goes out. 0 to 2 stay the job's own.
 JOBS_FD, OUTCOMES_FD = 3, 4

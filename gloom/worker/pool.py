@@ -20,10 +20,10 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
-from gloom.client.framebuffer import FrameBuffer
 from gloom.errors import GloomError
-from gloom.messages import Fail
-from gloom.polling import SocketPoll
+from gloom.transport.polling import SocketPoll
+from gloom.wire.framebuffer import FrameBuffer
+from gloom.wire.messages import Fail
 from gloom.worker.pipe import (
     ANSWER,
     FAILURE,

@@ -14,10 +14,10 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from gloom.client.link import retry_delay_seconds
+from gloom.client.deferred.link import retry_delay_seconds
 from gloom.client.tls import ClientTLS
 from gloom.errors import GloomError, RequestRefused
-from gloom.messages import Fail
+from gloom.wire.messages import Fail
 from gloom.worker.pool import Child, ChildError, WorkerDied
 from gloom.worker.slave import ChildrenSlave
 

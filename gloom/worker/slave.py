@@ -15,15 +15,15 @@ from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
 from twisted.logger import FilteringLogObserver, Logger, LogLevel, LogLevelFilterPredicate, globalLogPublisher
 from twisted.python.failure import Failure
 
-from gloom.client.connection import BrokerConnection
-from gloom.client.link import retry_delay_seconds
-from gloom.client.run import Run
+from gloom.client.deferred.connection import BrokerConnection
+from gloom.client.deferred.link import retry_delay_seconds
+from gloom.client.deferred.run import Run
+from gloom.client.deferred.slavelink import SlaveLink
 from gloom.client.session import Assignment, Event, Reply
-from gloom.client.slavelink import SlaveLink
 from gloom.errors import Busy, Draining, RequestRefused, TransportError
-from gloom.messages import ExtendedJoin, Fail, Leave
-from gloom.polling import SocketPoll
-from gloom.sending import FlushTurn
+from gloom.transport.polling import SocketPoll
+from gloom.transport.sending import FlushTurn
+from gloom.wire.messages import ExtendedJoin, Fail, Leave
 from gloom.worker.pipe import Job
 from gloom.worker.pool import Child, ChildError
 

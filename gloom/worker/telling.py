@@ -12,8 +12,8 @@ from collections.abc import Callable
 from threading import Lock
 from typing import Any
 
-from gloom.bodies import encode_body
 from gloom.errors import BodyError
+from gloom.wire.bodies import encode_body
 from gloom.worker.pipe import NO_JOB, PROGRESS
 
 # An answer's frame says "respond" where this one says "progress": one byte more.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from integration.daemon import Daemon
+from tests.support.daemon import Daemon
 
 
 @pytest.fixture

@@ -16,14 +16,14 @@ import pytest
 from twisted.internet import reactor as untyped
 from twisted.internet.threads import deferToThread
 
-from gloom.access import hash_token
 from gloom.client import blocking
 from gloom.client.deferred import Master, Slave
 from gloom.client.tls import ClientTLS
 from gloom.errors import RequestRefused, TransportError
-from integration.certificates import Authority
-from integration.commands import Ended, run_gloom, running_gloom
-from integration.daemon import Daemon
+from gloom.server.access import hash_token
+from tests.support.authority import Authority
+from tests.support.commands import Ended, run_gloom, running_gloom
+from tests.support.daemon import Daemon
 
 reactor: Any = untyped
 StartDaemon = Callable[..., Daemon]

@@ -10,9 +10,9 @@ import threading
 
 import pytest
 
-from bench.measure import SHAPES, Load, measure
-from bench.programs import compiled
-from bench.systems import SYSTEMS
+from bench.wire.measure import SHAPES, Load, measure
+from bench.wire.programs import compiled
+from bench.wire.systems import SYSTEMS
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler (cc)")
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from gloom.access import hash_token
-from integration.commands import SECONDS, Ended, pipe_of, run_gloom, running_gloom
-from integration.daemon import Daemon
-from integration.terminals import read_to_end
+from gloom.server.access import hash_token
+from tests.support.commands import SECONDS, Ended, pipe_of, run_gloom, running_gloom
+from tests.support.daemon import Daemon
+from tests.support.terminals import read_to_end
 
 TOKEN = "may do both"
 ACCESS = f"""

@@ -1,5 +1,5 @@
 """
-Nothing is lost while processes die, stop and are cut off: short versions of `reliability.chaos`.
+Nothing is lost while processes die, stop and are cut off: short versions of `verify.reliability.chaos`.
 
 The figures are in the output of ``pytest -s tests/integration/test_chaos.py``.
 """
@@ -10,19 +10,24 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from reliability import chaos
-from reliability.faults.clocks import clock_jumps
-from reliability.faults.forking import forks
-from reliability.faults.networks import bad_network
-from reliability.faults.scarcity import few_descriptors, full_disk
-from reliability.faults.scene import NotPossible
-from reliability.faults.sizes import large_answers, mapped_large_answers
-from reliability.faults.standing import answered_meanwhile, stopped_child, stopped_member, stopped_slave_with_large_jobs
-from reliability.load import Load
-from reliability.network import NotPermitted
 from twisted.internet import reactor
 
-from integration.daemon import Daemon
+from tests.support.daemon import Daemon
+from verify.reliability import chaos
+from verify.reliability.faults.clocks import clock_jumps
+from verify.reliability.faults.forking import forks
+from verify.reliability.faults.networks import bad_network
+from verify.reliability.faults.scarcity import few_descriptors, full_disk
+from verify.reliability.faults.scene import NotPossible
+from verify.reliability.faults.sizes import large_answers, mapped_large_answers
+from verify.reliability.faults.standing import (
+    answered_meanwhile,
+    stopped_child,
+    stopped_member,
+    stopped_slave_with_large_jobs,
+)
+from verify.reliability.load import Load
+from verify.reliability.network import NotPermitted
 
 pytestmark = [pytest.mark.faults, pytest.mark.deferred_timeout(60), pytest.mark.usefixtures("untraced")]
 

@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from integration.commands import SECONDS, Farm, pipe_of, run_gloom
-from integration.terminals import read_to_end, read_until
+from tests.support.commands import SECONDS, Farm, pipe_of, run_gloom
+from tests.support.terminals import read_to_end, read_until
 
 MIB = 1 << 20
 

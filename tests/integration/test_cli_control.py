@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from integration.commands import SECONDS, Ended, pipe_of, run_gloom, running_gloom
-from integration.daemon import Daemon
-from integration.terminals import read_to_end
+from tests.support.commands import SECONDS, Ended, pipe_of, run_gloom, running_gloom
+from tests.support.daemon import Daemon
+from tests.support.terminals import read_to_end
 
-TESTS = Path(__file__).parents[1]
+SUPPORT = Path(__file__).parents[1] / "support"
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
             ("worker_functions:tell", "--type", "tell"),
             ("--type", "wait", "--type", "wait-too", "--", "sh", "-c", begin),
         ):
-            worker = workers.enter_context(running_gloom("work", *slave, *work, cwd=TESTS))
+            worker = workers.enter_context(running_gloom("work", *slave, *work, cwd=SUPPORT))
             line = pipe_of(worker.stderr).readline()
             assert " joined " in line, line
         yield one

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from integration.certificates import Authority
-from integration.commands import SECONDS, Farm, pipe_of, run_gloom, running_gloom
-from integration.daemon import Daemon
+from tests.support.authority import Authority
+from tests.support.commands import SECONDS, Farm, pipe_of, run_gloom, running_gloom
+from tests.support.daemon import Daemon
 
 
 @pytest.fixture

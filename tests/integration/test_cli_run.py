@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from integration.commands import SECONDS, pipe_of
+from tests.support.commands import SECONDS, pipe_of
 
 VERB = """
 import os, signal, sys

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from gloom.access import hash_token
-from integration.commands import GLOOM, SECONDS, Command, pipe_of, run_gloom
+from gloom.server.access import hash_token
+from tests.support.commands import GLOOM, SECONDS, Command, pipe_of, run_gloom
 
 # In the place of a module that `gloom` imports: it says that the import has begun, and never ends it.
 _ENDLESS = "import os, time\nos.write(1, b'importing')\ntime.sleep(1000)\n"

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 import gloom.errors
-from integration.daemon import STOPPING_SECONDS, Daemon
-from integration.programs import programs_of, started
+from tests.support.daemon import STOPPING_SECONDS, Daemon
+from tests.support.programs import programs_of, started
 
 PAGE = (Path(__file__).parents[2] / "docs" / "clients.md").read_text()
 

@@ -24,8 +24,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 import gloom
-from integration.daemon import STARTING_SECONDS, STOPPING_SECONDS, TWISTD, Daemon
-from integration.peer import OK, Peer, do_jobs
+from tests.support.daemon import STARTING_SECONDS, STOPPING_SECONDS, TWISTD, Daemon
+from tests.support.peer import OK, Peer, do_jobs
 
 TWISTD_FOREGROUND = [str(TWISTD), "--nodaemon", "--pidfile="]
 TWIST = [sys.executable, "-m", "twisted", "--log-format=text"]

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from integration.daemon import Daemon
-from integration.peer import OK, Peer
+from tests.support.daemon import Daemon
+from tests.support.peer import OK, Peer
 
 JOBS = 200
 SHORTEST_SECONDS, LONGEST_SECONDS = 0.1, 0.6

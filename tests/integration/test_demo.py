@@ -17,11 +17,11 @@ from twisted.internet import reactor as untyped
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from gloom.cli.demonstration import source_files
-from gloom.cli.farm import Farm, FarmBroken
+from gloom.cli.demo.counting import source_files
+from gloom.cli.demo.farm import Farm, FarmBroken
 from gloom.errors import TransportError
-from integration.commands import SECONDS, pipe_of, running_gloom
-from integration.terminals import read_to_end
+from tests.support.commands import SECONDS, pipe_of, running_gloom
+from tests.support.terminals import read_to_end
 
 reactor: Any = untyped
 
@@ -39,7 +39,7 @@ def test_the_demo_counts_the_standard_library_and_leaves_nothing_running() -> No
     assert totals["files"] == files > 100
     assert totals["words"] > totals["lines"] > totals["definitions"] > files
     assert totals["jobs_per_second"] > 0
-    workers = re.findall(r"^worker  process (\d+): gloom work gloom.cli.demo_job:count$", stderr, re.MULTILINE)
+    workers = re.findall(r"^worker  process (\d+): gloom work gloom.cli.demo.job:count$", stderr, re.MULTILINE)
     assert sorted(totals["workers"]) == sorted(workers)
     assert sum(totals["workers"].values()) == files
     assert re.search(r"^broker  process \d+: masters on 127.0.0.1:\d+, slaves on 127.0.0.1:\d+$", stderr, re.MULTILINE)

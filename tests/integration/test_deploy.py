@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from deployment import DEPLOY, dockerfile, exec_start, needs, setting
 
-from integration.daemon import STARTING_SECONDS, STOPPING_SECONDS, TWISTD, Daemon
-from integration.peer import Peer, do_jobs
+from tests.support.daemon import STARTING_SECONDS, STOPPING_SECONDS, TWISTD, Daemon
+from tests.support.deployment import DEPLOY, dockerfile, exec_start, needs, setting
+from tests.support.peer import Peer, do_jobs
 
 UNIT = DEPLOY / "gloom.service"
 SOCKETS_CONF = DEPLOY / "gloom.service.d" / "sockets.conf"

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from gloom.access import hash_token
-from integration.certificates import Authority
-from integration.daemon import STOPPING_SECONDS, Daemon
-from integration.peer import OK, Peer
+from gloom.server.access import hash_token
+from tests.support.authority import Authority
+from tests.support.daemon import STOPPING_SECONDS, Daemon
+from tests.support.peer import OK, Peer
 
 StartDaemon = Callable[..., Daemon]
 

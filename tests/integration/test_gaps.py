@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from integration.daemon import Daemon
-from integration.peer import OK, Peer
+from tests.support.daemon import Daemon
+from tests.support.peer import OK, Peer
 
 HELLO = {"action": "hello", "version": 1}
 HOUR = 3600.0
@@ -88,7 +88,7 @@ def wall(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def on_that_wall(command: list[str], *arguments: object, **more: object) -> object:
         return start([sys.executable, str(program), str(ahead), *command], *arguments, **more)  # type: ignore[call-overload]
 
-    monkeypatch.setattr("integration.daemon.subprocess.Popen", on_that_wall)
+    monkeypatch.setattr("tests.support.daemon.subprocess.Popen", on_that_wall)
     return ahead
 
 

@@ -1,5 +1,5 @@
 """
-Good peers are served while hostile ones do their worst: short versions of `reliability.hostile`.
+Good peers are served while hostile ones do their worst: short versions of `verify.reliability.hostile`.
 
 The figures are in the output of ``pytest -s tests/integration/test_hostile.py``.
 """
@@ -13,18 +13,18 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from reliability import attacks, floods, hostile, shares
-from reliability.figures import show
-from reliability.floods import FLOODS, Flood
 from twisted.internet import reactor
 
-from integration.daemon import Daemon
+from tests.support.daemon import Daemon
+from verify.reliability import attacks, floods, hostile, shares
+from verify.reliability.figures import show
+from verify.reliability.floods import FLOODS, Flood
 
 pytestmark = [pytest.mark.faults, pytest.mark.deferred_timeout(60), pytest.mark.usefixtures("untraced")]
 
 Start = Callable[..., Daemon]
 CONNECTIONS = 10_000
-# One flood of each kind; `reliability.hostile` has the others.
+# One flood of each kind; `verify.reliability.hostile` has the others.
 SHORT = [
     flood
     for flood in FLOODS
@@ -87,7 +87,7 @@ async def test_good_peers_keep_a_fair_share_of_the_broker_beside(tmp_path: Path,
     """
     Whatever an attacker asks for, good peers have their part of the broker's time, and timers ring.
 
-    The bars are wider than those of `reliability.hostile`: it takes seconds, where this takes one, on
+    The bars are wider than those of `verify.reliability.hostile`: it takes seconds, where this takes one, on
     a machine that may be busy with other things.
     """
     share = await shares.beside(reactor, tmp_path, flood, 1.0, quiet_seconds=0.5, after_seconds=0.5)

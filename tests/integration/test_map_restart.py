@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from integration.commands import SECONDS, Farm, pipe_of
+from tests.support.commands import SECONDS, Farm, pipe_of
 
 # Many windows of a map (`--window`): what goes on at the deaths does not depend on how many.
 LINES = 4_000

@@ -12,14 +12,14 @@ from time import sleep
 from typing import Any
 
 import pytest
-from logged import logged
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
 from twisted.logger import formatEvent
 
 from gloom.client.deferred import Master
-from integration.daemon import Daemon
-from integration.peer import OK, Peer
+from tests.support.daemon import Daemon
+from tests.support.logged import logged
+from tests.support.peer import OK, Peer
 
 _SCRIPT = """
 import sys

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from integration.daemon import Daemon
-from integration.peer import OK, Peer, do_jobs
+from tests.support.daemon import Daemon
+from tests.support.peer import OK, Peer, do_jobs
 
 # As docs/operations.md has it, with a port that the system chooses.
 ENDPOINT = "haproxy:tcp:0:interface=127.0.0.1"

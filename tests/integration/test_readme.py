@@ -7,8 +7,8 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from integration.daemon import STOPPING_SECONDS, Daemon
-from integration.programs import programs_of, started
+from tests.support.daemon import STOPPING_SECONDS, Daemon
+from tests.support.programs import programs_of, started
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 

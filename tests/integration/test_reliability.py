@@ -24,10 +24,10 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.threads import deferToThread
 
 from gloom.client.deferred import Answer, Master, Slave
-from integration.daemon import Daemon
-from integration.peer import OK, Peer
+from tests.support.daemon import Daemon
+from tests.support.peer import OK, Peer
 
-# Ten times as many as may be on their way at once; `reliability.soak` has a million.
+# Ten times as many as may be on their way at once; `verify.reliability.soak` has a million.
 JOBS, MASTERS, SLAVES = 10_000, 4, 8
 
 

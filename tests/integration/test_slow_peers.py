@@ -14,8 +14,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from threading import Thread
 from time import monotonic
 
-from integration.daemon import STOPPING_SECONDS, Daemon
-from integration.peer import OK, Peer
+from tests.support.daemon import STOPPING_SECONDS, Daemon
+from tests.support.peer import OK, Peer
 
 StartDaemon = Callable[..., Daemon]
 MIB = 1 << 20
@@ -72,7 +72,7 @@ def test_a_slave_reads_large_jobs_at_its_own_pace(daemon: StartDaemon) -> None:
 
 STOPPED_SLAVE = """
 import sys, threading, time
-from integration.peer import Peer
+from tests.support.peer import Peer
 slave = Peer.tcp(int(sys.argv[1]))
 assert slave.ask({"action": "hello", "version": 1, "heartbeat": 1})["ok"]
 assert slave.ask({"action": "join", "type": "t", "slots": 8}) == {"ok": True}

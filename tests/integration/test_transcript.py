@@ -13,9 +13,9 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
-from specification import CLOSED, Act, Transcript, replay, specification
 
-from integration.daemon import Daemon
+from tests.support.daemon import Daemon
+from tests.support.specification import CLOSED, Act, Transcript, replay, specification
 
 SPEC = specification()
 #: Those in which no time passes (a running broker has only real time) and that leave the broker running.

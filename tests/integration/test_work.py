@@ -17,11 +17,11 @@ import pytest
 
 from gloom.client.blocking import Master
 from gloom.errors import JobFailed
-from integration.daemon import Daemon
+from tests.support.daemon import Daemon
 
 GLOOM = Path(sysconfig.get_path("scripts")) / "gloom"
 #: Where worker_functions.py is, and the workers' current directory.
-TESTS = Path(__file__).parents[1]
+SUPPORT = Path(__file__).parents[1] / "support"
 PATIENCE_SECONDS = 20.0
 
 
@@ -41,7 +41,7 @@ class WorkProcess:
             environment["PYTHONPATH"] = os.pathsep.join([str(path), environment.get("PYTHONPATH", "")])
         self.process = subprocess.Popen(
             [GLOOM, "work", *arguments],
-            cwd=TESTS,
+            cwd=SUPPORT,
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

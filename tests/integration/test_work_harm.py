@@ -15,8 +15,7 @@ import pytest
 
 from gloom.client.blocking import Master
 from gloom.errors import JobFailed
-from integration.daemon import Daemon
-from integration.test_work import (  # noqa: F401
+from tests.integration.test_work import (  # noqa: F401
     PATIENCE_SECONDS,
     Fifos,
     StartWork,
@@ -29,6 +28,7 @@ from integration.test_work import (  # noqa: F401
     master,
     work,
 )
+from tests.support.daemon import Daemon
 
 # Forks
 

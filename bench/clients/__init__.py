@@ -1,0 +1,1 @@
+"""The cost of a job through the clients, and beside other Python libraries."""

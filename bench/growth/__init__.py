@@ -1,0 +1,1 @@
+"""How the broker's cost grows: ``python -m bench.growth``."""

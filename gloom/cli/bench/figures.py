@@ -1,0 +1,314 @@
+"""
+What ``gloom bench`` measures, and how it is shown: percentiles, a table, JSON.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field
+from math import ceil, frexp, ldexp
+from typing import Any
+
+import msgspec
+
+from gloom.cli.bench.verb import BenchOptions
+from gloom.cli.output import on_terminal
+from gloom.cli.progress import Bar, Tally
+
+# How many buckets a doubling of the time has.
+_BUCKETS = 128
+_LEAST_SECONDS = 1e-9
+
+# From here on the process that makes the load is what limits it.
+_BUSY_PERCENT = 90.0
+# A rate counts as offered where 99 of 100 jobs left no later than that.
+_PUNCTUAL_SECONDS = 0.010
+
+
+class Histogram:
+    """
+    Counts times in buckets, so that memory stays the same however many there are.
+
+    A bucket is at most 1/128 of its times wide, and percentiles are told as
+    its middle: they are within 0.4 % of the exact ones. The least and the most
+    are exact. At most some thousand buckets are ever used, those of times from
+    a nanosecond to years.
+
+    Attributes:
+        count: How many times there are.
+        most: The longest, in seconds.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.most = 0.0
+        self._least = float("inf")
+        self._counts: dict[int, int] = {}
+
+    def record(self, seconds: float) -> None:
+        """Count one time."""
+        mantissa, exponent = frexp(seconds if seconds > _LEAST_SECONDS else _LEAST_SECONDS)
+        # The mantissa is 1/2 up to 1: the whole part counts the doublings, the rest goes on within one.
+        bucket = (exponent - 1) * _BUCKETS + int(mantissa * 2 * _BUCKETS)
+        self._counts[bucket] = self._counts.get(bucket, 0) + 1
+        self.count += 1
+        if seconds > self.most:
+            self.most = seconds
+        if seconds < self._least:
+            self._least = seconds
+
+    def percentile(self, percent: float) -> float | None:
+        """
+        Return the seconds that *percent* of the times do not exceed (the nearest rank), or None without any.
+
+        Args:
+            percent: Over 0, up to 100.
+        """
+        rank = ceil(self.count * percent / 100)
+        for bucket in sorted(self._counts):
+            rank -= self._counts[bucket]
+            if rank <= 0:
+                return min(max(_middle(bucket), self._least), self.most)
+        return None
+
+
+def _middle(bucket: int) -> float:
+    doublings, rest = divmod(bucket, _BUCKETS)
+    return ldexp((_BUCKETS + rest + 0.5) / (2 * _BUCKETS), doublings)
+
+
+@dataclass
+class Figures:
+    """
+    What one part of a bench has measured.
+
+    Attributes:
+        latency: Of the jobs with an answer: until it came, from the submit or from when it was due.
+        failures: How many jobs have none, by the error of docs/protocol.md, or
+            ``no_answer`` and ``connection_lost``.
+        submitted: How many jobs were submitted.
+        seconds: From the first submit to the last answer.
+        submitting_seconds: From the first submit until no more were due.
+        cpu_seconds: CPU time of this process during these.
+        rate: Jobs a second that were to be offered, or None in a closed loop.
+        late: By how much jobs left later than they were due.
+    """
+
+    latency: Histogram = field(default_factory=Histogram)
+    failures: Counter[str] = field(default_factory=Counter)
+    submitted: int = 0
+    seconds: float = 0.0
+    submitting_seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    rate: int | None = None
+    late: Histogram = field(default_factory=Histogram)
+
+    @property
+    def load_cpu_percent(self) -> float:
+        """Which part of one CPU this process has used."""
+        return 100 * _ratio(self.cpu_seconds, self.submitting_seconds)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the figures with units in their names; a percentile of nothing is None."""
+        fields = {
+            "jobs": self.latency.count,
+            "failed": self.failures.total(),
+            "failures": dict(sorted(self.failures.items())),
+            "seconds": round(self.seconds, 6),
+            "jobs_per_second": round(_ratio(self.latency.count, self.seconds), 1),
+            "latency_p50_ms": _milliseconds(self.latency.percentile(50)),
+            "latency_p99_ms": _milliseconds(self.latency.percentile(99)),
+            "latency_p99_9_ms": _milliseconds(self.latency.percentile(99.9)),
+            "latency_max_ms": _milliseconds(self.latency.most if self.latency.count else None),
+            "load_cpu_percent": round(self.load_cpu_percent, 1),
+        }
+        return fields if self.rate is None else fields | self._of_rate(self.rate)
+
+    def _of_rate(self, rate: int) -> dict[str, Any]:
+        return {
+            "rate_jobs_per_second": rate,
+            "submitted_jobs_per_second": round(_ratio(self.submitted, self.submitting_seconds), 1),
+            "late_p50_ms": _milliseconds(self.late.percentile(50)),
+            "late_p99_ms": _milliseconds(self.late.percentile(99)),
+            "rate_was_offered": self._was_offered(),
+        }
+
+    def _was_offered(self) -> bool:
+        late = self.late.percentile(99)
+        return late is not None and late <= _PUNCTUAL_SECONDS
+
+    def remarks(self) -> Iterator[str]:
+        """Yield what a reader of the figures should know, each as the end of a line."""
+        if self.rate is not None and not self._was_offered():
+            left = _ratio(self.submitted, self.submitting_seconds)
+            late = (self.late.percentile(99) or 0) * 1000
+            yield (
+                f"{self.rate:,} jobs/s could not be offered in time: "
+                f"{left:,.0f} jobs/s were submitted, 1 % of them more than {late:,.0f} ms late"
+            )
+        if self.load_cpu_percent >= _BUSY_PERCENT:
+            yield (
+                f"this process had {self.load_cpu_percent:.0f} % of a CPU: it was the limit, perhaps not the broker; "
+                "several gloom bench at once load it more"
+            )
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole > 0 else 0.0
+
+
+def _milliseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 3)
+
+
+_ABSENT = object()
+# The figures of the table: key, name, format.
+_ROWS = (
+    ("jobs", "jobs answered", ",d"),
+    ("failed", "jobs failed", ",d"),
+    ("seconds", "seconds", ",.1f"),
+    ("submitted_jobs_per_second", "jobs/s submitted", ",.0f"),
+    ("jobs_per_second", "jobs/s answered", ",.0f"),
+    ("latency_p50_ms", "latency p50, ms", ",.2f"),
+    ("latency_p99_ms", "latency p99, ms", ",.2f"),
+    ("latency_p99_9_ms", "latency p99.9, ms", ",.2f"),
+    ("latency_max_ms", "latency max, ms", ",.2f"),
+    ("late_p99_ms", "submitted late p99, ms", ",.2f"),
+    ("load_cpu_percent", "CPU of the load, %", ",.0f"),
+)
+
+Rows = list[tuple[str, ...]]
+
+
+class Report:
+    """
+    What a bench tells: how it is done, each part as it begins, the figures at the end.
+
+    Args:
+        type: The type of the jobs.
+        master: Where masters connect.
+        slave: Where slaves connect.
+        options: What is measured.
+
+    Attributes:
+        lost: Why the broker is there no more, or None.
+    """
+
+    def __init__(self, type: str, master: str, slave: str, options: BenchOptions) -> None:
+        self.type = type
+        self.options = options
+        self.lost: str | None = None
+        self._master = master
+        self._slave = slave
+        self._parts: dict[str, Figures] = {}
+
+    @property
+    def failed(self) -> bool:
+        """Whether a job has failed, or the broker was lost."""
+        return self.lost is not None or any(figures.failures for figures in self._parts.values())
+
+    def introduction(self) -> str:
+        """Return what to say before the load begins."""
+        return (
+            f"broker  masters on {self._master}, slaves on {self._slave}\n"
+            f"load    {self.options}, all in this process\n"
+            f"jobs    of type {self.type}: others are left alone, but the broker is under load meanwhile"
+        )
+
+    def begin(self, part: str, figures: Figures) -> str:
+        """Take *figures* as those of the next *part*, and return what to say as it begins."""
+        self._parts[part] = figures
+        return f"part {len(self._parts)}  {self._name(part)}, {self.options.limits()}"
+
+    def remarks(self) -> Iterator[str]:
+        """Yield what a reader of the figures should know."""
+        for number, figures in enumerate(self._parts.values(), 1):
+            yield from (f"part {number}: {text}" for text in figures.remarks())
+        if self.lost is not None:
+            yield f"the broker is lost, and that ended the bench: {self.lost}"
+
+    def printed(self, *, drawn: bool) -> bytes:
+        """Return the figures as they are printed: JSON, or a table, *drawn* on a terminal."""
+        if self.options.as_json:
+            return msgspec.json.encode(self._as_json()) + b"\n"
+        table = _drawn_table(self._rows()) if drawn else _plain_table(self._rows())
+        return f"{self.options}\n{table}".encode()
+
+    def _as_json(self) -> dict[str, Any]:
+        options = asdict(self.options)
+        del options["as_json"]
+        if self.options.rate is not None:
+            options["window"] = None
+        parts = {part: figures.as_json() for part, figures in self._parts.items()}
+        return {"master": self._master, "slave": self._slave, "type": self.type, **options, "lost": self.lost, **parts}
+
+    def _name(self, part: str) -> str:
+        if part == "closed_loop":
+            return f"{self.options.window:,} in flight a master"
+        return f"{self.options.rate:,} jobs/s" if part == "offered_rate" else part.replace("_", " ")
+
+    def _rows(self) -> Rows:
+        """The rows of the table: the names of the parts, then one a figure that any of them has."""
+        parts = list(self._parts.values())
+        found: Rows = [("", *map(self._name, self._parts))]
+        for key, name, form in _ROWS:
+            values = [figures.as_json().get(key, _ABSENT) for figures in parts]
+            if any(value is not _ABSENT for value in values):
+                found.append((name, *(_cell(value, form) for value in values)))
+            if key == "failed":
+                codes = sorted({code for figures in parts for code in figures.failures})
+                found += [(f"  {code}", *(f"{figures.failures[code]:,}" for figures in parts)) for code in codes]
+        return found
+
+
+def _cell(value: Any, form: str) -> str:
+    if value is _ABSENT:
+        return ""
+    return "-" if value is None else format(value, form)
+
+
+def _plain_table(rows: Rows) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = (
+        name.ljust(widths[0]) + "".join(cell.rjust(width + 2) for cell, width in zip(cells, widths[1:], strict=True))
+        for name, *cells in rows
+    )
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _drawn_table(rows: Rows) -> str:
+    from rich.console import Console
+    from rich.table import Table
+
+    (corner, *names), *figures = rows
+    table = Table()
+    table.add_column(corner)
+    for name in names:
+        table.add_column(name, justify="right", style="bold")
+    for row in figures:
+        table.add_row(*row)
+    console = Console()
+    with console.capture() as drawn:
+        console.print(table)
+    return drawn.get()
+
+
+class _CalmBar(Bar):
+    """A bar that is drawn once a second: each time takes a millisecond from the jobs that are measured."""
+
+    def __enter__(self) -> Bar:
+        self._bar.start()
+        self._drawing.start(1.0)
+        return self
+
+
+def progress(clock: Any, tally: Tally, options: BenchOptions) -> AbstractContextManager[Any]:
+    """Return what shows on a terminal how far a part is, while it is entered."""
+    if not on_terminal(sys.stderr):
+        return nullcontext()
+    if options.jobs is not None:
+        return _CalmBar(clock, tally, lambda: tally.done, options.jobs)
+    return _CalmBar(clock, tally, lambda: tally.seconds, options.seconds)

@@ -1,0 +1,175 @@
+"""
+``gloom bench``: what a broker that runs somewhere does for a Python program.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import click
+
+from gloom.cli.connect import Place, master_options
+from gloom.cli.options import valid_seconds
+from gloom.settings import SLAVE_PORT
+
+_DEFAULT_SECONDS = 5.0
+_DEFAULT_WINDOW = 64
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """
+    What ``gloom bench`` was asked to do.
+
+    Attributes:
+        masters: How many submit.
+        slaves: How many answer.
+        slots: How many jobs each slave has in hand at once.
+        window: Unanswered jobs at a time of each master, where there is no rate.
+        rate: Jobs a second in all, or None for a closed loop.
+        body_bytes: Of a body as JSON, its quotes included.
+        seconds: How long each part submits, or None.
+        jobs: How many jobs each part submits, or None.
+        as_json: Whether the figures are printed as JSON.
+    """
+
+    masters: int
+    slaves: int
+    slots: int
+    window: int
+    rate: int | None
+    body_bytes: int
+    seconds: float | None
+    jobs: int | None
+    as_json: bool
+
+    def __str__(self) -> str:
+        slots = "" if self.slots == 1 else f" of {self.slots} slots"
+        return (
+            f"{_count(self.masters, 'master')}, {_count(self.slaves, 'slave')}{slots}, "
+            f"bodies of {self.body_bytes:,} bytes"
+        )
+
+    def limits(self) -> str:
+        """Return how long a part is."""
+        jobs = None if self.jobs is None else _count(self.jobs, "job")
+        seconds = None if self.seconds is None else f"{self.seconds:g} s"
+        return " or ".join(limit for limit in (jobs, seconds) if limit)
+
+
+def _count(number: int, what: str) -> str:
+    return f"1 {what}" if number == 1 else f"{number:,} {what}s"
+
+
+@click.command()
+@master_options
+@click.option(
+    "--slave",
+    "slave_address",
+    metavar="ADDRESS",
+    envvar="GLOOM_SLAVE",
+    show_envvar=True,
+    default=f"127.0.0.1:{SLAVE_PORT}",
+    show_default=True,
+    help="Where the same broker hands out jobs; the token and TLS are those of --master.",
+)
+@click.option(
+    "--masters", metavar="N", type=click.IntRange(1, 1000), default=4, show_default=True, help="How many submit jobs."
+)
+@click.option(
+    "--slaves", metavar="N", type=click.IntRange(1, 1000), default=8, show_default=True, help="How many answer them."
+)
+@click.option(
+    "--slots",
+    metavar="N",
+    type=click.IntRange(1, 1000),
+    default=1,
+    show_default=True,
+    help="Jobs in hand at once, each slave.",
+)
+@click.option(
+    "-w",
+    "--window",
+    metavar="N",
+    type=click.IntRange(1, 10_000),
+    help=f"Unanswered jobs at a time, each master.  [default: {_DEFAULT_WINDOW}]",
+)
+@click.option(
+    "--rate",
+    metavar="N",
+    type=click.IntRange(1, 1_000_000),
+    help="Instead of a window: so many jobs a second, all masters together, whether answers come or not.",
+)
+@click.option(
+    "--body-bytes",
+    metavar="N",
+    type=click.IntRange(2, 1 << 30),
+    default=100,
+    show_default=True,
+    help="A body, and so its answer, as JSON.",
+)
+@click.option(
+    "--seconds",
+    metavar="SECONDS",
+    type=float,
+    callback=valid_seconds,
+    help="How long jobs are submitted, in each of the two parts.  "
+    f"[default: {_DEFAULT_SECONDS:g}, or no limit with --jobs]",
+)
+@click.option("--jobs", metavar="N", type=click.IntRange(1, 10**12), help="How many are submitted in each part.")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as one line of JSON.")
+def command(
+    master: Place, slave_address: str, window: int | None, rate: int | None, seconds: float | None, **options: Any
+) -> None:
+    """
+    Measure the broker that runs at --master and --slave.
+
+    Masters and slaves are started in this process, on connections as other
+    programs have them. Their jobs are of a type of its own, gloom-bench-...,
+    that no other slave takes, and each is answered with its body. Jobs of
+    others are left alone, but the broker is under load meanwhile.
+
+    Two parts are measured: one job at a time, and then --window jobs in
+    flight of each master. With --rate the second part offers so many jobs a
+    second, and the latency of a job counts from the moment when it was due: a
+    broker that falls behind cannot hide it.
+
+    The figures are those of a Python program. This process needs CPU for each
+    job too, and its share is told: near 100 % it, not the broker, was the limit.
+
+    A broker with access rules must allow the token both roles, and the job
+    types gloom-bench-*.
+
+    Ctrl-C ends it, and leaves no job behind. Exit status 1: a job failed.
+
+    \b
+    Examples:
+        gloom bench
+        gloom bench --rate 2000 --seconds 60
+        gloom bench --master broker.example:9998 --slave broker.example:9999 --json
+    """
+    # Here, not above: a help text needs no Twisted.
+    from gloom.cli.bench.load import bench, only_failures
+    from gloom.cli.run import run
+
+    if rate is not None and window is not None:
+        raise click.UsageError("either --window or --rate, not both: with --rate no job waits for an answer")
+    if seconds is None and options["jobs"] is None:
+        seconds = _DEFAULT_SECONDS
+    chosen = BenchOptions(window=window or _DEFAULT_WINDOW, rate=rate, seconds=seconds, **options)
+    slave = _beside(master, slave_address)
+    run(lambda reactor: bench(reactor, master, slave, chosen), only_failures)
+
+
+def _beside(master: Place, address: str) -> Place:
+    """Return the slave port of the broker of *master*."""
+    from twisted.internet import reactor
+
+    from gloom.client.deferred.address import client_endpoint
+
+    try:
+        client_endpoint(reactor, address, master.tls)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="'--slave' (env var: 'GLOOM_SLAVE')") from None
+    return replace(master, address=address)

@@ -1,0 +1,89 @@
+"""
+The base of blocking masters and slaves: an address and a timeout become a connection.
+"""
+
+from __future__ import annotations
+
+import socket
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from msgspec import UNSET
+
+from gloom.client.arguments import checked_timeout, checked_token
+from gloom.client.blocking.connecting import connect, parse_address
+from gloom.client.blocking.connection import Wire
+from gloom.client.blocking.deadline import Deadline, Timeout, deadline_after
+
+if TYPE_CHECKING:
+    from gloom.client.tls import ClientTLS
+
+
+class Connection:
+    """
+    A connection to a broker, for calls that block.
+
+    Args:
+        addr: A ``(host, port)`` tuple, a ``"host:port"`` string, a connected
+            stream socket (not TLS), or another connection, whose socket this one shares then.
+        timeout: Seconds that connecting may take, for each address that the host has; and that
+            each call may take, unless it has a timeout of its own. None for ever.
+        token: Tells a broker with access rules who this is; None for nobody.
+            A shared socket keeps what was said there first.
+        tls: How TLS is spoken at an address; None for not at all.
+
+    Raises:
+        TypeError: *addr*, or another argument, is of another class.
+        ValueError: An argument is out of its range, *addr* is a string that is
+            not an address, or *tls* cannot be used.
+        TransportError: The broker cannot be reached; `TimedOut` after *timeout*.
+    """
+
+    def __init__(
+        self,
+        addr: tuple[str, int] | str | socket.socket | Connection,
+        timeout: float | None = None,
+        *,
+        token: str | None = None,
+        tls: ClientTLS | None = None,
+    ) -> None:
+        self._timeout = checked_timeout(timeout)
+        checked_token(token)
+        if tls is not None and not isinstance(addr, str | tuple):
+            raise ValueError("tls goes with an address, not with what is connected already")
+        if isinstance(addr, Connection):
+            self._wire: Wire = addr._wire
+            return
+        if isinstance(addr, str):
+            addr = parse_address(addr)
+        if isinstance(addr, tuple):
+            if len(addr) != 2:
+                raise ValueError(f"addr must be a tuple of a host and a port, got {len(addr)} values")
+            self._wire = Wire(connect(addr[0], addr[1], timeout, tls), token)
+            return
+        if not isinstance(addr, socket.socket):
+            expected = "a (host, port) tuple, a 'host:port' string, a socket or a Connection"
+            raise TypeError(f"addr must be {expected}, got {type(addr).__name__}")
+        self._wire = Wire(addr, token)
+
+    def _deadline(self, timeout: Timeout) -> Deadline | None:
+        """Return when a call must end that was given *timeout*."""
+        return deadline_after(self._timeout if timeout is UNSET else checked_timeout(timeout))
+
+    def disconnect(self) -> None:
+        """End the connection; a second time does nothing."""
+        self._wire.end("the connection was closed by this program")
+
+    close = disconnect
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.disconnect()
+
+
+#: What `Connection` accepts.
+Address = tuple[str, int] | str | socket.socket | Connection

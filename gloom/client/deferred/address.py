@@ -1,0 +1,78 @@
+"""
+Where a broker is, as a person writes it: ``HOST:PORT`` or a Twisted client endpoint description.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from twisted.internet.abstract import isIPAddress, isIPv6Address
+from twisted.internet.endpoints import (
+    HostnameEndpoint,
+    TCP4ClientEndpoint,
+    TCP6ClientEndpoint,
+    clientFromString,
+    wrapClientTLS,
+)
+from twisted.internet.interfaces import IStreamClientEndpoint
+
+from gloom.client.deferred.openssl import client_options
+from gloom.client.tls import ClientTLS
+
+_HOST_AND_PORT = re.compile(r"(?:\[(?P<v6>[^\]]+)\]|(?P<host>[^:\[\]]+)):(?P<port>\d+)")
+
+
+def client_endpoint(reactor: Any, address: str, tls: ClientTLS | None = None) -> IStreamClientEndpoint:
+    """
+    Return the endpoint that reaches *address*.
+
+    Args:
+        reactor: What the endpoint connects with.
+        address: ``HOST:PORT``, ``[IPv6]:PORT``, or a Twisted client endpoint
+            description such as ``unix:/run/gloom/masters.sock``.
+        tls: How TLS is spoken there; None for not at all.
+
+    Raises:
+        ValueError: It is none of these; the text says what is allowed. Or
+            *tls* cannot be used, or does not say whose certificate a description leads to.
+    """
+    match = _HOST_AND_PORT.fullmatch(address.strip())
+    if match:
+        port = int(match["port"])
+        if not 0 < port <= 65535:
+            raise ValueError(f"a port is 1 to 65535, got {address!r}")
+        host = match["v6"] or match["host"]
+        endpoint = _at(reactor, host, port)
+    else:
+        host = ""
+        endpoint = _described(reactor, address)
+    if tls is None:
+        return endpoint
+    if not (host or tls.server_name):
+        raise ValueError(f"TLS at {address!r} needs server_name: whose certificate it must be")
+    wrapped: IStreamClientEndpoint = wrapClientTLS(client_options(tls, host), endpoint)
+    return wrapped
+
+
+def _at(reactor: Any, host: str, port: int) -> IStreamClientEndpoint:
+    # A name is looked up in a thread, and so would an address be: it needs neither.
+    if isIPAddress(host):
+        endpoint: IStreamClientEndpoint = TCP4ClientEndpoint(reactor, host, port)
+    elif isIPv6Address(host) and "%" not in host:
+        endpoint = TCP6ClientEndpoint(reactor, host, port)
+    else:
+        # An IPv6 address with a zone has to be looked up: the number of its interface.
+        endpoint = HostnameEndpoint(reactor, host, port)
+    return endpoint
+
+
+def _described(reactor: Any, address: str) -> IStreamClientEndpoint:
+    try:
+        endpoint: IStreamClientEndpoint = clientFromString(reactor, address)
+    except Exception as error:
+        # Whatever a parser of Twisted or of another package raises: the value is wrong.
+        raise ValueError(
+            f"expected HOST:PORT or a Twisted client endpoint description, got {address!r}: {error}"
+        ) from None
+    return endpoint

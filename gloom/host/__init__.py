@@ -1,0 +1,1 @@
+"""The operating system's side of the daemon: signals, systemd, descriptors, memory."""

@@ -1,0 +1,1 @@
+"""One connection's bytes on Twisted, for both ends: reading, sending, fair turns, timers of a connection."""

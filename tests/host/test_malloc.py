@@ -1,0 +1,156 @@
+"""Giving memory back: gloom.host.malloc, with time from a clock."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+from typing import Any
+
+import pytest
+from twisted.internet.task import Clock
+
+from gloom.broker.records import BASE_TERMS, Job, Line, Master, Slave
+from gloom.host.malloc import INTERVAL_SECONDS, MUCH_BYTES, MemoryService, find_trim, let_be
+from gloom.testing import MemoryGloom
+from tests.support.wire import extended, join, join_types, respond, slave_of, submit
+
+
+class Daemon:
+    """
+    A started service.
+
+    Attributes:
+        used_bytes: What it is told that the jobs take.
+        trims: How often it has given memory back.
+    """
+
+    def __init__(self) -> None:
+        self.used_bytes = self.trims = 0
+        self.clock = Clock()
+        self.service = MemoryService(self.clock, lambda: self.used_bytes, self._trim)
+        self.service.startService()
+
+    def _trim(self) -> None:
+        self.trims += 1
+
+    def uses(self, used_bytes: int) -> int:
+        """Have so much be used for a while; return how often memory has been given back."""
+        self.used_bytes = used_bytes
+        for _ in range(3):
+            self.clock.advance(INTERVAL_SECONDS)
+        return self.trims
+
+
+def test_memory_is_given_back_once_when_most_is_free() -> None:
+    """A large queue that has drained gives its memory back, and an idle daemon does nothing more."""
+    daemon = Daemon()
+    assert daemon.uses(MUCH_BYTES) == 0
+    assert daemon.uses(MUCH_BYTES // 2) == 0
+    assert daemon.uses(MUCH_BYTES // 4) == 1
+    assert daemon.uses(0) == 1
+
+
+def test_little_is_not_worth_it() -> None:
+    """Where the jobs never took much there is nothing to give back."""
+    daemon = Daemon()
+    assert daemon.uses(MUCH_BYTES - 1) == 0
+    assert daemon.uses(0) == 0
+
+
+def test_each_large_queue_is_given_back() -> None:
+    """After one comes another, and its memory goes back as well."""
+    daemon = Daemon()
+    for trims in (1, 2):
+        assert daemon.uses(10 * MUCH_BYTES) == trims - 1
+        assert daemon.uses(0) == trims
+
+
+def test_it_leaves_no_timer_behind() -> None:
+    """It looks while it runs, and stops as often as it is told to."""
+    daemon = Daemon()
+    daemon.service.stopService()
+    daemon.service.stopService()
+    assert daemon.clock.getDelayedCalls() == []
+
+
+def test_glibc_gives_back() -> None:
+    """On this system there is something to call, and calling it does no harm."""
+    find_trim()()
+
+
+@pytest.mark.parametrize("error", [OSError, AttributeError])
+def test_another_library_is_let_be(monkeypatch: pytest.MonkeyPatch, error: type[Exception]) -> None:
+    """Where the system's library cannot give memory back, nothing happens."""
+
+    def cdll(name: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(ctypes, "CDLL", cdll)
+    find_trim()()
+
+
+def test_the_broker_tells_about_what_its_jobs_take() -> None:
+    """Bodies count, and each job for itself."""
+    gloom = MemoryGloom()
+    broker: Any = gloom.masters.around.broker
+    assert broker.used_bytes == 0
+    gloom.master().send(submit(1, body="x" * 100_000))
+    assert 100_000 < broker.used_bytes < 102_000
+
+
+def test_the_collector_does_not_follow_jobs() -> None:
+    """A million queued jobs are nothing that Python's garbage collector would stop the broker for."""
+    job = Job("a", Line("t"), 0, 0, b"{}", Master(None).alone, BASE_TERMS, 0.0)
+    job.deadline = MemoryGloom().masters.around.broker._deadlines.set(1.0, job)  # type: ignore[attr-defined]
+    assert not gc.is_tracked(job)
+    # The collector lets go of a tuple that has nothing to be followed in it.
+    gc.collect()
+    assert not gc.is_tracked(job.deadline)
+
+
+def test_the_collector_follows_little_of_joined_types() -> None:
+    """A full collection beside 400,000 types that slaves have joined takes a moment: two objects for each."""
+    gloom = MemoryGloom()
+    slave = extended(gloom.slave())
+    gc.collect()
+    before = len(gc.get_objects())
+    slave.send(join_types(*(f"type {number}" for number in range(1000))))
+    gc.collect()
+    assert len(gc.get_objects()) - before < 2.1 * 1000
+
+
+def test_the_collector_lets_be_what_was_there_at_the_start() -> None:
+    """The daemon's modules live as long as it does; to look at them took 25 ms each time."""
+    try:
+        let_be()
+        assert len(gc.get_objects()) < 1000
+    finally:
+        gc.unfreeze()
+
+
+def test_a_connection_that_has_ended_leaves_no_garbage() -> None:
+    """Peers may come and go as fast as they like: what they leave is freed at once, not when Python looks for it."""
+    gloom = MemoryGloom()
+
+    def come_and_go() -> None:
+        slave, master = slave_of(gloom), gloom.master()
+        for id in range(3):
+            master.send(submit(id))
+        slave.send(respond())
+        slave.send(join("other"))
+        for peer in (master, slave):
+            peer.drop()
+        gloom.advance(60)
+
+    def records() -> int:
+        return sum(isinstance(thing, Master | Slave | Line) for thing in gc.get_objects())
+
+    gc.collect()
+    gc.disable()
+    try:
+        before = records()
+        for _ in range(20):
+            come_and_go()
+        assert records() == before
+    finally:
+        gc.enable()

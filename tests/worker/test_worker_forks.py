@@ -1,0 +1,330 @@
+"""Jobs that fork, and jobs that harm their process: real child processes, as their parent sees them."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from msgspec import Raw
+from twisted.internet.defer import Deferred
+
+from gloom.transport.polling import SocketPoll
+from gloom.transport.sending import FlushTurn
+from gloom.wire.bodies import encode_body
+from gloom.wire.messages import Fail
+from gloom.worker.pipe import Job
+from gloom.worker.pool import Child, ChildError, start_child
+
+# Interpreters are started, on machines that do other things too.
+pytestmark = pytest.mark.deferred_timeout(20)
+
+
+@pytest.fixture(autouse=True)
+def in_the_tests_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where worker_functions.py is found."""
+    monkeypatch.chdir(Path(__file__).parents[1] / "support")
+
+
+@pytest.fixture
+def reactor() -> Any:
+    from twisted.internet import reactor
+
+    return reactor
+
+
+class Fifos:
+    """
+    Where a process says that it is there, and waits for leave to go.
+
+    Attributes:
+        body: The body of a job that uses them.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.body = {name: str(directory / name) for name in ("arrived", "go")}
+        for path in self.body.values():
+            os.mkfifo(path)
+        self._arrived, self._go = (os.open(path, os.O_RDWR) for path in self.body.values())
+        self._watched: list[int] = []
+
+    def arrived(self) -> int:
+        """Wait until a process is there; return a descriptor that tells of its end."""
+        self._watched.append(os.pidfd_open(int(os.read(self._arrived, 100))))
+        return self._watched[-1]
+
+    def close(self) -> None:
+        for process in self._watched:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(process, signal.SIGKILL)
+            os.close(process)
+        os.close(self._arrived)
+        os.close(self._go)
+
+
+@pytest.fixture
+def fifos(tmp_path: Path) -> Iterator[Fifos]:
+    one = Fifos(tmp_path)
+    yield one
+    one.close()
+
+
+def lives(process: int) -> bool:
+    return not select.select([process], [], [], 0)[0]
+
+
+@asynccontextmanager
+async def ready_child(reactor: Any, target: str) -> AsyncIterator[Child]:
+    child = start_child(reactor, ["function", f"worker_functions:{target}"])
+    poll = SocketPoll(reactor, FlushTurn(reactor), FlushTurn(reactor))
+    try:
+        await child.ready
+        child.read_by(poll)
+        yield child
+    finally:
+        child.kill()
+        if not child.ended.called:
+            await child.ended
+        poll.stop()
+
+
+def run(reactor: Any, child: Child, body: Any) -> Deferred[Any]:
+    """Have a job done; fires with its answer, or fails with why there is none."""
+    ended: Deferred[Any] = Deferred()
+
+    def on_end(end: Raw | ChildError) -> None:
+        # In a later turn: a test goes on outside of the child's reading.
+        reactor.callLater(0, ended.errback if isinstance(end, ChildError) else ended.callback, end)
+
+    child.run(Job("one", "type", 1 << 25, encode_body(body)), on_end)
+    return ended
+
+
+async def answer(reactor: Any, child: Child, body: Any) -> Any:
+    return msgspec.json.decode(await run(reactor, child, body))
+
+
+async def failure(reactor: Any, child: Child, body: Any) -> Fail:
+    with pytest.raises(ChildError) as failed:
+        await run(reactor, child, body)
+    return failed.value.fail
+
+
+WAYS = {
+    "return": 0,
+    "exit": 0,
+    "exit 0": 0,
+    "exit 3": 3,
+    "exit text": 1,
+    "_exit 4": 4,
+    "exec": 5,
+    "raise": 1,
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("function", ["fork", "fork_in_a_coroutine", "fork_without_python"])
+async def test_a_forked_process_ends_as_its_code_says(reactor: Any, function: str, way: str) -> None:
+    """It answers no job, of this function or any later one, and its exit status is its own code's."""
+    async with ready_child(reactor, function) as child:
+        assert await answer(reactor, child, way) == WAYS[way]
+        assert await answer(reactor, child, "exit 3") == 3
+        child.end()
+        assert await child.ended == "the worker process ended with exit status 0"
+
+
+async def test_a_fork_beside_twisteds_reactor_ends_too(reactor: Any) -> None:
+    """The loop of the worker process does not run on in it."""
+    async with ready_child(reactor, "fork_after_twisted") as child:
+        for way in ("return", "exit 3", "raise"):
+            assert await answer(reactor, child, way) == WAYS[way]
+
+
+async def test_a_fork_in_a_thread_ends_with_it(reactor: Any) -> None:
+    """The thread that forked is all that there is of the new process."""
+    async with ready_child(reactor, "fork_in_a_thread") as child:
+        assert await answer(reactor, child, "return") == 0
+        assert await answer(reactor, child, "_exit 4") == 4
+
+
+async def test_a_module_that_forks_when_it_is_imported(
+    reactor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new process ends when the import has; the worker's answers jobs."""
+    (tmp_path / "forking.py").write_text(
+        "import os\npid = os.fork()\ndef wait(_body): return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    child = start_child(reactor, ["function", "forking:wait"])
+    await child.ready
+    assert await answer(reactor, child, None) == 0
+    child.end()
+    await child.ended
+
+
+async def test_multiprocessing_works_in_a_job(reactor: Any) -> None:
+    """Its processes are forks: they answer their pool, and end when they are told."""
+    async with ready_child(reactor, "processes_of_multiprocessing") as child:
+        assert await answer(reactor, child, [1, 2]) == [2, 4]
+        assert await answer(reactor, child, [3]) == [6]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+async def test_a_forked_process_heeds_signals(reactor: Any, number: signal.Signals) -> None:
+    """What stops a program stops it; the worker's own process leaves that to its parent."""
+    async with ready_child(reactor, "fork_and_signal") as child:
+        status = await answer(reactor, child, number)
+        assert status == (1 if number == signal.SIGINT else -number)
+
+
+async def test_functions_at_exit_are_called_once(reactor: Any, tmp_path: Path) -> None:
+    """Those of the worker process are not called by what it has forked, which calls its own."""
+    path = tmp_path / "notes"
+    async with ready_child(reactor, "fork_at_exit") as child:
+        assert await answer(reactor, child, str(path)) == "fork's;"
+        child.end()
+        await child.ended
+    assert path.read_text() == "fork's;parent's;"
+
+
+async def test_a_daemon_holds_no_job(reactor: Any, fifos: Fifos) -> None:
+    """A daemon that a job has forked lives on; the job has its answer, and the process ends when it is asked."""
+    async with ready_child(reactor, "fork_twice") as child:
+        assert await answer(reactor, child, fifos.body) is None
+        daemon = fifos.arrived()
+        child.end()
+        assert await child.ended == "the worker process ended with exit status 0"
+        assert lives(daemon)
+
+
+async def test_the_end_of_the_process_is_the_end_of_the_attempt(reactor: Any, fifos: Fifos) -> None:
+    """Whoever holds the pipes: a daemon has them open, and the job fails all the same."""
+    async with ready_child(reactor, "fork_and_die") as child:
+        assert await failure(reactor, child, fifos.body) == Fail(
+            "the worker process ended with exit status 7", kind="WorkerDied", retry=True
+        )
+        assert lives(fifos.arrived())
+
+
+async def test_a_child_has_no_descriptors_of_others(reactor: Any) -> None:
+    """Its standard streams and its two pipes are all that it begins with."""
+    async with ready_child(reactor, "descriptors") as other, ready_child(reactor, "descriptors") as child:
+        assert other.pid != child.pid
+        found = await answer(reactor, child, None)
+        assert len([one for one in found if int(one.split()[0]) > 2]) == 2
+        assert len([one for one in found if "pipe:" in one and int(one.split()[0]) > 2]) == 2
+
+
+# What a job may do to its process
+
+
+async def test_a_job_may_close_low_descriptors(reactor: Any) -> None:
+    """Also 0 to 9: the answers are not among them."""
+    async with ready_child(reactor, "close_descriptors") as child:
+        assert await answer(reactor, child, 10) == "closed"
+        assert await answer(reactor, child, 10) == "closed"
+
+
+async def test_a_job_that_closes_all_descriptors_fails_alone(reactor: Any) -> None:
+    """Nothing can be said of it any more: its process ends, and the attempt with it."""
+    async with ready_child(reactor, "close_descriptors") as child:
+        failed = await failure(reactor, child, 1000)
+        assert (failed.kind, failed.retry) == ("WorkerDied", True)
+
+
+GARBAGE = {
+    "text": "hello, how are you?\n",
+    "nothing": "\0\0\0\0",
+    "a number cut off": "\0\0\0\x03abc",
+    "another kind": "\0\0\0\x09?\0\0\0\0\0\0\0\x01",
+    "ready again": "\0\0\0\x09r\0\0\0\0\0\0\0\x01",
+    "a failure without words": "\0\0\0\x0bf\0\0\0\0\0\0\0\x01{}",
+}
+
+
+@pytest.mark.parametrize("what", GARBAGE)
+async def test_a_job_that_writes_to_its_parents_pipe_fails_alone(reactor: Any, what: str) -> None:
+    """What cannot have been said by the worker's own code ends the process, and says why."""
+    async with ready_child(reactor, "write_to_pipes") as child:
+        failed = await failure(reactor, child, GARBAGE[what])
+        assert (failed.kind, failed.retry) == ("WorkerDied", True)
+        assert failed.reason.startswith("the worker process wrote a ")
+        assert failed.reason.endswith(" into its pipe to its parent, and was killed")
+
+
+async def test_the_outcome_of_another_job_is_ignored(reactor: Any) -> None:
+    """An answer with another job's number, or of no job, is nobody's answer."""
+    false_answer = "\0\0\0\x0aa\0\0\0\0\0\0\0\x091"
+    async with ready_child(reactor, "write_to_pipes") as child:
+        assert await answer(reactor, child, false_answer) is None
+        assert await answer(reactor, child, false_answer * 3) is None
+
+
+@pytest.mark.parametrize(
+    "name", ["KeyboardInterrupt", "GeneratorExit", "SystemExit", "RecursionError", "MemoryError", "StopIteration"]
+)
+async def test_any_exception_fails_its_job_only(reactor: Any, name: str) -> None:
+    """Also those that are no Exception: the process goes on."""
+    async with ready_child(reactor, "throw") as child:
+        process_id = child.pid
+        for _ in range(2):
+            assert (await failure(reactor, child, name)).kind == name
+        assert child.pid == process_id
+        assert not child.ended.called
+
+
+async def test_an_exception_that_cannot_be_told_fails_its_job_only(reactor: Any) -> None:
+    """Its text and its notes raise exceptions themselves, and those that are no Exception."""
+    async with ready_child(reactor, "throw") as child:
+        assert (await failure(reactor, child, "WithoutAnything")).reason.endswith(": KeyboardInterrupt")
+        assert (await failure(reactor, child, "KeyboardInterrupt")).reason == "KeyboardInterrupt()"
+
+
+async def test_endless_recursion_fails_its_job_only(reactor: Any) -> None:
+    """A function that calls itself without end."""
+    async with ready_child(reactor, "recurse") as child:
+        assert (await failure(reactor, child, None)).kind == "RecursionError"
+        assert (await failure(reactor, child, None)).kind == "RecursionError"
+
+
+async def test_an_answer_too_deep_fails_its_job_only(reactor: Any) -> None:
+    """An answer with more levels than there may be is a failure, and the next one an answer."""
+    async with ready_child(reactor, "nested") as child:
+        for depth in (2000, 100_000):
+            assert (await failure(reactor, child, depth)).kind == "BodyError"
+        assert await answer(reactor, child, 3) == [[[1]]]
+
+
+@pytest.mark.parametrize("text", ["", "[", "1 2", "[" * 3000 + "]" * 3000])
+async def test_ready_made_json_is_looked_at(reactor: Any, text: str) -> None:
+    """The broker would drop the worker, with all its jobs, for an answer that is not JSON."""
+    async with ready_child(reactor, "raw") as child:
+        failed = await failure(reactor, child, text)
+        assert failed.kind == "BodyError"
+        assert failed.reason.startswith("the answer is ")
+        assert await answer(reactor, child, " [1.0]") == [1.0]
+
+
+async def test_a_job_may_move_and_take_signals(reactor: Any) -> None:
+    """Its directory and its handlers are those of its process; the next job runs there, and the process ends."""
+    async with ready_child(reactor, "move_away") as child:
+        assert await answer(reactor, child, None) is None
+        assert await answer(reactor, child, None) is None
+        child.end()
+        assert await child.ended == "the worker process ended with exit status 0"
+
+
+async def test_a_stopped_process_can_be_ended(reactor: Any) -> None:
+    """SIGSTOP holds it; its parent's end of it does not wait for that."""
+    async with ready_child(reactor, "double") as child:
+        os.kill(child.pid, signal.SIGSTOP)
+        running = run(reactor, child, 1)
+        child.kill()
+        with pytest.raises(ChildError, match="was killed by SIGKILL"):
+            await running

@@ -1,0 +1,116 @@
+"""
+Slaves as processes that cost little to start: ``python -m verify.reliability.nursery HOST:PORT``.
+
+For each line on standard input, which is how long a job takes in seconds, it
+forks one slave and prints its process id.
+At the end of the input all of them are killed. A slave's death is nobody's
+business here: it may be killed at any time.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import NoReturn, Self
+
+from gloom.client.blocking import Slave
+from gloom.errors import GloomError
+from verify.reliability.jobs import TYPE
+
+# Long enough that a slave has nearly always a job in hand when it dies.
+JOB_SECONDS = 0.002
+RETRY_SECONDS = 0.05
+_PR_SET_PDEATHSIG = 1
+
+
+def environment() -> dict[str, str]:
+    """Return this process's, in which ``python -m reliability...`` is found from everywhere."""
+    paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+
+
+class Nursery:
+    """
+    The process that forks slaves, as its user sees it; use it as a context manager.
+
+    Args:
+        slave_port: The broker's slave port on this host.
+
+    Attributes:
+        pids: The slaves that were started and not killed by `kill`, oldest first.
+    """
+
+    def __init__(self, slave_port: int) -> None:
+        self.pids: list[int] = []
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "verify.reliability.nursery", str(slave_port)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+            env=environment(),
+        )
+
+    def start(self, count: int = 1, job_seconds: float = JOB_SECONDS) -> None:
+        """Start *count* more slaves; each job takes them so long."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        for _ in range(count):
+            self._process.stdin.write(f"{job_seconds}\n")
+            self.pids.append(int(self._process.stdout.readline()))
+
+    def kill(self, number: int) -> None:
+        """Kill the slave at a place of `pids`."""
+        os.kill(self.pids.pop(number), signal.SIGKILL)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        with self._process:
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+            self._process.wait(10)
+
+
+def serve(slave_port: int, job_seconds: float) -> NoReturn:
+    """Be a slave that comes back for ever, until the nursery dies."""
+
+    def increment(body: int) -> int:
+        if job_seconds:
+            time.sleep(job_seconds)
+        return body + 1
+
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    while True:
+        try:
+            with Slave(("127.0.0.1", slave_port)) as slave:
+                slave.join(TYPE)
+                slave.serve(increment)
+        except (OSError, GloomError):
+            pass
+        time.sleep(RETRY_SECONDS)
+
+
+def main() -> None:
+    # The dead are not waited for.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    slave_port = int(sys.argv[1])
+    while line := sys.stdin.readline():
+        pid = os.fork()
+        if not pid:
+            serve(slave_port, float(line))
+        sys.stdout.write(f"{pid}\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
