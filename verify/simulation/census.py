@@ -112,6 +112,10 @@ class Census:
         known_connections = {peer for factory in factories for peer in (*factory.peers, *factory.turned_away)}
         # A turn that has not come yet would have sent something to these.
         known_connections.update(around.flushes._waiting, around.answers._waiting)
+        # Or would have passed over these.
+        known_connections.update(peer for _, _, peer, _ in around.turns._waiting)
+        # Their jobs are forgotten in steps.
+        known_connections.update(master.peer.peer for master in broker._gone_masters)
         left = set(self._connections) - known_connections
         return f"{len(left)} connections live that have ended" if left else None
 
