@@ -3,7 +3,7 @@ Chaos with real processes: ``python -m verify.reliability.chaos --seconds 60``.
 
 Slaves and the broker are killed, stopped and cut off while masters submit all
 the time. Each job must have exactly one outcome, and that the right answer.
-`reliability.faults` has the faults of hosts: what stands still, a bad network,
+`verify.reliability.faults` has the faults of hosts: what stands still, a bad network,
 clocks that jump, no descriptors, a full disk.
 """
 
@@ -200,7 +200,7 @@ async def main(reactor: Any) -> None:
     parser.add_argument("--seconds", type=float, default=60, help="how long slaves are killed")
     parser.add_argument("--restarts", type=int, default=5, help="how often the broker is killed")
     parser.add_argument("--quick", action="store_true", help="have processes stand still for 3 s, not for 5 and 30")
-    parser.add_argument("--only-faults", action="store_true", help="only the faults of reliability.faults")
+    parser.add_argument("--only-faults", action="store_true", help="only the faults of verify.reliability.faults")
     parser.add_argument("--fault", metavar="TEXT", default="", help="of these, those with TEXT in their names")
     parser.add_argument("--no-keepalive", action="store_true", help="leave out what takes a minute more")
     options = parser.parse_args()

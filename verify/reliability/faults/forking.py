@@ -28,7 +28,7 @@ def forks(directory: Path, seconds: float) -> list[str]:
     with FaultyBroker(directory, RETRIES) as broker:
         command = [str(GLOOM), "work", "-c", "2", "--slave", f"127.0.0.1:{broker.slave_port}"]
         with subprocess.Popen(
-            [*command, "reliability.faults.forking:increment"],
+            [*command, "verify.reliability.faults.forking:increment"],
             env=environment(),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

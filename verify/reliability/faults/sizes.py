@@ -76,7 +76,7 @@ def mapped_large_answers(directory: Path, jobs: int = 16, answer_bytes: int = 8 
     with FaultyBroker(directory) as broker:
         work_command = [str(GLOOM), "work", "-c", "4", "--slave", f"127.0.0.1:{broker.slave_port}"]
         with subprocess.Popen(
-            [*work_command, "reliability.faults.sizes:large"], env=environment(), stderr=subprocess.DEVNULL
+            [*work_command, "verify.reliability.faults.sizes:large"], env=environment(), stderr=subprocess.DEVNULL
         ) as work:
             try:
                 until(lambda: len(children(work.pid)) >= 4, "gloom work has no children")
