@@ -27,10 +27,10 @@ from gloom.broker.deadlines import Deadlines
 from gloom.broker.interfaces import IBroker
 from gloom.broker.limits import JOB_BYTES, PLACE_BYTES, Limits
 from gloom.broker.pairing import Pairing
-from gloom.broker.records import BASE_TERMS, Failure, Job, JobKey, Master, Receipt, Slave, Terms
+from gloom.broker.records import Job, Master, Slave
+from gloom.broker.values import BASE_TERMS, Failure, JobKey, Receipt, Terms, quoted, text_of
 from gloom.errors import IdExists, InvalidState, MissingField, NoSlaves, UnknownJob
 from gloom.settings import Settings
-from gloom.wire.messages import text_of
 
 #: Work on many jobs is done in steps of at most so many jobs, about 2 ms: the jobs of a
 #: disconnected master, deadlines, a shutdown. A million jobs in one step would keep every
@@ -48,12 +48,10 @@ class MemoryBroker:
         alarm: Called with a time of the caller's clock when `deadline_passed`
             must be called by then; the earliest of these times counts.
 
-    Attributes:
-        limits: The bounds on its jobs and types, and their use so far.
     """
 
     def __init__(self, settings: Settings, alarm: Callable[[float], None]) -> None:
-        self.limits = Limits(settings)
+        self._limits = Limits(settings)
         self._retries = settings.retries
         self._jobs: dict[JobKey, Job] = {}
         self._bytes = 0
@@ -68,7 +66,7 @@ class MemoryBroker:
         # The jobs that a shutdown has yet to end, oldest last.
         self._ending: list[Job] = []
         self._abandons = False
-        self._drained: Callable[[], None] | None = None
+        self._drained: Callable[[], object] | None = None
 
     @property
     def unanswered(self) -> int:
@@ -80,9 +78,17 @@ class MemoryBroker:
         """About how much memory the jobs in flight and the joined types take."""
         return self._bytes + JOB_BYTES * len(self._jobs) + PLACE_BYTES * self._pairing.places
 
+    def measure_memory_with(self, measure: Callable[[], None]) -> None:
+        """See `IBroker.measure_memory_with`."""
+        self._limits.measure = measure
+
+    def refuse_for_memory(self) -> None:
+        """See `IBroker.refuse_for_memory`."""
+        self._limits.refuse()
+
     def allow_memory(self, free_bytes: int) -> None:
-        """Let jobs take some of *free_bytes*, which the process may take more, before it is measured again."""
-        self.limits.allow(len(self._jobs), self._bytes, free_bytes)
+        """See `IBroker.allow_memory`."""
+        self._limits.allow(len(self._jobs), self._bytes, free_bytes)
 
     # Masters
 
@@ -115,7 +121,7 @@ class MemoryBroker:
         now: float,
     ) -> None:
         """See `IBroker.submit`."""
-        jobs, limits = self._jobs, self.limits
+        jobs, limits = self._jobs, self._limits
         if id in jobs and not self._drop_if_abandoned(jobs[id]):
             self._submit_again(master, jobs[id], type, terms)
             return
@@ -124,7 +130,7 @@ class MemoryBroker:
         if len(jobs) >= limits.unasked_jobs or self._bytes + size > limits.unasked_bytes:
             self._make_room(master, size, now)
         if terms.require_slave and not self._pairing.has_slave(type):
-            raise NoSlaves("no slave has joined" if type is None else f"no slave has joined the type {_show(type)}")
+            raise NoSlaves("no slave has joined" if type is None else f"no slave has joined the type {quoted(type)}")
         job = Job(id, self._pairing.line_of(type), priority, self._submitted, payload, master.alone, terms, now)
         self._submitted += 1
         jobs[id] = job
@@ -140,7 +146,7 @@ class MemoryBroker:
     def _make_room(self, master: Master, size: int, now: float) -> None:
         """Forget what nobody waits for; refuse a job of *size* bytes if that is not enough."""
         self._reap(now)
-        refusal = self.limits.refusal(len(self._jobs), self._bytes, len(master.jobs), master.queued_bytes, size)
+        refusal = self._limits.refusal(len(self._jobs), self._bytes, len(master.jobs), master.queued_bytes, size)
         if refusal is not None:
             raise refusal
 
@@ -158,7 +164,7 @@ class MemoryBroker:
         """See `IBroker.cancel`."""
         job = self._jobs.get(id)
         if job is None or master not in job.masters:
-            raise UnknownJob(f"{_show(id)} is no job of this master in flight")
+            raise UnknownJob(f"{quoted(id)} is no job of this master in flight")
         slave = job.slave
         master.peer.cancelling(running=slave is not None)
         if slave is not None:
@@ -194,9 +200,9 @@ class MemoryBroker:
 
     def join(self, slave: Slave, types: Sequence[str | None], slots: int, now: float) -> None:
         """See `IBroker.join`."""
-        if self.limits.is_over(self._pairing.places_with(types)):
+        if self._limits.is_over(self._pairing.places_with(types)):
             self._pairing.clear_some()
-            self.limits.check_places(self._pairing.places_with(types))
+            self._limits.check_places(self._pairing.places_with(types))
         self._pairing.join(slave, types, slots)
         self._clear_soon()
         slave.peer.accepted()
@@ -289,11 +295,11 @@ class MemoryBroker:
         reason = f"the attempt on {slave.peer.name} ran longer than {job.terms.timeout_seconds:g} s"
         self._try_again(job, "timeout", reason, now)
 
-    def drain(self, now: float, drained: Callable[[], None]) -> None:
+    def drain(self, now: float, drained: Callable[[], object]) -> None:
         """See `IBroker.drain`."""
         self._draining = True
         self._drained = drained
-        self.limits.drain()
+        self._limits.drain()
         self._next_for = self._pairing.wait
         self._ending = list(reversed(self._jobs.values()))
         self._end_some(now)
@@ -382,7 +388,7 @@ class MemoryBroker:
                 raise MissingField(f"id is required when more than one job is in hand, {len(hand)} are")
             raise InvalidState("no job is in hand")
         if id not in hand:
-            raise InvalidState(f"the job {_show(id)} is not in hand")
+            raise InvalidState(f"the job {quoted(id)} is not in hand")
         return hand.pop(id)
 
     def _revoke(self, job: Job, slave: Slave) -> None:
@@ -469,9 +475,3 @@ class MemoryBroker:
 def _receipt(job: Job, slave: Slave, now: float) -> Receipt:
     queued, ran = job.started - job.submitted, now - job.started
     return Receipt(round(queued, 6), round(ran, 6), 1 + len(job.attempts or ()), slave.peer.name)
-
-
-def _show(id: JobKey) -> str:
-    """Return *id* for an error's reason, cut at 100 characters."""
-    text = text_of(id) if isinstance(id, bytes) else repr(id)
-    return text if len(text) <= 100 else text[:100] + "..."

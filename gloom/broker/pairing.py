@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterable, Sequence
 from heapq import merge
 
 from gloom.broker.jobqueue import first_of, rank_of
-from gloom.broker.records import NOBODY, Crew, Job, JobKey, Line, Slave
+from gloom.broker.records import NOBODY, Crew, Job, Line, Slave
+from gloom.broker.values import JobKey
 
 # A slave of so many types costs less without a crew.
 _FEW_TYPES = 8

@@ -8,85 +8,15 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
 from gloom.broker.jobqueue import JobQueue, MergedQueue
-from gloom.wire.messages import IdKey
+from gloom.broker.values import JobKey, Terms
 
 if TYPE_CHECKING:
     from gloom.broker.deadlines import Deadline
-
-#: A job's id, as `gloom.wire.messages.key_of` has it; to the broker no more than a key.
-JobKey = IdKey
-
-
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """
-    What a master asks beyond the base level (docs/protocol.md, section 4, ``submit``).
-
-    Attributes:
-        attach: Become a receiver of the outcome when the id is in flight.
-        timeout_seconds: How long one attempt may run; None for no limit.
-        expires_seconds: How long the job may wait for a slave; None for no limit.
-        delay_seconds: How long it waits before it may start.
-        retries: How often it is tried again; None for the broker's default.
-        require_slave: Refuse it if no slave of its type has joined.
-    """
-
-    attach: bool = False
-    timeout_seconds: float | None = None
-    expires_seconds: float | None = None
-    delay_seconds: float = 0.0
-    retries: int | None = None
-    require_slave: bool = False
-
-
-#: The base level: nothing asked.
-BASE_TERMS = Terms()
-#: A job that is submitted again.
-ATTACH_TERMS = Terms(attach=True)
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """
-    Why a job ended without an answer (section 4, outcome errors).
-
-    Attributes:
-        error: The outcome's code.
-        reason: What happened, for a person.
-        kind: The exception's name on the slave, or None.
-        traceback: The slave's traceback, or None.
-        attempts: One mapping an attempt: ``slave``, ``seconds``, ``ended``.
-    """
-
-    error: str
-    reason: str
-    kind: str | None = None
-    traceback: str | None = None
-    attempts: list[dict[str, Any]] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """
-    How an answered job went (section 4, ``receipt``).
-
-    Attributes:
-        queued_seconds: From its submission to the start of its last attempt.
-        ran_seconds: How long that attempt ran.
-        attempts: How many there were, 1 or more.
-        slave: The name of the slave that answered.
-    """
-
-    queued_seconds: float
-    ran_seconds: float
-    attempts: int
-    slave: str
 
 
 class Job(Struct, eq=False, gc=False):

@@ -394,11 +394,6 @@ def key_of(id: str | int) -> str | bytes:
     return id if type(id) is str else _encode(id)
 
 
-def text_of(id: IdKey) -> str:
-    """Return *id* as an error shows it."""
-    return id.decode() if isinstance(id, bytes) else str(id)
-
-
 def _id(id: IdKey) -> bytes:
     return id if type(id) is bytes else _encode(id)
 

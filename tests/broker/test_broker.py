@@ -8,7 +8,7 @@ import pytest
 from zope.interface.verify import verifyObject
 
 from gloom.broker.interfaces import IBroker, IMasterPeer, ISlavePeer
-from gloom.broker.records import Failure
+from gloom.broker.values import Failure
 from gloom.errors import IdExists, InvalidState
 from tests.support.floor import Floor
 from tests.support.recording import OK, RecordingMaster, RecordingSlave, assigned, picture

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gloom.broker.records import ATTACH_TERMS, BASE_TERMS, Receipt, Terms
+from gloom.broker.values import ATTACH_TERMS, BASE_TERMS, Receipt, Terms
 from gloom.errors import Busy, Draining, GloomError, IdExists, InvalidState, MissingField, NoSlaves, UnknownJob
 from gloom.settings import MIB
 from tests.support.floor import ASlave, Floor

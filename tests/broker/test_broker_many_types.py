@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from gloom.broker.records import Crew, JobKey
+from gloom.broker.records import Crew
+from gloom.broker.values import JobKey
 from tests.support.floor import ASlave, Floor
 from tests.support.recording import OK, assigned
 

@@ -30,7 +30,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from gloom.broker.memory import MemoryBroker
-from gloom.broker.records import ATTACH_TERMS, BASE_TERMS, Crew, Failure, Job, JobKey, Line, Master, Slave
+from gloom.broker.records import Crew, Job, Line, Master, Slave
+from gloom.broker.values import ATTACH_TERMS, BASE_TERMS, Failure, JobKey
 from gloom.errors import IdExists, InvalidState
 from gloom.settings import Settings
 from tests.support.recording import RecordingMaster, RecordingSlave, Told, payload_of, picture, standing_in

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from twisted.internet.task import Clock
 
-from gloom.broker.records import BASE_TERMS, Job, Line, Master, Slave
+from gloom.broker.records import Job, Line, Master, Slave
+from gloom.broker.values import BASE_TERMS
 from gloom.host.malloc import INTERVAL_SECONDS, MUCH_BYTES, MemoryService, find_trim, let_be
 from gloom.testing import MemoryGloom
 from tests.support.wire import extended, join, join_types, respond, slave_of, submit
@@ -92,7 +93,7 @@ def test_another_library_is_let_be(monkeypatch: pytest.MonkeyPatch, error: type[
 def test_the_broker_tells_about_what_its_jobs_take() -> None:
     """Bodies count, and each job for itself."""
     gloom = MemoryGloom()
-    broker: Any = gloom.masters.around.broker
+    broker = gloom.masters.around.broker
     assert broker.used_bytes == 0
     gloom.master().send(submit(1, body="x" * 100_000))
     assert 100_000 < broker.used_bytes < 102_000

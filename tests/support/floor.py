@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from gloom.broker.memory import MemoryBroker
-from gloom.broker.records import BASE_TERMS, JobKey, Master, Slave, Terms
+from gloom.broker.records import Master, Slave
+from gloom.broker.values import BASE_TERMS, JobKey, Terms
 from gloom.settings import Settings
 from tests.support.recording import OK, RecordingMaster, RecordingSlave, Told, payload_of, picture
 

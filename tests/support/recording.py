@@ -9,8 +9,8 @@ from zope.interface import implementer
 from gloom.broker.interfaces import IMasterPeer, ISlavePeer
 from gloom.broker.jobqueue import JobQueue
 from gloom.broker.memory import MemoryBroker
-from gloom.broker.records import Failure, Job, JobKey, Receipt
-from gloom.wire.messages import text_of
+from gloom.broker.records import Job
+from gloom.broker.values import Failure, JobKey, Receipt, text_of
 
 Told = tuple[Any, ...]
 
