@@ -1,7 +1,7 @@
 """
-The broker's records: jobs, what waits for each type, masters, slaves and their crews.
+The records of the in-memory broker: jobs, the lines of job types, crews, masters and slaves.
 
-Plain data with no behaviour; every change to it is made in `gloom.broker.memory` and `gloom.broker.pairing`.
+Plain data without behaviour. `gloom.broker.memory` and the modules under it make every change.
 """
 
 from __future__ import annotations
@@ -23,25 +23,26 @@ class Job(Struct, eq=False, gc=False):
     """
     One accepted job.
 
-    The garbage collector does not follow it: to walk over a million that are
-    queued would hold everybody up. The broker unties it when it forgets it.
+    The garbage collector does not track jobs: a collection that visited a million
+    queued ones would delay every peer. So the broker must leave a job that it
+    forgets in no reference cycle.
 
     Attributes:
         id: Unique while the job is in flight.
-        line: What its type has waiting.
+        line: The line of its type.
         priority: Larger first.
-        sequence: Its place in the order of all submissions.
-        payload: What the slave is given.
-        masters: Who is told the outcome; empty when all of them have gone.
-        terms: What its first master asked for.
-        submitted: When it was accepted, in seconds of the caller's clock.
-        slave: Who has it in hand, or None while it waits.
-        queued: True while it stands in its line's queue; kept by `JobQueue`.
-        started: When the present attempt began.
+        sequence: Its number in the order of all submissions.
+        payload: The bytes for its slave.
+        masters: The masters that get its outcome; empty when all of them are gone.
+        terms: The terms of its first ``submit``.
+        submitted: The time of its acceptance, in seconds of the caller's clock.
+        slave: The slave that has it in hand, or None while it waits.
+        queued: Whether it is in its line's queue; kept by `JobQueue`.
+        started: The time at which the present attempt began.
         attempts: The attempts that ended without an outcome, or None before the first.
-        deadline: When the broker must look at it next, or None.
+        deadline: The end of its delay, wait or attempt, or None without a limit.
         before: The job before it in the run of its queue; kept by `JobQueue`.
-        after: The job behind it there.
+        after: The job behind it in the run.
     """
 
     id: JobKey
@@ -53,7 +54,7 @@ class Job(Struct, eq=False, gc=False):
     terms: Terms
     submitted: float
     slave: Slave | None = None
-    queued: int = 0
+    queued: bool = False
     started: float = 0.0
     attempts: list[dict[str, Any]] | None = None
     deadline: Deadline[Job] | None = None
@@ -61,22 +62,22 @@ class Job(Struct, eq=False, gc=False):
     after: Job | None = None
 
 
-#: Nobody is idle: of the lines that no slave stands in, and never changed.
+#: The idle slaves of every line in which no slave stands itself: always empty.
 NOBODY: OrderedDict[Slave, None] = OrderedDict()
 
 
 class Line:
     """
-    What one job type has waiting: jobs in order, or slaves in order of idleness.
+    The line of one job type: its waiting jobs in order, or its idle slaves.
 
     Attributes:
         type: The job type; None for untyped jobs.
         queue: Its queued jobs.
-        idle: The slaves that could take one more job of it, idle longest first;
-            without those of its crews.
-        crews: Whose slaves could take its jobs, too.
-        joined: How many slaves and crews have joined it.
-        users: These, and its jobs in flight; at 0 the line is forgotten.
+        idle: The slaves that could take one more job of it, idle longest first,
+            without the slaves of its crews.
+        crews: The crews whose slaves take its jobs.
+        joined: The number of slaves and crews that have joined it.
+        users: `joined`, and the number of its jobs in flight; at 0 the line is forgotten.
     """
 
     __slots__ = ("crews", "idle", "joined", "queue", "type", "users")
@@ -94,16 +95,16 @@ class Line:
 
 class Crew:
     """
-    The slaves that have joined the same set of many types: for them one line, made of many.
+    The slaves that have joined the same set of many types; to them it is one line, made of many.
 
     Attributes:
-        types: The set.
-        left_out: Those of it in whose lines each slave stands by itself.
-        lines: The lines of the others.
-        queue: The first job of all these.
-        idle: The slaves that could take one more job of them, idle longest first.
+        types: The set of types.
+        left_out: The types in whose lines each slave stands itself.
+        lines: The lines of all other types.
+        queue: The jobs of `lines`, merged.
+        idle: The slaves that could take one more job of `lines`, idle longest first.
         alone: ``(self,)``, shared by the lines that have no other crew.
-        joined: How many slaves it has; at 0 it is forgotten, and then its places in the lines.
+        joined: The number of its slaves; at 0 it is forgotten, and its places are cleared later.
     """
 
     __slots__ = ("alone", "idle", "joined", "left_out", "lines", "queue", "types")
@@ -124,9 +125,9 @@ class Master:
 
     Attributes:
         peer: The connection, an `IMasterPeer`.
-        jobs: Its jobs that have no outcome yet, in the order in which it asked for them.
-        queued_bytes: The payloads of these jobs together.
-        alone: ``(self,)``, shared as the masters of all its own jobs; empty once it has gone.
+        jobs: Its jobs in flight, in the order of its requests.
+        queued_bytes: The size of their payloads together.
+        alone: ``(self,)``, shared as the masters of all its own jobs; empty once it is gone.
         is_gone: Whether its connection has ended; its jobs may be forgotten a little later.
     """
 
@@ -146,14 +147,14 @@ class Slave:
 
     Attributes:
         peer: The connection, an `ISlavePeer`.
-        lines: The types that it has joined, usually None (untyped jobs) among
-            them, or a crew in place of many; empty before ``join`` and after ``leave``.
-        turn: Its place in the order of idleness; 0 while it is not idle.
-        slots: How many jobs it may have in hand; 0 while it has joined nothing, or is blocked.
-        joined_slots: As slots, also while it is blocked.
-        is_blocked: Whether bytes wait for it, so that it is given no job.
-        hand: What it has in hand by id: a job, or None for an attempt that the
-            broker has ended (cancelled, timed out) and the slave has not let go of.
+        lines: The lines of its types, with a crew in place of many of them; empty
+            before ``join`` and after ``leave``.
+        turn: Its number in the order of idleness, smaller if idle longer; 0 while it is not idle.
+        slots: The number of jobs that it may have in hand; 0 while it has joined nothing or is blocked.
+        joined_slots: The slots of its ``join``, also while it is blocked.
+        is_blocked: Whether it gets no job because it has not read the bytes sent to it.
+        hand: The jobs in hand by id; None for an attempt that the broker has ended
+            (cancelled, timed out) and the slave has not let go of.
     """
 
     __slots__ = ("hand", "is_blocked", "joined_slots", "lines", "peer", "slots", "turn")

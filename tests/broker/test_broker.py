@@ -535,7 +535,7 @@ def test_types_are_forgotten_when_unused(floor: Floor) -> None:
         slave.respond()
         master.submit("gone", f"nobody takes {number}")
         master.lost()
-    assert len(floor.broker._pairing.lines) == 2  # the untyped line, and what the slave has joined last
+    assert len(floor.broker._lines) == 2  # the untyped line, and what the slave has joined last
     slave.lost()
     assert floor.is_empty()
 

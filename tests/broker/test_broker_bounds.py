@@ -155,7 +155,9 @@ def test_ended_attempts_in_a_hand_are_passed_and_stay_where_they_are(floor: Floo
     slave = floor.joined(*types, slots=901)
     master = floor.master().queue(*range(900), timeout_seconds=1.0)
     floor.wait(1.0)
-    queue = floor.broker._pairing.lines["echo"].queue
+    line = floor.broker._lines.get("echo")
+    assert line is not None
+    queue = line.queue
     waiting = list(queue)
     assert len(waiting) == 900
     slave.take()
@@ -224,18 +226,18 @@ def test_many_types_are_left_step_by_step(floor: Floor) -> None:
     slaves = [floor.joined(*(f"{name} {other}" for other in range(1000)), name=name) for name in "abcdef"]
     for slave in slaves:
         slave.lost()
-    assert len(floor.broker._pairing.lines) == 6000
+    assert len(floor.broker._lines) == 6000
     master = floor.master()
     with pytest.raises(NoSlaves):
         master.submit("j", "a 7", require_slave=True)
     master.queue("j", type="b 7")
     left = []
-    while floor.broker._pairing.left:
+    while floor.broker._pairing.crews.deserted:
         floor.broker.deadline_passed(floor.now)
-        left.append(len(floor.broker._pairing.lines))
+        left.append(len(floor.broker._lines))
     assert left[0] >= 5000
     assert left[-1] == 1
-    assert floor.broker._pairing.lines.__sizeof__() < 1000
+    assert floor.broker._lines._by_type.__sizeof__() < 1000
     assert floor.joined("b 7").record.hand.keys() == {"j"}
 
 
@@ -248,7 +250,7 @@ def test_the_same_many_types_may_be_joined_while_they_are_left(floor: Floor) -> 
     for _ in range(3):
         slave.respond()
     assert slave.take()[-1] == OK
-    assert len(floor.broker._pairing.lines) == 901
+    assert len(floor.broker._lines) == 901
     floor.everybody_goes()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gloom.broker.records import Crew
+from gloom.broker.records import Crew, Line
 from gloom.broker.values import JobKey
 from tests.support.floor import ASlave, Floor
 from tests.support.recording import OK, assigned
@@ -15,6 +15,12 @@ MANY = tuple(f"type {number}" for number in range(1000))
 @pytest.fixture
 def floor() -> Floor:
     return Floor()
+
+
+def line_of(floor: Floor, type: str) -> Line:
+    line = floor.broker._lines.get(type)
+    assert line is not None
+    return line
 
 
 def crew_of(slave: ASlave) -> Crew:
@@ -35,7 +41,7 @@ def test_a_slave_of_many_types_waits_in_two_places(floor: Floor) -> None:
     """What a job costs does not grow with the types of its slave: it stands with its crew, and for untyped jobs."""
     slave = floor.joined(*MANY)
     line, crew = slave.record.lines
-    assert line is floor.broker._pairing.lines[None]
+    assert line is floor.broker._lines.get(None)
     assert crew is crew_of(slave)
 
 
@@ -100,7 +106,7 @@ def test_jobs_go_round_among_slaves_of_many_types_with_free_slots(floor: Floor) 
 def test_many_sets_of_types_may_share_a_type(floor: Floor) -> None:
     """The orders of jobs and of idleness hold when more different sets have a type than may have a crew in its line."""
     slaves = [floor.joined("shared", *(f"{number} {other}" for other in range(250))) for number in range(40)]
-    line = floor.broker._pairing.lines["shared"]
+    line = line_of(floor, "shared")
     assert (len(line.crews), len(line.idle)) == (16, 24)
     master = floor.master().queue(*range(40), type="shared")
     assert [list(slave.record.hand) for slave in slaves] == [[number] for number in range(40)]
@@ -112,16 +118,16 @@ def test_small_sets_have_few_crews_in_a_line(floor: Floor) -> None:
     """Where telling crews of a job would cost more than looking at a few lines, slaves stand there by themselves."""
     for number in range(5):
         floor.joined("shared", *(f"{number} {other}" for other in range(17)))
-    line = floor.broker._pairing.lines["shared"]
+    line = line_of(floor, "shared")
     assert (len(line.crews), len(line.idle)) == (2, 3)
 
 
 def test_slaves_of_few_types_have_no_crew(floor: Floor) -> None:
     """A slave of eight types, untyped jobs among them, costs least without one; naming a type twice changes nothing."""
     floor.joined(*MANY[:7], *MANY[:7])
-    assert not floor.broker._pairing.crews
+    assert not floor.broker._pairing.crews.by_types
     floor.joined(*MANY[:8])
-    assert len(floor.broker._pairing.crews) == 1
+    assert len(floor.broker._pairing.crews.by_types) == 1
 
 
 def test_a_slave_may_join_many_types_without_untyped_jobs(floor: Floor) -> None:
@@ -160,8 +166,8 @@ def test_a_crew_lasts_as_long_as_a_slave_of_it(floor: Floor) -> None:
     assert [list(slave.record.hand) for slave in slaves] == [[], [], [], [1]]
     slaves[3].lost()
     floor.wait(0.0)
-    assert not floor.broker._pairing.crews
-    assert floor.broker._pairing.lines.keys() == {None, "echo", MANY[0]}
+    assert not floor.broker._pairing.crews.by_types
+    assert {line.type for line in floor.broker._lines} == {None, "echo", MANY[0]}
     assert answer_all(floor.joined(*MANY[:100])) == [1]
 
 
@@ -231,8 +237,8 @@ def test_sets_of_types_are_forgotten_when_unused(floor: Floor) -> None:
     for number in range(1000):
         slave.join(*(f"type {number + other}" for other in range(20)))
     floor.wait(0.0)
-    assert len(floor.broker._pairing.crews) == 1
-    assert len(floor.broker._pairing.lines) == 21
+    assert len(floor.broker._pairing.crews.by_types) == 1
+    assert len(floor.broker._lines) == 21
     slave.lost()
     floor.wait(0.0)
     assert floor.is_empty()

@@ -20,7 +20,7 @@ from gloom.broker.jobqueue import JobQueue, MergedQueue, first_of
 class Item:
     priority: int
     sequence: int
-    queued: int = 0
+    queued: bool = False
     before: Item | None = field(default=None, repr=False)
     after: Item | None = field(default=None, repr=False)
 
@@ -92,7 +92,7 @@ def test_what_was_removed_is_never_served() -> None:
     queue, items = queue_of(3, 2, 1)
     queue.remove(items[0])
     assert pop(queue) is items[1]
-    assert [bool(item.queued) for item in items] == [False, False, True]
+    assert [item.queued for item in items] == [False, False, True]
 
 
 def test_an_item_knows_whether_it_is_queued() -> None:

@@ -351,7 +351,7 @@ class BrokerMachine(RuleBasedStateMachine):
 
     @invariant()
     def a_job_is_in_exactly_one_place(self) -> None:
-        queued = [job for line in self.broker._pairing.lines.values() for job in standing_in(line.queue)]
+        queued = [job for line in self.broker._lines for job in standing_in(line.queue)]
         in_hand = [job for slave in self.slaves for job in slave.record.hand.values() if job is not None]
         places = Counter((job.id, job.line.type) for job in queued + in_hand)
         assert places == Counter((job.id, job.line.type) for job in self.broker._jobs.values())
@@ -408,19 +408,19 @@ class BrokerMachine(RuleBasedStateMachine):
         pairing = self.broker._pairing
         joined = [line for slave in self.slaves for line in slave.record.lines]
         crews = Counter(line for line in joined if isinstance(line, Crew))
-        assert {crew: crew.joined for crew in pairing.crews.values()} == dict(crews)
+        assert {crew: crew.joined for crew in pairing.crews.by_types.values()} == dict(crews)
         joins = Counter(line for line in joined if isinstance(line, Line))
         # Those that all slaves have left stand in some of their lines yet.
-        standing = [*crews, *pairing.left]
+        standing = [*crews, *pairing.crews.deserted]
         joins.update(line for crew in standing for line in crew.lines)
         users = joins + Counter(job.line for job in self.broker._jobs.values())
-        assert {line: line.users for line in pairing.lines.values()} == dict(users)
+        assert {line: line.users for line in self.broker._lines} == dict(users)
         waiting = Counter(job.line for job in self.waiting())
-        for line in pairing.lines.values():
+        for line in self.broker._lines:
             assert len(line.queue) == waiting[line]
             assert line.joined == joins[line]
             assert set(line.crews) == {crew for crew in standing if line in crew.lines}
-            assert pairing.has_slave(line.type) == any(line.type in slave.types for slave in self.slaves)
+            assert self.broker._lines.has_slave(line.type) == any(line.type in slave.types for slave in self.slaves)
         assert pairing.places == len(joined) + sum(len(crew.lines) for crew in standing)
 
     @invariant()
@@ -428,7 +428,7 @@ class BrokerMachine(RuleBasedStateMachine):
         idle = sorted((slave.record for slave in self.slaves if slave.record.turn), key=lambda slave: slave.turn)
         assert [slave.peer.name for slave in idle] == [slave.peer.name for slave in self.model.idle]
         pairing = self.broker._pairing
-        places: list[Line | Crew] = [*pairing.lines.values(), *pairing.crews.values()]
+        places: list[Line | Crew] = [*self.broker._lines, *pairing.crews.by_types.values()]
         for line in places:
             assert list(line.idle) == [slave for slave in idle if line in slave.lines]
         for slave in self.slaves:

@@ -108,12 +108,11 @@ def picture(broker: MemoryBroker) -> dict[str, Any]:
     return {
         "jobs": {id: _picture_of_job(job) for id, job in broker._jobs.items()},
         "lines": {
-            type: (line.users, len(line.queue), [slave.peer.name for slave in line.idle])
-            for type, line in broker._pairing.lines.items()
+            line.type: (line.users, len(line.queue), [slave.peer.name for slave in line.idle]) for line in broker._lines
         },
         "crews": {
             types: (crew.joined, [slave.peer.name for slave in crew.idle])
-            for types, crew in broker._pairing.crews.items()
+            for types, crew in broker._pairing.crews.by_types.items()
         },
         "deadlines": [(when, str(job.id)) for when, _, job in broker._deadlines],
         "gone": [(master.peer.name, len(master.jobs)) for master in broker._gone_masters],

@@ -239,7 +239,7 @@ class Session:
         assert isinstance(broker, MemoryBroker)
         around = gloom.masters.around
         left = {
-            "jobs": broker.unanswered, "types": len(broker._pairing.lines), "bytes": broker._bytes,
+            "jobs": broker.unanswered, "types": len(broker._lines), "bytes": broker._bytes,
             "connections": around.connections, "watched frames": len(around.stalls._watched),
             "peers": len(gloom.masters.peers) + len(gloom.slaves.peers), "timers": len(gloom.clock.getDelayedCalls()),
         }  # fmt: skip

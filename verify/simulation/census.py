@@ -14,8 +14,9 @@ from contextlib import contextmanager
 from typing import Any
 from weakref import WeakSet
 
+import gloom.broker.crews
+import gloom.broker.lines
 import gloom.broker.memory
-import gloom.broker.pairing
 from gloom.broker.records import Crew, Job, Line, Master, Slave
 
 from .mirror import Mirror
@@ -41,7 +42,7 @@ class Census:
     @contextmanager
     def taken(self) -> Iterator[None]:
         """Count what is made meanwhile."""
-        modules: tuple[Any, ...] = (gloom.broker.memory, gloom.broker.pairing)
+        modules: tuple[Any, ...] = (gloom.broker.memory, gloom.broker.lines, gloom.broker.crews)
         known = [(module, name, getattr(module, name)) for module in modules for name in _names_in(module)]
         for module, name, kind in known:
             setattr(module, name, self._counted(kind))
@@ -95,8 +96,8 @@ class Census:
         broker = mirror.broker
         pairing = broker._pairing
         known: dict[type, set[Any]] = {
-            Line: set(pairing.lines.values()),
-            Crew: {*pairing.crews.values(), *pairing.left},
+            Line: set(broker._lines),
+            Crew: {*pairing.crews.by_types.values(), *pairing.crews.deserted},
             Master: {*(master.record for master in mirror.masters), *broker._gone_masters},
             Slave: {slave.record for slave in mirror.slaves},
         }
