@@ -1,1 +1,1 @@
-"""The broker: facts and the time go in, calls on peers come out; no transport, no JSON, no clock."""
+"""Jobs and their transitions: told the time and the verbs of peers, a broker calls peers; no transport, JSON or clock."""

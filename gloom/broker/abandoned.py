@@ -16,7 +16,7 @@ _ROOMY_BYTES = 100_000
 
 class GoneMasters:
     """
-    The disconnected masters whose jobs are not all forgotten yet.
+    The disconnected masters that have jobs left to forget.
 
     Args:
         forget: Forgets a job that is not in hand and has no master.

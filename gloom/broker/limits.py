@@ -27,9 +27,9 @@ class Limits:
         settings: The options.
 
     Attributes:
-        unasked_jobs: A number of jobs in flight. Below it, and up to `unasked_bytes`, no
+        unchecked_jobs: A number of jobs in flight. Below it, and up to `unchecked_bytes`, no
             limit is reached: so a ``submit`` makes two comparisons for all limits.
-        unasked_bytes: A size of their payloads.
+        unchecked_bytes: A size of their payloads.
         measure: Measures the memory of the process, and calls `allow` or `refuse`.
     """
 
@@ -44,8 +44,8 @@ class Limits:
         "_max_places",
         "_memory_is_full",
         "measure",
-        "unasked_bytes",
-        "unasked_jobs",
+        "unchecked_bytes",
+        "unchecked_jobs",
     )
 
     def __init__(self, settings: Settings) -> None:
@@ -60,13 +60,13 @@ class Limits:
         self._granted_jobs = self._max_jobs
         self._granted_bytes = self._max_bytes
         self.measure: Callable[[], None] = lambda: None
-        self.unasked_jobs = self._max_master_jobs
-        self.unasked_bytes = self._max_master_bytes
+        self.unchecked_jobs = self._max_master_jobs
+        self.unchecked_bytes = self._max_master_bytes
 
     def drain(self) -> None:
         """Refuse all jobs from now on."""
         self._draining = True
-        self.unasked_jobs = 0
+        self.unchecked_jobs = 0
 
     # Memory
 
@@ -83,18 +83,18 @@ class Limits:
         # Half of it for payloads, half of it for all else.
         self._granted_jobs = jobs + free_bytes // (2 * _JOB_BYTES_AT_MOST)
         self._granted_bytes = used_bytes + free_bytes // 2
-        self._ask_beyond_the_grant()
+        self._check_beyond_the_grant()
 
     def refuse(self) -> None:
         """Refuse jobs until the next measurement."""
         self._memory_is_full = True
         self._granted_jobs = 0
-        self._ask_beyond_the_grant()
+        self._check_beyond_the_grant()
 
-    def _ask_beyond_the_grant(self) -> None:
-        self.unasked_bytes = min(self._max_master_bytes, self._granted_bytes)
+    def _check_beyond_the_grant(self) -> None:
+        self.unchecked_bytes = min(self._max_master_bytes, self._granted_bytes)
         if not self._draining:
-            self.unasked_jobs = min(self._max_master_jobs, self._granted_jobs)
+            self.unchecked_jobs = min(self._max_master_jobs, self._granted_jobs)
 
     # Refusals
 

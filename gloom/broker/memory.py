@@ -42,7 +42,7 @@ MOST_A_STEP = 1000
 @implementer(IBroker)
 class MemoryBroker:
     """
-    The `IBroker` whose jobs are in the memory of this process.
+    The `IBroker` that keeps all jobs in the memory of this process.
 
     Args:
         settings: The limits, and the default of ``retries``.
@@ -112,14 +112,7 @@ class MemoryBroker:
         return len(master.jobs)
 
     def submit(
-        self,
-        master: Master,
-        id: JobKey,
-        type: str | None,
-        priority: int,
-        payload: bytes,
-        terms: Terms,
-        now: float,
+        self, master: Master, id: JobKey, type: str | None, priority: int, payload: bytes, terms: Terms, now: float
     ) -> None:
         """See `IBroker.submit`."""
         jobs, limits = self._jobs, self._limits
@@ -128,7 +121,7 @@ class MemoryBroker:
             return
         size = len(payload)
         # While all masters together are below the share of one, no limit is reached.
-        if len(jobs) >= limits.unasked_jobs or self._bytes + size > limits.unasked_bytes:
+        if len(jobs) >= limits.unchecked_jobs or self._bytes + size > limits.unchecked_bytes:
             self._make_room(master, size, now)
         if terms.require_slave and not self._lines.has_slave(type):
             raise NoSlaves("no slave has joined" if type is None else f"no slave has joined the type {quoted(type)}")
@@ -228,8 +221,9 @@ class MemoryBroker:
         slave.peer.accepted()
         if job is not None:
             for master in job.masters:
-                peer = master.peer
-                peer.answered(job.id, body, receipt_of(job, slave, now) if peer.wants_receipts else None)
+                if not master.is_gone:
+                    peer = master.peer
+                    peer.answered(job.id, body, receipt_of(job, slave, now) if peer.wants_receipts else None)
             self._forget(job)
         self._serve(slave, now)
 
@@ -259,7 +253,8 @@ class MemoryBroker:
         job = in_hand(slave, id)
         if job is not None:
             for master in job.masters:
-                master.peer.progressed(job.id, body)
+                if not master.is_gone:
+                    master.peer.progressed(job.id, body)
 
     # Time
 
@@ -407,7 +402,8 @@ class MemoryBroker:
     def _fail(self, job: Job, error: str, reason: str, kind: str | None = None, traceback: str | None = None) -> None:
         failure = Failure(error, reason, kind, traceback, job.attempts or [])
         for master in job.masters:
-            master.peer.failed(job.id, failure)
+            if not master.is_gone:
+                master.peer.failed(job.id, failure)
         self._forget(job)
 
     def _forget(self, job: Job) -> None:

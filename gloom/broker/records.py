@@ -99,7 +99,7 @@ class Crew:
 
     Attributes:
         types: The set of types.
-        left_out: The types in whose lines each slave stands itself.
+        left_out: The types for which each slave stands in the line itself.
         lines: The lines of all other types.
         queue: The jobs of `lines`, merged.
         idle: The slaves that could take one more job of `lines`, idle longest first.
