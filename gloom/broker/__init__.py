@@ -1,1 +1,1 @@
-"""Jobs and their transitions: told the time and the verbs of peers, a broker calls peers; no transport, JSON or clock."""
+"""Jobs and all their transitions: facts and the time come in, calls on peers go out; no transport, JSON or clock."""

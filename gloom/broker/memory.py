@@ -47,7 +47,6 @@ class MemoryBroker:
     Args:
         settings: The limits, and the default of ``retries``.
         alarm: See `IBroker`.
-
     """
 
     def __init__(self, settings: Settings, alarm: Callable[[float], None]) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
+from gloom.broker.interfaces import IMasterPeer, ISlavePeer
 from gloom.broker.jobqueue import JobQueue, MergedQueue
 from gloom.broker.values import JobKey, Terms
 
@@ -124,7 +125,7 @@ class Master:
     The broker's record of a connection on the master port.
 
     Attributes:
-        peer: The connection, an `IMasterPeer`.
+        peer: The connection.
         jobs: Its jobs in flight, in the order of its requests.
         queued_bytes: The size of their payloads together.
         alone: ``(self,)``, shared as the masters of all its own jobs; empty once it is gone.
@@ -133,7 +134,7 @@ class Master:
 
     __slots__ = ("alone", "is_gone", "jobs", "peer", "queued_bytes")
 
-    def __init__(self, peer: Any) -> None:
+    def __init__(self, peer: IMasterPeer) -> None:
         self.peer = peer
         self.jobs: dict[Job, None] = {}
         self.queued_bytes = 0
@@ -146,7 +147,7 @@ class Slave:
     The broker's record of a connection on the slave port.
 
     Attributes:
-        peer: The connection, an `ISlavePeer`.
+        peer: The connection.
         lines: The lines of its types, with a crew in place of many of them; empty
             before ``join`` and after ``leave``.
         turn: Its number in the order of idleness, smaller if idle longer; 0 while it is not idle.
@@ -159,7 +160,7 @@ class Slave:
 
     __slots__ = ("hand", "is_blocked", "joined_slots", "lines", "peer", "slots", "turn")
 
-    def __init__(self, peer: Any) -> None:
+    def __init__(self, peer: ISlavePeer) -> None:
         self.peer = peer
         self.lines: tuple[Line | Crew, ...] = ()
         self.turn = 0

@@ -13,6 +13,7 @@ from gloom.broker.records import Job, Line, Master, Slave
 from gloom.broker.values import BASE_TERMS
 from gloom.host.malloc import INTERVAL_SECONDS, MUCH_BYTES, MemoryService, find_trim, let_be
 from gloom.testing import MemoryGloom
+from tests.support.recording import RecordingMaster
 from tests.support.wire import extended, join, join_types, respond, slave_of, submit
 
 
@@ -101,7 +102,7 @@ def test_the_broker_tells_about_what_its_jobs_take() -> None:
 
 def test_the_collector_does_not_follow_jobs() -> None:
     """A million queued jobs are nothing that Python's garbage collector would stop the broker for."""
-    job = Job("a", Line("t"), 0, 0, b"{}", Master(None).alone, BASE_TERMS, 0.0)
+    job = Job("a", Line("t"), 0, 0, b"{}", Master(RecordingMaster("m")).alone, BASE_TERMS, 0.0)
     job.deadline = MemoryGloom().masters.around.broker._deadlines.set(1.0, job)  # type: ignore[attr-defined]
     assert not gc.is_tracked(job)
     # The collector lets go of a tuple that has nothing to be followed in it.
