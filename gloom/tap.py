@@ -266,7 +266,7 @@ def makeService(options: Options) -> IService:
         options["slave-port-endpoints"],
         encrypted=options["encrypted"],
     )
-    jobs: Any = around.broker
+    jobs = around.broker
     bounds = find_bounds(options["settings"].max_memory_bytes)
     reload = Reload(around, options["access-file"], options["tls"])
     top = MultiService()

@@ -15,7 +15,7 @@ from msgspec import UNSET, Raw
 from zope.interface import implementer
 
 from gloom.broker.interfaces import IMasterPeer, ISlavePeer
-from gloom.broker.records import ATTACH_TERMS, BASE_TERMS, Failure, JobKey, Receipt, Terms
+from gloom.broker.values import ATTACH_TERMS, BASE_TERMS, Failure, JobKey, Receipt, Terms, text_of
 from gloom.errors import IdExists, InvalidType, MissingField, ProtocolError
 from gloom.server.peers import OK_FRAME, PeerFactory, PeerProtocol
 from gloom.server.surroundings import Surroundings
@@ -51,7 +51,6 @@ from gloom.wire.messages import (
     Vocabulary,
     decode_job,
     key_of,
-    text_of,
 )
 
 # A master that has so many jobs in flight goes on while its answers wait for a moment.

@@ -374,7 +374,7 @@ def test_a_reader_that_is_cancelled_stops_the_window(farm: Farm) -> None:
     slave.ask({"action": "respond", "body": 1})
     farm.advance()
     assert slave.take() == []
-    assert farm.gloom.broker.unanswered == 0  # type: ignore[attr-defined]
+    assert farm.gloom.broker.unanswered == 0
 
 
 def test_a_map_whose_reader_was_cancelled_does_not_look_finished(farm: Farm) -> None:
@@ -435,7 +435,7 @@ def test_a_map_that_is_left_early_stops(farm: Farm, way: str, iterable: Callable
     assert master.unanswered == 0
     waiting.drop()
     farm.advance()
-    assert farm.gloom.broker.unanswered == 0  # type: ignore[attr-defined]
+    assert farm.gloom.broker.unanswered == 0
 
 
 async def _read_one(answers: Answers) -> None:

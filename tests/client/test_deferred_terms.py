@@ -225,7 +225,7 @@ def test_a_cancelled_job_is_cancelled_at_the_broker(farm: Farm) -> None:
     farm.advance()
     assert slave.take() == [{"action": "cancel", "id": "running"}]
     assert slave.ask({"action": "respond", "body": "late"}) == [{"ok": True}]
-    broker: Any = farm.gloom.broker
+    broker = farm.gloom.broker
     assert broker.unanswered == 0
     for one in (running, waiting):
         with pytest.raises(CancelledError):
