@@ -27,7 +27,7 @@ from zope.interface import implementer
 from gloom.client.deferred import Master, Slave
 from gloom.client.deferred.connection import BrokerConnection
 from gloom.client.deferred.link import retry_delay_seconds
-from gloom.client.deferred.looking import bounded
+from gloom.client.deferred.timeouts import bounded
 from gloom.client.options import ClientOptions
 from gloom.client.session import Event
 from gloom.errors import BodyError, ProtocolError, RequestRefused, TransportError

@@ -16,7 +16,7 @@ from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IDelayedCall, IReactorTime, ISSLTransport
 from twisted.python.failure import Failure
 
-from gloom.client.deferred.looking import LOOK_SECONDS
+from gloom.client.deferred.timeouts import LOOK_SECONDS
 from gloom.client.session import Event, Reply, Session
 from gloom.errors import GloomError, ProtocolError, TransportError
 from gloom.logs import PeerLogger

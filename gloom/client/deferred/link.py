@@ -20,7 +20,7 @@ from twisted.python.reflect import safe_str
 from gloom.client.arguments import checked_number
 from gloom.client.deferred.address import client_endpoint
 from gloom.client.deferred.connection import BrokerConnection
-from gloom.client.deferred.looking import bounded
+from gloom.client.deferred.timeouts import bounded
 from gloom.client.options import ClientKeywords, ClientOptions
 from gloom.client.session import Event, Greeting
 from gloom.errors import ProtocolError, TransportError
