@@ -25,8 +25,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from gloom.client.deferred import Master, Slave
+from gloom.client.deferred.backoff import retry_delay_seconds
 from gloom.client.deferred.connection import BrokerConnection
-from gloom.client.deferred.link import retry_delay_seconds
 from gloom.client.deferred.timeouts import bounded
 from gloom.client.options import ClientOptions
 from gloom.client.session import Event

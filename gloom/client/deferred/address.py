@@ -5,7 +5,6 @@ Where a broker is, as a person writes it: ``HOST:PORT`` or a Twisted client endp
 from __future__ import annotations
 
 import re
-from typing import Any
 
 from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.endpoints import (
@@ -15,7 +14,7 @@ from twisted.internet.endpoints import (
     clientFromString,
     wrapClientTLS,
 )
-from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.interfaces import IReactorTCP, IStreamClientEndpoint
 
 from gloom.client.deferred.openssl import client_options
 from gloom.client.tls import ClientTLS
@@ -23,7 +22,7 @@ from gloom.client.tls import ClientTLS
 _HOST_AND_PORT = re.compile(r"(?:\[(?P<v6>[^\]]+)\]|(?P<host>[^:\[\]]+)):(?P<port>\d+)")
 
 
-def client_endpoint(reactor: Any, address: str, tls: ClientTLS | None = None) -> IStreamClientEndpoint:
+def client_endpoint(reactor: IReactorTCP, address: str, tls: ClientTLS | None = None) -> IStreamClientEndpoint:
     """
     Return the endpoint that reaches *address*.
 
@@ -55,7 +54,7 @@ def client_endpoint(reactor: Any, address: str, tls: ClientTLS | None = None) ->
     return wrapped
 
 
-def _at(reactor: Any, host: str, port: int) -> IStreamClientEndpoint:
+def _at(reactor: IReactorTCP, host: str, port: int) -> IStreamClientEndpoint:
     # A name is looked up in a thread, and so would an address be: it needs neither.
     if isIPAddress(host):
         endpoint: IStreamClientEndpoint = TCP4ClientEndpoint(reactor, host, port)
@@ -67,7 +66,7 @@ def _at(reactor: Any, host: str, port: int) -> IStreamClientEndpoint:
     return endpoint
 
 
-def _described(reactor: Any, address: str) -> IStreamClientEndpoint:
+def _described(reactor: IReactorTCP, address: str) -> IStreamClientEndpoint:
     try:
         endpoint: IStreamClientEndpoint = clientFromString(reactor, address)
     except Exception as error:

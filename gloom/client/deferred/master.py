@@ -13,13 +13,14 @@ from typing import Any, Unpack, cast
 
 from msgspec import Raw
 from twisted.internet.defer import Deferred, fail
-from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
+from twisted.internet.interfaces import IDelayedCall, IReactorTime, IStreamClientEndpoint
 from twisted.python.failure import Failure
 
 from gloom.client.arguments import checked_flag, checked_function, checked_id
 from gloom.client.deferred.answers import Answers
+from gloom.client.deferred.backoff import retry_delay_seconds
 from gloom.client.deferred.connection import BrokerConnection
-from gloom.client.deferred.link import BrokerLink, retry_delay_seconds
+from gloom.client.deferred.link import BrokerLink
 from gloom.client.deferred.unanswered import Unanswered, refusal_in
 from gloom.client.options import ClientKeywords
 from gloom.client.session import Event, Outcome, Progressed, Quiet, Reply
@@ -70,7 +71,7 @@ class Master(BrokerLink):
         self,
         endpoint: IStreamClientEndpoint | str,
         *,
-        reactor: Any,
+        reactor: IReactorTime,
         receipts: bool = False,
         **options: Unpack[ClientKeywords],
     ) -> None:
@@ -253,7 +254,7 @@ class Master(BrokerLink):
         on_receipt: Callable[[Mapping[str, Any]], object] | None,
         terms: Terms,
     ) -> Unanswered:
-        if self._stopped:
+        if self.is_stopped:
             raise TransportError("this master was stopped")
         if on_progress is not None or on_receipt is not None:
             self._check_watchers(on_progress, on_receipt)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Unpack, cast
 
 from twisted.internet.defer import maybeDeferred
-from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.python.failure import Failure
 
 from gloom.client.arguments import checked_function
@@ -66,7 +66,7 @@ class Slave(SlaveLink):
         type: str | Sequence[str] | None,
         function: Callable[[Any], Any],
         *,
-        reactor: Any,
+        reactor: IReactorTime,
         finish_seconds: float = 30.0,
         slots: int = 1,
         **options: Unpack[ClientKeywords],

@@ -6,11 +6,11 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, Unpack
+from typing import Unpack
 
 from msgspec import Raw
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.python.failure import Failure
 
 from gloom.client.arguments import MOST_SLOTS, checked_number, checked_types, seconds
@@ -50,7 +50,7 @@ class SlaveLink(BrokerLink):
         endpoint: IStreamClientEndpoint | str,
         type: str | Sequence[str] | None,
         *,
-        reactor: Any,
+        reactor: IReactorTime,
         finish_seconds: float = 30.0,
         slots: int = 1,
         **options: Unpack[ClientKeywords],
