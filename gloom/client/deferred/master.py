@@ -5,13 +5,11 @@ Masters for programs on Twisted; `gloom.client.deferred` is where to import them
 from __future__ import annotations
 
 import uuid
-from collections import deque
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from functools import partial
 from itertools import count
 from typing import Any, Unpack, cast
 
-from msgspec import Raw
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IDelayedCall, IReactorTime, IStreamClientEndpoint
 from twisted.python.failure import Failure
@@ -20,29 +18,20 @@ from gloom.client.arguments import checked_flag, checked_function, checked_id
 from gloom.client.deferred.answers import Answers
 from gloom.client.deferred.backoff import retry_delay_seconds
 from gloom.client.deferred.connection import BrokerConnection
+from gloom.client.deferred.inflight import JobsInFlight
 from gloom.client.deferred.link import BrokerLink
-from gloom.client.deferred.unanswered import Unanswered, refusal_in
+from gloom.client.deferred.unanswered import Unanswered
 from gloom.client.options import ClientKeywords
 from gloom.client.session import Event, Outcome, Progressed, Quiet, Reply
-from gloom.client.terms import Terms, WatchedTerms, batches, checked_terms, submission
+from gloom.client.terms import Terms, WatchedTerms, checked_terms, submission
 from gloom.errors import (
-    BodyError,
     Busy,
-    Draining,
     GloomError,
     IdExists,
-    InvalidType,
-    JobFailed,
     ProtocolError,
     RequestRefused,
-    SizeError,
     TransportError,
 )
-from gloom.wire.bodies import decode_body
-from gloom.wire.messages import Cancel, ExtendedSubmit, SubmitMany, encode_request
-
-# A job is given up after so many connections that ended with an unreadable message. A broker tries a job as often.
-_MOST_BROKEN_CONNECTIONS = 4
 
 
 class Master(BrokerLink):
@@ -79,13 +68,8 @@ class Master(BrokerLink):
         if checked_flag("receipts", receipts):
             self._hello.accept.append("receipt")
         self._receipts = receipts
-        self._jobs: dict[str | int, Unanswered] = {}
-        # Cancelled on this connection, with whether the broker has said ok to that: what else comes
-        # for these ids is theirs, so the next job with one of them is not sent yet.
-        self._cancelled: dict[str | int, bool] = {}
-        # The jobs of each submit_many without a reply, oldest first.
-        self._batches: deque[list[Unanswered]] = deque()
-        # Waits of those that the broker was too busy for.
+        self._in_flight = JobsInFlight(self.peer_name)
+        # The pauses of `submit_patiently`, each until its next attempt.
         self._pauses: dict[Deferred[None], IDelayedCall] = {}
         # Unique over all masters: a random part a master, and a number a job.
         self._id_prefix = uuid.uuid4().hex
@@ -94,7 +78,7 @@ class Master(BrokerLink):
     @property
     def unanswered(self) -> int:
         """How many jobs have no outcome yet."""
-        return len(self._jobs)
+        return len(self._in_flight)
 
     # What users call
 
@@ -145,8 +129,7 @@ class Master(BrokerLink):
             job = self._new_job(type, body, id, on_progress, on_receipt, terms)
         except (GloomError, TypeError, ValueError):
             return fail(Failure())
-        if self.connection is not None and job.request.id not in self._cancelled:
-            self._send(self.connection, job)
+        self._in_flight.send(job)
         return job.deferred
 
     def submit_many(
@@ -176,8 +159,7 @@ class Master(BrokerLink):
             else:
                 jobs.append(job)
                 deferreds.append(job.deferred)
-        if self.connection is not None:
-            self._send_many(self.connection, jobs)
+        self._in_flight.send_many(jobs)
         return deferreds
 
     def submit_patiently(self, type: str | None, body: Any, **terms: Unpack[WatchedTerms]) -> Deferred[Any]:
@@ -262,47 +244,10 @@ class Master(BrokerLink):
             id = f"{self._id_prefix}-{next(self._numbers)}"
         else:
             id = checked_id(id)
-            if id in self._jobs:
+            if id in self._in_flight:
                 raise RequestRefused(IdExists.code, str(id), id)
         request = submission(id, type, body, **terms)
-        job = Unanswered(request, Deferred(lambda _: self._cancel(job)), on_progress, on_receipt)
-        self._jobs[id] = job
-        return job
-
-    def _send(self, connection: BrokerConnection, job: Unanswered) -> None:
-        request = job.request
-        # Sent before: the broker may have it still, and then this is its master again.
-        request.attach = job.sent
-        try:
-            too_large = connection.oversize(request, request.body)
-            if too_large is None:
-                connection.ask(request)
-                job.sent = True
-                return
-        except (TypeError, ValueError, RecursionError) as error:
-            self._refuse(job, RequestRefused(InvalidType.code, f"not JSON: {error}", request.id))
-        else:
-            # Sent, it would end the connection, and with it everyone else's jobs on it.
-            self._refuse(job, RequestRefused(SizeError.code, too_large, request.id))
-
-    def _send_many(self, connection: BrokerConnection, jobs: Iterable[Unanswered]) -> None:
-        encoded = list[tuple[Unanswered, Raw]]()
-        for job in jobs:
-            try:
-                encoded.append((job, Raw(encode_request(job.request))))
-            except (TypeError, ValueError, RecursionError) as error:
-                self._refuse(job, RequestRefused(InvalidType.code, f"not JSON: {error}", job.request.id))
-        for part in batches([len(memoryview(payload)) for _, payload in encoded], connection.max_frame_bytes):
-            self._send_batch(connection, encoded[part])
-
-    def _send_batch(self, connection: BrokerConnection, batch: list[tuple[Unanswered, Raw]]) -> None:
-        if len(batch) == 1:
-            self._send(connection, batch[0][0])
-            return
-        connection.ask(SubmitMany([payload for _, payload in batch]))
-        self._batches.append([job for job, _ in batch])
-        for job, _ in batch:
-            job.sent = True
+        return self._in_flight.add(request, on_progress, on_receipt)
 
     def _submit_until_room(self, submit: Callable[[], Deferred[Any]], failures: int) -> Deferred[Any]:
         return submit().addErrback(self._again_if_busy, submit, failures)
@@ -322,132 +267,31 @@ class Master(BrokerLink):
     # The broker's side
 
     def connected(self, connection: BrokerConnection) -> None:
-        for job in list(self._jobs.values()):
-            # Not there any more: the refusal of another made its owner give it up.
-            if self._jobs.get(job.request.id) is job:
-                self._send(connection, job)
+        self._in_flight.connected(connection)
 
     def disconnected(self) -> None:
-        """What is unanswered goes out again with the next connection; what was cancelled went with this one."""
-        self._cancelled.clear()
-        self._batches.clear()
+        self._in_flight.disconnected()
 
     def broken(self, error: ProtocolError) -> None:
-        """One of the jobs may be the cause: each is given up after some broken connections."""
-        for job in [job for job in self._jobs.values() if job.sent]:
-            job.broken += 1
-            if job.broken == _MOST_BROKEN_CONNECTIONS:
-                self._refuse(job, ProtocolError(f"job {job.request.id!r}: given up, because {error}"))
+        self._in_flight.connection_broke(error)
 
     async def wind_down(self, connection: BrokerConnection | None) -> None:
-        """Nothing to do: what is unanswered was given up."""
+        """Do nothing: `give_up` has failed every unanswered job."""
 
     def give_up(self) -> None:
-        for job in list(self._jobs.values()):
-            self._refuse(job, TransportError("this master was stopped before the answer came"))
+        self._in_flight.give_up()
         for pause, call in list(self._pauses.items()):
-            if call.active():  # else the end of another has ended it too
+            if call.active():  # else a callback of another pause has ended this one
                 call.cancel()
                 self._end_pause(pause)
 
     def heard(self, connection: BrokerConnection, event: Event) -> None:
         kind = type(event)
         if kind is Outcome:
-            self._outcome_came(event)  # type: ignore[arg-type]
+            self._in_flight.outcome_came(event)  # type: ignore[arg-type]
         elif kind is Reply:
-            self._replied(event)  # type: ignore[arg-type]
+            self._in_flight.replied(event)  # type: ignore[arg-type]
         elif kind is Progressed:
-            self._progressed(event)  # type: ignore[arg-type]
+            self._in_flight.progressed(event)  # type: ignore[arg-type]
         elif kind is Quiet:
             self.told_quiet()
-
-    def _outcome_came(self, outcome: Outcome) -> None:
-        job = self._jobs.get(outcome.id)
-        if outcome.id in self._cancelled:
-            if self._cancelled[outcome.id]:
-                self._free(outcome.id)
-        elif job is not None and job.accepted:
-            if isinstance(outcome.error, JobFailed) and outcome.error.error == Draining.code:
-                self._keep(job)
-                return
-            del self._jobs[outcome.id]
-            if job.on_receipt is not None and outcome.receipt is not None:
-                self._tell(job, job.on_receipt, outcome.receipt)
-            job.settle(outcome)
-
-    def _replied(self, reply: Reply) -> None:
-        request = reply.request
-        if type(request) is ExtendedSubmit:
-            job = self._jobs.get(request.id)
-            if job is not None and job.request is request:  # else it was cancelled
-                self._decided(job, reply.error)
-        elif type(request) is SubmitMany:
-            self._batch_replied(reply)
-        elif type(request) is Cancel:
-            if reply.error is None:
-                self._cancelled[request.id] = True  # its outcome comes yet
-            else:
-                self._free(request.id)
-
-    def _batch_replied(self, reply: Reply) -> None:
-        for index, job in enumerate(self._batches.popleft()):
-            if self._jobs.get(job.request.id) is job:  # else it was cancelled
-                self._decided(job, refusal_in(reply, index, job.request.id))
-
-    def _decided(self, job: Unanswered, error: RequestRefused | None) -> None:
-        if error is None:
-            job.accepted = True
-        elif error.error == Draining.code:
-            self._keep(job)
-        else:
-            self._refuse(job, error)
-
-    def _keep(self, job: Unanswered) -> None:
-        """The broker shuts down, and has it no more: it goes out with the next connection."""
-        job.sent = job.accepted = False
-
-    def _progressed(self, progress: Progressed) -> None:
-        job = self._jobs.get(progress.id)
-        if job is None or job.on_progress is None or not job.accepted:
-            return
-        try:
-            value = decode_body(progress.body)
-        except BodyError as error:
-            self.log.warn(
-                "{name}: the progress of {id!r} cannot be read: {error}",
-                name=self.peer_name,
-                id=progress.id,
-                error=error,
-            )
-            return
-        self._tell(job, job.on_progress, value)
-
-    def _tell(self, job: Unanswered, told: Callable[[Any], object], value: Any) -> None:
-        try:
-            told(value)
-        except Exception:
-            # The job has nothing to do with it.
-            self.log.failure("{name}: of job {id!r} cannot be told", name=self.peer_name, id=job.request.id)
-
-    # Ends
-
-    def _free(self, id: str | int) -> None:
-        """The broker has forgotten a job that was cancelled: the next one with its id may go out."""
-        del self._cancelled[id]
-        job = self._jobs.get(id)
-        if job is not None and self.connection is not None:
-            self._send(self.connection, job)
-
-    def _refuse(self, job: Unanswered, error: GloomError) -> None:
-        # Given up meanwhile, by what another one's failure has set off: then its Deferred has fired.
-        if self._jobs.get(job.request.id) is job:
-            del self._jobs[job.request.id]
-            job.deferred.errback(error)
-
-    def _cancel(self, job: Unanswered) -> None:
-        id = job.request.id
-        del self._jobs[id]
-        connection = self.connection
-        if job.sent and connection is not None and not connection.closed:
-            connection.ask(Cancel(id))
-            self._cancelled[id] = False

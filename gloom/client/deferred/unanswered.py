@@ -46,6 +46,10 @@ class Unanswered:
         self.accepted = False
         self.broken = 0
 
+    def keep(self) -> None:
+        """Wait for the next connection: the broker shuts down, and has forgotten the job."""
+        self.sent = self.accepted = False
+
     def settle(self, outcome: Outcome) -> None:
         """Fire the Deferred with *outcome*."""
         if outcome.error is not None:
