@@ -26,8 +26,8 @@ from gloom.client.blocking import (
     TimedOut,
     TransportError,
 )
+from gloom.client.blocking.address import parse_address
 from gloom.client.blocking.base import Connection
-from gloom.client.blocking.connecting import parse_address
 from gloom.client.blocking.connection import Wire
 from gloom.wire.framebuffer import FrameBuffer
 from gloom.wire.messages import PROTOCOL_VERSION, Hello

@@ -11,7 +11,7 @@ from typing import Self, Unpack
 from msgspec import UNSET
 
 from gloom.client.arguments import checked_timeout
-from gloom.client.blocking.connecting import connect, parse_address
+from gloom.client.blocking.address import connect, parse_address
 from gloom.client.blocking.connection import Wire
 from gloom.client.blocking.deadline import Deadline, Timeout, deadline_after
 from gloom.client.options import ClientOptions, Credentials
