@@ -757,7 +757,7 @@ def test_a_series_of_failures_is_two_lines(farm: Farm) -> None:
     assert master.connection is not None
     assert [(event["log_level"].name, formatEvent(event)) for event in events] == [
         ("warn", f"me: the connection to the broker ended: {str(ConnectionAborted()).rstrip('.')}"),
-        ("warn", "me: no broker: An error occurred while connecting: the broker is down; trying on"),
+        ("warn", "me: no broker: An error occurred while connecting: the broker is down; retrying"),
         ("info", "me: connected"),
     ]
 

@@ -1,5 +1,5 @@
 """
-The base of blocking masters and slaves: an address and a timeout become a connection.
+`Connection`, the base class of blocking masters and slaves: it connects, and has the default timeout of calls.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ class Connection:
 
     Args:
         addr: A ``(host, port)`` tuple, a ``"host:port"`` string, a connected
-            stream socket (not TLS), or another connection, whose socket this one shares then.
-        timeout: Seconds that connecting may take, for each address that the host has; and that
-            each call may take, unless it has a timeout of its own. None for ever.
+            stream socket (not TLS), or another connection, to share its socket.
+        timeout: Time limit in seconds of an attempt to connect, for each address of the host,
+            and of each call that has no timeout of its own; None for no limit.
         options: ``token`` and ``tls``; see `gloom.client.options.ClientOptions`. A shared
             socket keeps the token with which it began.
 
     Raises:
-        TypeError: *addr*, or another argument, is of another class.
+        TypeError: *addr*, or another argument, is of another kind.
         ValueError: An argument is out of its range, *addr* is a string that is
             not an address, or *tls* cannot be used.
         TransportError: The broker cannot be reached; `TimedOut` after *timeout*.
@@ -66,7 +66,7 @@ class Connection:
         self._wire = Wire(addr, hello)
 
     def _deadline(self, timeout: Timeout) -> Deadline | None:
-        """Return when a call must end that was given *timeout*."""
+        """Return the end of a call that was given *timeout*."""
         return deadline_after(self._timeout if timeout is UNSET else checked_timeout(timeout))
 
     def disconnect(self) -> None:
@@ -84,5 +84,5 @@ class Connection:
         self.disconnect()
 
 
-#: What `Connection` accepts.
+#: The types of an address.
 Address = tuple[str, int] | str | socket.socket | Connection

@@ -37,7 +37,7 @@ _MOST_BROKEN_CONNECTIONS = 4
 
 class JobsInFlight:
     """
-    The jobs of one master, by id, with what the broker knows of each.
+    The jobs of one master: each is sent, and its outcome settles it.
 
     Without a connection, jobs wait for the next one. A callback of one job may
     cancel others, or add some.
@@ -52,7 +52,7 @@ class JobsInFlight:
         self._name = name
         self._connection: BrokerConnection | None = None
         self._jobs: dict[str | int, Unanswered] = {}
-        # Ids whose job was cancelled on this connection, and whether the broker has accepted the cancel.
+        # The ids of jobs that were cancelled on this connection, and whether the broker has accepted the cancel.
         # Until its outcome has come, messages with such an id belong to that job, and a new one waits.
         self._cancelled: dict[str | int, bool] = {}
         # The jobs of each submit_many without a reply, oldest first.
@@ -157,7 +157,7 @@ class JobsInFlight:
                 self._free(request.id)
 
     def progressed(self, progress: Progressed) -> None:
-        """Pass *progress* to the caller of `Master.submit` who asked for it."""
+        """Call the job's ``on_progress`` with the value in *progress*."""
         job = self._jobs.get(progress.id)
         if job is None or job.on_progress is None or not job.accepted:
             return

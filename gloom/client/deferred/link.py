@@ -45,7 +45,7 @@ class State(Enum):
         CONNECTING: An attempt is under way: the endpoint connects, then the broker answers ``hello``.
         CONNECTED: The connection may be used.
         PAUSING: The delay between two attempts.
-        STOPPING: `wind_down` is under way, or the end of an attempt or of the connection is awaited.
+        STOPPING: `wind_down` is under way, or an attempt or the connection has still to end.
         RESTARTING: As STOPPING, but the service was started again, and connects afterwards.
         STOPPED: Nothing is under way.
     """
@@ -294,7 +294,7 @@ class BrokerLink(Service, ABC):
         if self._move(Input.FAILED) is State.PAUSING:
             text = _text(failure.value)
             if self._backoff.attempt_failed():
-                self.log.warn("{name}: no broker: {why}; trying on", name=self.peer_name, why=text)
+                self.log.warn("{name}: no broker: {why}; retrying", name=self.peer_name, why=text)
             self._waiters.attempt_failed(self._backoff.failures, text, failure.value)
         self._attempt_ended()
 

@@ -1,5 +1,5 @@
 """
-Masters for programs on Twisted; `gloom.client.deferred` is where to import them from.
+Masters for programs on Twisted. Import them from `gloom.client.deferred`.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ class Master(BrokerLink):
     Submits jobs and gets their answers.
 
     A Service: start it, or give it a parent. `submit` may be called before the
-    first connection; jobs wait for it. Stopping fails what is unanswered with
-    `TransportError`.
+    first connection, and the jobs wait for it. A stop fails the unanswered jobs
+    with `TransportError`.
 
     Args:
         endpoint: The broker's master port: an `IStreamClientEndpoint`,
             ``"HOST:PORT"``, or a Twisted client endpoint description.
-        reactor: Clock, and what a string connects with.
-        receipts: Whether the broker tells of each answer how the job went.
+        reactor: The clock; with a string as *endpoint*, it connects too.
+        receipts: Whether the broker sends a receipt with each answer, for ``on_receipt``.
         options: ``name``, ``heartbeat_seconds``, ``token`` and ``tls``; see
             `gloom.client.options.ClientOptions`.
 
@@ -77,10 +77,10 @@ class Master(BrokerLink):
 
     @property
     def unanswered(self) -> int:
-        """How many jobs have no outcome yet."""
+        """The number of jobs that have no outcome yet."""
         return len(self._in_flight)
 
-    # What users call
+    # For users
 
     def submit(
         self,
@@ -93,19 +93,18 @@ class Master(BrokerLink):
         **terms: Unpack[Terms],
     ) -> Deferred[Any]:
         """
-        Have a job of *type* done (docs/protocol.md, ``submit``).
+        Submit a job of *type* (docs/protocol.md, ``submit``), and wait for its answer.
 
-        Cancelling the Deferred cancels the job at the broker. A job that has
-        the same id waits here until the broker has answered that.
+        To cancel the Deferred cancels the job at the broker. Another job with the
+        same id waits in this master until the broker has answered the cancel.
 
         Args:
             type: The job type, 1 to 255 characters; None for any slave.
-            body: What the slave's function gets; any value that JSON has.
+            body: The argument of the slave's function; any value that JSON has.
             id: 1 to 255 characters or an integer, unique over the whole system
-                while in flight; made up when absent.
-            on_progress: Called with each value that the slave tells of the job while it runs.
-            on_receipt: Called before the answer comes, with how the job went: a mapping
-                with ``queued`` and ``ran`` (seconds), ``attempts`` and ``slave``.
+                while in flight; by default a new one.
+            on_progress: See `gloom.client.terms.WatchedTerms`.
+            on_receipt: See `gloom.client.terms.WatchedTerms`.
             terms: ``priority``, ``timeout``, ``expires``, ``delay``,
                 ``retries`` and ``require_slave``; see `gloom.client.terms.Terms`.
 
@@ -113,18 +112,18 @@ class Master(BrokerLink):
             Fires with the answer.
 
         Raises:
-            JobFailed: The slave's function raised, the job's attempts are
-                spent, or it ended otherwise; ``error`` says how.
-            RequestRefused: The broker did not accept it; ``error`` says why.
-            BodyError: *body* is not JSON, or the answer is more than Python reads.
+            JobFailed: The slave's function raised an exception, the job's attempts are
+                spent, or it ended otherwise; ``error`` is the code.
+            RequestRefused: The broker did not accept it; ``error`` is the code.
+            BodyError: *body* is not JSON, or Python cannot read the answer.
             ValueError: A term is out of its range, or *on_receipt* is given to
                 a master without receipts.
             TypeError: A term is of another kind, or unknown.
             TransportError: This master was stopped.
-            ProtocolError: On four connections in a row, while the job was unanswered, the
-                broker sent a message that cannot be read.
+            ProtocolError: While the job was unanswered, four connections ended with a
+                message of the broker that cannot be read.
         """
-        # All of them come through the Deferred.
+        # Every error comes through the Deferred.
         try:
             job = self._new_job(type, body, id, on_progress, on_receipt, terms)
         except (GloomError, TypeError, ValueError):
@@ -136,18 +135,18 @@ class Master(BrokerLink):
         self, type: str | None, bodies: Iterable[Any], **terms: Unpack[WatchedTerms]
     ) -> list[Deferred[Any]]:
         """
-        Have a job of *type* done for each of *bodies*, submitted together.
+        Submit a job of *type* for each of *bodies* together.
 
-        They leave in one frame where it holds them, in several otherwise.
-        Unlike `map` it knows no window: all of them are in flight at once.
+        The jobs are sent in as few frames as the broker's limit allows. Unlike
+        with `map`, all of them are in flight at once.
 
         Args:
             type: As for `submit`.
-            bodies: What the jobs get.
+            bodies: The bodies of the jobs.
             terms: As for `submit`, the same for all.
 
         Returns:
-            One Deferred a body, in their order, each as that of `submit`.
+            One Deferred for each body, in order, each as that of `submit`.
         """
         watched = {"on_progress": terms.pop("on_progress", None), "on_receipt": terms.pop("on_receipt", None)}
         deferreds, jobs = list[Deferred[Any]](), list[Unanswered]()
@@ -164,7 +163,7 @@ class Master(BrokerLink):
 
     def submit_patiently(self, type: str | None, body: Any, **terms: Unpack[WatchedTerms]) -> Deferred[Any]:
         """
-        As `submit`, but where the broker is too busy for the job, wait and try again, ever more slowly.
+        As `submit`, but while the broker is too busy for the job, try again after growing pauses.
 
         Args:
             type: As for `submit`.
@@ -185,19 +184,19 @@ class Master(BrokerLink):
         **terms: Unpack[WatchedTerms],
     ) -> Answers:
         """
-        Have a job of *type* done for each of *bodies*.
+        Submit a job of *type* for each of *bodies*, and yield the answers as completed.
 
-        Where the broker is too busy for one, it is tried again, ever more slowly.
+        While the broker is too busy for a job, it is submitted again after growing pauses.
 
         Args:
             type: As for `submit`.
-            bodies: What the jobs get; read no faster than the window allows, so it may be endless.
-            window: How many jobs may be unanswered, or answered and not yet taken, at a time; 1 or more.
+            bodies: The bodies of the jobs; read no faster than the window allows, so it may be endless.
+            window: Number of jobs that may be unanswered, or answered and not yet taken, at a time; 1 or more.
             terms: As for `submit`, the same for all.
 
         Returns:
-            An asynchronous iterator of one `Answer` a body, as completed; a
-            job that fails does not end it.
+            An asynchronous iterator of one `Answer` for each body; a job that
+            fails does not end it.
 
         Raises:
             ValueError: *window* is less than 1, or a term is out of its range.
@@ -206,10 +205,10 @@ class Master(BrokerLink):
         self._check_terms_of_map(type, dict(terms))
         return Answers(lambda body: self.submit_patiently(type, body, **terms), bodies, window)
 
-    # Jobs out
+    # New jobs
 
     def _check_terms_of_map(self, type: str | None, terms: dict[str, Any]) -> None:
-        """Refuse, at the call, the terms for which each single job would be refused."""
+        """Raise, at the call, the error that each single job would have because of its terms."""
         if "id" in terms:
             raise TypeError("map takes no id: each job has one of its own; its place among the bodies is in the answer")
         self._check_watchers(terms.pop("on_progress", None), terms.pop("on_receipt", None))
@@ -264,7 +263,7 @@ class Master(BrokerLink):
         del self._pauses[pause]
         pause.callback(None)
 
-    # The broker's side
+    # Events of the connection
 
     def connected(self, connection: BrokerConnection) -> None:
         self._in_flight.connected(connection)
