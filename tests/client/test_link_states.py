@@ -183,7 +183,7 @@ Life.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadl
 
 
 def test_any_sequence_of_inputs_keeps_the_invariants() -> None:
-    """One connection at most, and nothing left after a stop, whatever the order of events."""
+    """One connection at most, and nothing left after a stop, for any order of events."""
     Life.TestCase().runTest()
 
 
