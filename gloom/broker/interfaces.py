@@ -107,9 +107,6 @@ class IBroker(Interface):
     def master_lost(master, now) -> None:
         """Drop the master's queued jobs; its running jobs complete unheard."""
 
-    def in_flight(master) -> int:
-        """Return how many jobs of the master have no outcome yet."""
-
     def slave_connected(peer):
         """Return the record of a new slave; *peer* provides `ISlavePeer`."""
 

@@ -257,7 +257,7 @@ class PeerProtocol(AuthorizedProtocol):
 
     def ping(self, request: Ping) -> None:
         """Answer that the broker lives."""
-        self.accepted()
+        self.send_frame(OK_FRAME)
 
 
 AnyPeer = TypeVar("AnyPeer", bound=PeerProtocol)

@@ -69,11 +69,14 @@ class MasterProtocol(PeerProtocol):
         "attach", "cancel", "delay", "expires", "progress", "quiet", "receipt",
         "require_slave", "retries", "submit_many", "timeout",
     )  # fmt: skip
-    __slots__ = ("_batch", "_held_ids", "_master", "wants_receipts")
+    __slots__ = ("_batch", "_held_ids", "_master", "_unanswered", "wants_receipts")
 
     def __init__(self, factory: PeerFactory[Any]) -> None:
         super().__init__(factory)
         self.wants_receipts = False
+        # Submissions that were accepted, less outcomes. A job that this very connection attaches to once more
+        # counts twice, and stays: then answers may wait for a moment that need not.
+        self._unanswered = 0
         self._batch: list[ProtocolError | None] | None = None
         # The jobs whose outcomes are held until the reply to the batch: their ids are taken until then.
         self._held_ids: set[JobKey] = set()
@@ -89,6 +92,7 @@ class MasterProtocol(PeerProtocol):
         self._broker.master_lost(self._master, self._seconds())
         # Each refers to the other: kept, they would be garbage only the collector finds.
         del self._master
+        self._unanswered = 0
 
     def hello(self, request: Hello) -> None:
         super().hello(request)
@@ -152,9 +156,10 @@ class MasterProtocol(PeerProtocol):
 
     def can_wait(self) -> bool:
         # One that waits for few answers is perhaps not doing anything until it has one.
-        return not self._is_gone and self._broker.in_flight(self._master) >= _MANY_IN_FLIGHT
+        return self._unanswered >= _MANY_IN_FLIGHT
 
     def accepted(self) -> None:
+        self._unanswered += 1
         if self._batch is None:
             self.send_frame(OK_FRAME)
         else:
@@ -166,6 +171,7 @@ class MasterProtocol(PeerProtocol):
 
     def answered(self, id: JobKey, body: bytes, receipt: Receipt | None) -> None:
         """See `IMasterPeer.answered`."""
+        self._unanswered -= 1
         if self._batch is not None:
             self._held_ids.add(id)
         if receipt is None:
@@ -184,6 +190,7 @@ class MasterProtocol(PeerProtocol):
 
     def failed(self, id: JobKey, failure: Failure) -> None:
         """See `IMasterPeer.failed`."""
+        self._unanswered -= 1
         if self._batch is not None:
             self._held_ids.add(id)
         if self._is_extended:
