@@ -20,6 +20,7 @@ from gloom.errors import IdExists, InvalidType, MissingField, ProtocolError
 from gloom.server.peers import OK_FRAME, PeerFactory, PeerProtocol
 from gloom.server.surroundings import Surroundings
 from gloom.transport.sending import FlushTurn
+from gloom.transport.states import Output
 from gloom.wire.messages import (
     CANCELLED,
     CANCELLING,
@@ -58,6 +59,41 @@ _MANY_IN_FLIGHT = 16
 JOBS_A_STEP = 4
 
 
+class _Batch:
+    """
+    A ``submit_many`` that is being answered.
+
+    Attributes:
+        replies: Of each job, in order: None where it was accepted, else the error.
+        events: The messages that are held until the reply: outcomes must not come before it.
+        held_bytes: How many bytes these have.
+        held_ids: The ids of the jobs that have their outcome among them: they stay taken until then.
+    """
+
+    __slots__ = ("events", "held_bytes", "held_ids", "replies")
+
+    def __init__(self) -> None:
+        self.replies: list[ProtocolError | None] = []
+        self.events: list[bytes] = []
+        self.held_bytes = 0
+        self.held_ids: set[JobKey] = set()
+
+    def hold(self, event: bytes) -> None:
+        """Keep *event* until the reply."""
+        self.events.append(event)
+        self.held_bytes += len(event)
+
+    def check_id(self, id: str | int) -> None:
+        """
+        Refuse an id that is taken here: the master would take the outcome of the one job for that of the other.
+
+        Raises:
+            IdExists: It has its outcome, which is held.
+        """
+        if self.held_ids and key_of(id) in self.held_ids:
+            raise IdExists(text_of(id))
+
+
 @implementer(IMasterPeer)
 class MasterProtocol(PeerProtocol):
     """A connection on the master port."""
@@ -69,7 +105,7 @@ class MasterProtocol(PeerProtocol):
         "attach", "cancel", "delay", "expires", "progress", "quiet", "receipt",
         "require_slave", "retries", "submit_many", "timeout",
     )  # fmt: skip
-    __slots__ = ("_batch", "_held_ids", "_master", "_unanswered", "wants_receipts")
+    __slots__ = ("_batch", "_master", "_unanswered", "wants_receipts")
 
     def __init__(self, factory: PeerFactory[Any]) -> None:
         super().__init__(factory)
@@ -77,9 +113,7 @@ class MasterProtocol(PeerProtocol):
         # Submissions that were accepted, less outcomes. A job that this very connection attaches to once more
         # counts twice, and stays: then answers may wait for a moment that need not.
         self._unanswered = 0
-        self._batch: list[ProtocolError | None] | None = None
-        # The jobs whose outcomes are held until the reply to the batch: their ids are taken until then.
-        self._held_ids: set[JobKey] = set()
+        self._batch: _Batch | None = None
 
     @staticmethod
     def flushes_of(around: Surroundings) -> FlushTurn:
@@ -101,14 +135,7 @@ class MasterProtocol(PeerProtocol):
     # Verbs
 
     def submit(self, request: Submit) -> None:
-        """Queue a job, base level."""
-        self._submit(request, BASE_TERMS)
-
-    def extended_submit(self, request: ExtendedSubmit) -> None:
-        """Queue a job, extended level."""
-        self._submit(request, _terms(request))
-
-    def _submit(self, request: Submit, terms: Terms) -> None:
+        """Queue a job, base level or extended."""
         id, type = request.id, request.type
         if type is None and self._settings.require_type:
             raise MissingField("type is required by this broker (--require-type): a string of 1 to 255 characters")
@@ -116,37 +143,36 @@ class MasterProtocol(PeerProtocol):
             self.check_type(type)
         key, seconds = id if isinstance(id, str) else key_of(id), self._seconds
         payload = encode_job(key, type, request.body)
+        terms = BASE_TERMS if request.__class__ is Submit else _terms(request)  # type: ignore[arg-type]
         self._broker.submit(self._master, key, type, request.priority, payload, terms, seconds())
 
     def submit_many(self, request: SubmitMany) -> None:
         """Queue jobs; the one reply says of each whether it was."""
         self.work_off(self._submit_each(request.jobs))
 
-    def _submit_each(self, jobs: Sequence[Raw]) -> Generator[None, None, None]:
-        self._batch = batch = []
+    def _submit_each(self, jobs: Sequence[Raw]) -> Generator[bool, None, None]:
+        self._batch = batch = _Batch()
         try:
             for first in range(0, len(jobs), JOBS_A_STEP):
                 for job in jobs[first : first + JOBS_A_STEP]:
-                    try:
-                        self._submit_of_batch(decode_job(job))
-                    except ProtocolError as error:
-                        self.note_refusal(error)
-                        # Without the stack that it was raised on: thousands of them are kept until the reply.
-                        batch.append(error.with_traceback(None))
-                yield
+                    self._submit_one(job, batch)
+                # When much is held, the rest is done at once.
+                yield batch.held_bytes <= self._pause_unread_bytes
         finally:
             self._batch = None
-        self._held_ids.clear()
-        outcomes = self.release()
-        self.sendString(encode_batch(batch))
-        for outcome in outcomes:
-            self.send_frame(outcome)
+        self.sendString(encode_batch(batch.replies))
+        for event in batch.events:
+            self.sendString(event)
 
-    def _submit_of_batch(self, request: ExtendedSubmit) -> None:
-        if self._held_ids and key_of(request.id) in self._held_ids:
-            # The master would take the outcome of the job before for that of this one.
-            raise IdExists(text_of(request.id))
-        self.extended_submit(request)
+    def _submit_one(self, job: Raw, batch: _Batch) -> None:
+        try:
+            request = decode_job(job)
+            batch.check_id(request.id)
+            self.submit(request)
+        except ProtocolError as error:
+            self.note_refusal(error)
+            # Without the stack that it was raised on: thousands of them are kept until the reply.
+            batch.replies.append(error.with_traceback(None))
 
     def cancel(self, request: Cancel) -> None:
         """End a job of this master."""
@@ -160,10 +186,14 @@ class MasterProtocol(PeerProtocol):
 
     def accepted(self) -> None:
         self._unanswered += 1
-        if self._batch is None:
-            self.send_frame(OK_FRAME)
-        else:
-            self._batch.append(None)
+        if self._batch is not None:
+            self._batch.replies.append(None)
+            return
+        # As `send_frame`, without one more call for each job.
+        output = self._output
+        if not output:
+            self._flushes.add(self)
+        output.append(OK_FRAME)
 
     def cancelling(self, running: bool) -> None:
         """See `IMasterPeer.cancelling`."""
@@ -172,38 +202,45 @@ class MasterProtocol(PeerProtocol):
     def answered(self, id: JobKey, body: bytes, receipt: Receipt | None) -> None:
         """See `IMasterPeer.answered`."""
         self._unanswered -= 1
-        if self._batch is not None:
-            self._held_ids.add(id)
         if receipt is None:
-            self.sendString(encode_answer(id, body))
+            message = encode_answer(id, body)
         else:
-            self.sendString(
-                encode_receipted_answer(
-                    id, body, receipt.queued_seconds, receipt.ran_seconds, receipt.attempts, receipt.slave
-                )
+            message = encode_receipted_answer(
+                id, body, receipt.queued_seconds, receipt.ran_seconds, receipt.attempts, receipt.slave
             )
+        if self._batch is None:
+            self.sendString(message)
+        else:
+            self._batch.held_ids.add(id)
+            self._batch.hold(message)
 
     def progressed(self, id: JobKey, body: bytes) -> None:
         """See `IMasterPeer.progressed`."""
         if "progress" in self.accepts:
-            self.sendString(encode_progress(id, body))
+            message = encode_progress(id, body)
+            if self._batch is None:
+                self.sendString(message)
+            else:
+                self._batch.hold(message)
 
     def failed(self, id: JobKey, failure: Failure) -> None:
         """See `IMasterPeer.failed`."""
         self._unanswered -= 1
-        if self._batch is not None:
-            self._held_ids.add(id)
         if self._is_extended:
             message = encode_extended_failure(
                 id, failure.error, failure.reason, failure.kind, failure.traceback, failure.attempts
             )
         else:
             message = encode_failure(id, failure.error, failure.reason)
-        self.sendString(message)
+        if self._batch is None:
+            self.sendString(message)
+        else:
+            self._batch.held_ids.add(id)
+            self._batch.hold(message)
 
     verbs: ClassVar[dict[type, Callable[[Any, Any], None]]] = {
         Submit: submit,
-        ExtendedSubmit: extended_submit,
+        ExtendedSubmit: submit,
         SubmitMany: submit_many,
         Cancel: cancel,
         Hello: hello,
@@ -312,7 +349,7 @@ class SlaveProtocol(PeerProtocol):
     def assigned(self, payload: bytes) -> bool:
         """See `ISlavePeer.assigned`."""
         self.sendString(payload)
-        return self._has_large_output
+        return self._sending is Output.LARGE
 
     def output_blocked(self) -> None:
         if not self._is_ending():
@@ -323,7 +360,7 @@ class SlaveProtocol(PeerProtocol):
             self._broker.slave_ready(self._slave, self._seconds())
 
     def _is_ending(self) -> bool:
-        return self._closed or self._is_gone
+        return self._is_gone or self.closed
 
     def revoked(self, id: JobKey) -> None:
         """See `ISlavePeer.revoked`."""

@@ -23,8 +23,8 @@ from gloom.server import protocols
 from gloom.server.peers import PeerProtocol
 from gloom.server.service import BrokerService, memory_surroundings
 from gloom.settings import MASTER_PORT, SLAVE_PORT, Settings
-from gloom.transport import framing
 from gloom.transport.turns import SLICE_SECONDS
+from gloom.wire import framereader
 
 from .census import CENSUS_STEPS, Census
 from .clients import ClientMaster, ClientSlave
@@ -116,7 +116,7 @@ class _Log:
             is_right = peer.factory.around.unread.bytes > settings.max_total_unread_bytes * 7 // 8
         elif "heartbeat" in reason:
             kind = "silent"
-            since = now - peer._heartbeat_seconds + _ROUNDING_SECONDS
+            since = now - peer._heartbeat.heartbeat_seconds + _ROUNDING_SECONDS
             # One that is not read from cannot be heard, and must take something instead.
             # What it has sent before is in the socket, though the broker stood still: that counts as heard.
             is_right = (
@@ -174,8 +174,8 @@ class World:
         begun = process_time()
         state = global_random.getstate()
         global_random.seed(self.seed)  # the clients' pauses
-        steps_of_work = framing.STEP_BYTES, protocols.JOBS_A_STEP
-        framing.STEP_BYTES, protocols.JOBS_A_STEP = 20, 1  # what is sent here is small
+        steps_of_work = framereader.STEP_BYTES, protocols.JOBS_A_STEP
+        framereader.STEP_BYTES, protocols.JOBS_A_STEP = 20, 1  # what is sent here is small
         globalLogPublisher.addObserver(self._log)
         try:
             with self._census.taken():
@@ -187,7 +187,7 @@ class World:
             raise SimulationFailed("\n".join([text, *logged, "before that:", *before])) from error
         finally:
             globalLogPublisher.removeObserver(self._log)
-            framing.STEP_BYTES, protocols.JOBS_A_STEP = steps_of_work
+            framereader.STEP_BYTES, protocols.JOBS_A_STEP = steps_of_work
             global_random.setstate(state)
         figures = self.figures
         figures.client_answers, figures.drops = self.client_answers, figures.drops + self.drops

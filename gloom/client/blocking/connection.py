@@ -2,7 +2,7 @@
 One socket to a broker, used by blocking calls: sends requests, reads events, gives each event to its taker.
 
 `gloom.client.blocking` stands on it. Knows no job beyond its id and no body;
-imports no Twisted, and so has its own reading of frames (docs/protocol.md, section 1).
+imports no Twisted.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from gloom.client.arguments import checked_token
 from gloom.client.blocking.deadline import Deadline
 from gloom.client.session import Assignment, Event, Greeting, Outcome, Reply, Session, UnreadableJob
 from gloom.errors import InvalidState, ProtocolError, RequestRefused, SizeError, TimedOut, TransportError
-from gloom.wire.framebuffer import LARGEST_FRAME_BYTES, FrameBuffer, to_frame
+from gloom.wire.framereader import LARGEST_FRAME_BYTES, READ_BYTES, FrameReader, to_frame
 from gloom.wire.messages import PROTOCOL_VERSION, Hello, Request
 from gloom.wire.tcpoptions import set_tcp_options
 
@@ -79,7 +79,10 @@ class Wire:
         self._poll = select.poll()
         self._session = Session()
         self._hello: Hello | None = None
-        self._buffer = FrameBuffer()
+        self._room = memoryview(bytearray(READ_BYTES))
+        self._reader = FrameReader()
+        # The frames that have come and were not understood yet.
+        self._frames: deque[bytes] = deque()
         self._unsent = memoryview(b"")
         self._ended: str | None = None
         # Whether nothing is under way but a wait.
@@ -269,9 +272,8 @@ class Wire:
 
     def _step(self, deadline: Deadline | None) -> Event | None:
         """Take one frame, or else read once; None where that gave no event."""
-        frame = self._buffer.take()
-        if frame is not None:
-            return self._understand(frame)
+        if self._frames:
+            return self._understand(self._frames.popleft())
         if self._ended is not None:
             raise TransportError(self._ended)
         # The rest of a request that timed out: its outcome cannot come before it has gone out.
@@ -299,15 +301,16 @@ class Wire:
 
     def _read(self) -> None:
         try:
-            count = self._socket.recv_into(self._buffer.room())
+            count = self._socket.recv_into(self._room)
         except BlockingIOError:
             return  # half a record of TLS, or one that carries no bytes of ours
         except OSError as error:
             self._lost(error)
             return
-        self._buffer.received(count)
-        if not count:
-            self.end(f"the broker closed the connection{self._buffer.cut_off()}")
+        if count:
+            self._frames.extend(self._reader.payloads_of(bytes(self._room[:count])))
+        else:
+            self.end(f"the broker closed the connection{self._reader.cut_off()}")
 
     def _interrupted(self) -> None:
         """

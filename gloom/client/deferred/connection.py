@@ -101,11 +101,6 @@ class BrokerConnection(FrameProtocol):
         self._ping: IDelayedCall | None = None
         self._silent_pings = 0
 
-    @property
-    def closed(self) -> bool:
-        """Whether it has ended, or is about to: nothing more can be said."""
-        return self._closed
-
     def ask(self, request: Request) -> None:
         """Send *request*; its reply is heard as an event."""
         self.sendString(self._session.ask(request))
