@@ -85,7 +85,8 @@ class Event(Enum):
     """The connection has ended."""
 
 
-_INPUT: dict[Input, dict[Event, Input]] = {
+#: What follows each state of the input; an event without an entry changes nothing.
+INPUTS: dict[Input, dict[Event, Input]] = {
     Input.NEW: {
         Event.FRAMES: Input.DELIVERING,
         Event.PAUSE: Input.PAUSED,
@@ -123,7 +124,8 @@ _INPUT: dict[Input, dict[Event, Input]] = {
     Input.LOST: {},
 }
 
-_OUTPUT: dict[Output, dict[Event, Output]] = {
+#: What follows each state of the output, likewise.
+OUTPUTS: dict[Output, dict[Event, Output]] = {
     Output.FREE: {
         Event.LARGE_FRAME: Output.LARGE,
         Event.BLOCK: Output.BLOCKED,
@@ -144,19 +146,19 @@ _OUTPUT: dict[Output, dict[Event, Output]] = {
     Output.ENDED: {},
 }
 
-for _state, _row in _INPUT.items():
+for _state, _row in INPUTS.items():
     _row[Event.LOSE] = Input.LOST
     if _state is not Input.LOST:
         _row[Event.CLOSE] = Input.CLOSED
-for _out in _OUTPUT.values():
+for _out in OUTPUTS.values():
     _out[Event.CLOSE] = _out[Event.LOSE] = Output.ENDED
 
 
 def input_after(state: Input, event: Event) -> Input:
-    """Return the state that follows *state*; one that the table has no entry for does not change."""
-    return _INPUT[state].get(event, state)
+    """Return the state that follows *state*."""
+    return INPUTS[state].get(event, state)
 
 
 def output_after(state: Output, event: Event) -> Output:
-    """Return the state that follows *state*, as `input_after`."""
-    return _OUTPUT[state].get(event, state)
+    """Return the state that follows *state*."""
+    return OUTPUTS[state].get(event, state)
