@@ -55,6 +55,7 @@ from gloom.wire.messages import (
     encode_error,
     encode_welcome,
 )
+from gloom.wire.nesting import NEVER_DEEP_BYTES
 from gloom.wire.refusals import quote
 
 OK_FRAME = to_frame(OK)
@@ -112,6 +113,7 @@ class PeerProtocol(FrameProtocol):
         "_is_behind_wrapper",
         "_is_extended",
         "_is_gone",
+        "_read",
         "_seconds",
         "_settings",
         "_verbs",
@@ -149,10 +151,12 @@ class PeerProtocol(FrameProtocol):
         # With access rules; and the identity once it is known, None where there are no rules.
         self._authorization: Authorization | None = None
         self._identity: Identity | None = None
+        # The second reads a frame that needs no check, without one more call for each.
         self._decode: Callable[[bytes], Request] = self.base.decode
+        self._read = self.base.read
         if around.access is not None:
             self._authorization = Authorization(around.access, self.role, settings)
-            self._decode = self._authorization.decode
+            self._decode = self._read = self._authorization.decode
             self.MAX_LENGTH = min(settings.max_frame_bytes, settings.max_stranger_frame_bytes)
 
     # What the transport tells
@@ -181,7 +185,7 @@ class PeerProtocol(FrameProtocol):
         authorization.stop()
         self._identity = identity
         self.MAX_LENGTH = self._settings.max_frame_bytes
-        self._decode = self.base.decode
+        self._decode, self._read = self.base.decode, self.base.read
 
     def _stranger_is_late(self, reason: str) -> None:
         if not self.closed:
@@ -211,10 +215,13 @@ class PeerProtocol(FrameProtocol):
             self._heartbeat.heard_seconds = self._seconds()
 
     def stringReceived(self, string: bytes) -> None:
-        # In a local first: what is called on self is looked for in its class.
-        decode = self._decode
+        # In a local first: a callable that is called as an attribute is looked for in the class.
+        read = self._read
         try:
-            request = decode(string)
+            try:
+                request = read(string) if len(string) <= NEVER_DEEP_BYTES and string.isascii() else self._decode(string)
+            except (ValueError, RecursionError):
+                request = self._decode(string)
             self._verbs[type(request)](self, request)
         except ProtocolError as error:
             # Its traceback holds the frame, and may refer to itself: kept, a refused frame of 16 MiB
@@ -277,7 +284,8 @@ class PeerProtocol(FrameProtocol):
         # As `send_frame`, without one more call for each job.
         output = self._output
         if not output:
-            self._flushes.add(self)
+            add = self._flushes.add
+            add(self)
         output.append(OK_FRAME)
 
     def refuse(self, error: ProtocolError) -> None:
@@ -331,7 +339,7 @@ class PeerProtocol(FrameProtocol):
         if self._authorization is not None:
             self._identify(self._authorization, self._authorization.with_token(request.token))
         self._is_extended = True
-        self._decode = self.extended.decode
+        self._decode, self._read = self.extended.decode, self.extended.read
         self.accepts = KINDS.intersection(request.accept)
         if request.name is not None:
             self.name = request.name

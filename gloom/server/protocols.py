@@ -9,7 +9,7 @@ synchronous.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final, cast
 
 from msgspec import UNSET, Raw
 from zope.interface import implementer
@@ -55,6 +55,8 @@ from gloom.wire.messages import (
 
 # A master that has so many jobs in flight goes on while its answers wait for a moment.
 _MANY_IN_FLIGHT = 16
+# An enumeration's member is slow to reach through its class.
+_LARGE: Final = Output.LARGE
 #: After so many jobs of one request the time is looked at.
 JOBS_A_STEP = 4
 
@@ -136,15 +138,15 @@ class MasterProtocol(PeerProtocol):
 
     def submit(self, request: Submit) -> None:
         """Queue a job, base level or extended."""
-        id, type = request.id, request.type
-        if type is None and self._settings.require_type:
+        id, job_type = request.id, request.type
+        if job_type is None and self._settings.require_type:
             raise MissingField("type is required by this broker (--require-type): a string of 1 to 255 characters")
         if self._identity is not None:
-            self.check_type(type)
-        key, seconds = id if isinstance(id, str) else key_of(id), self._seconds
-        payload = encode_job(key, type, request.body)
-        terms = BASE_TERMS if request.__class__ is Submit else _terms(request)  # type: ignore[arg-type]
-        self._broker.submit(self._master, key, type, request.priority, payload, terms, seconds())
+            self.check_type(job_type)
+        key, seconds = id if type(id) is str else key_of(id), self._seconds
+        payload = encode_job(key, job_type, request.body)
+        terms = BASE_TERMS if type(request) is Submit else _terms(cast(ExtendedSubmit, request))
+        self._broker.submit(self._master, key, job_type, request.priority, payload, terms, seconds())
 
     def submit_many(self, request: SubmitMany) -> None:
         """Queue jobs; the one reply says of each whether it was."""
@@ -192,7 +194,8 @@ class MasterProtocol(PeerProtocol):
         # As `send_frame`, without one more call for each job.
         output = self._output
         if not output:
-            self._flushes.add(self)
+            add = self._flushes.add
+            add(self)
         output.append(OK_FRAME)
 
     def cancelling(self, running: bool) -> None:
@@ -349,7 +352,7 @@ class SlaveProtocol(PeerProtocol):
     def assigned(self, payload: bytes) -> bool:
         """See `ISlavePeer.assigned`."""
         self.sendString(payload)
-        return self._sending is Output.LARGE
+        return self._sending is _LARGE
 
     def output_blocked(self) -> None:
         if not self._is_ending():

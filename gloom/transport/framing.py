@@ -34,6 +34,8 @@ from gloom.wire.framereader import LARGEST_FRAME_BYTES, FrameReader
 from gloom.wire.tcpoptions import set_tcp_options
 
 _pack_length = Struct("!I").pack
+# To copy a longer payload behind its header would cost more than to keep the two apart.
+_LONG_BYTES = 4096
 # An enumeration's member is slow to reach through its class.
 _READY: Final = Input.READY
 _DELIVERING: Final = Input.DELIVERING
@@ -235,7 +237,10 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
             slice_ends = self._slice_from(slice_ends, Event.SLICE_OVER)
             if slice_ends < 0:
                 break
-        self._enter(Event.DELIVERED)
+        if self._receiving is _DELIVERING:
+            self._receiving = _READY
+        else:
+            self._enter(Event.DELIVERED)
         if self._receiving is _READY and not reader.is_empty:
             self._enter(Event.PART)
         if before in _HALF_WAY or self._receiving in _HALF_WAY:
@@ -383,14 +388,23 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
             StringTooLongError: It has more bytes than a header can say.
         """
         length = len(string)
+        if length > _LONG_BYTES:
+            self._send_long(string, length)
+            return
+        output = self._output
+        if not output:
+            add = self._flushes.add
+            add(self)
+        output.append(_pack_length(length) + string)
+
+    def _send_long(self, string: bytes, length: int) -> None:
+        """Send a frame that is not copied behind its header."""
         if length > LARGE_BYTES:
             if length > LARGEST_FRAME_BYTES:
                 super().sendString(string)
             self._sending = output_after(self._sending, Event.LARGE_FRAME)
-        output = self._output
-        if not output:
-            self._flushes.add(self)
-        output += (_pack_length(length), string)
+        self.send_frame(_pack_length(length))
+        self._output.append(string)
 
     # Ending
 

@@ -234,7 +234,8 @@ class FrameSender:
         """Send *frame*, which is framed already, at the end of this reactor turn."""
         output = self._output
         if not output:
-            self._flushes.add(self)
+            add = self._flushes.add  # in a local: a callable that is called as an attribute is looked for in the class
+            add(self)
         output.append(frame)
 
     def flush(self) -> None:

@@ -13,6 +13,8 @@ from enum import Enum, auto
 class Input(Enum):
     """What becomes of the bytes that arrive."""
 
+    __hash__ = object.__hash__  # Enum's own is written in Python
+
     NEW = auto()
     """No whole frame has come yet."""
     READY = auto()
@@ -38,6 +40,8 @@ class Input(Enum):
 class Output(Enum):
     """What becomes of the frames that are said."""
 
+    __hash__ = object.__hash__
+
     FREE = auto()
     """Whatever was said before this turn of the reactor has been sent."""
     LARGE = auto()
@@ -52,6 +56,8 @@ class Output(Enum):
 
 class Event(Enum):
     """What happens to a connection."""
+
+    __hash__ = object.__hash__
 
     PART = auto()
     """A frame has begun to arrive, and is not whole."""

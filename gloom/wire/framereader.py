@@ -72,8 +72,8 @@ class FrameReader:
 
         To be asked only while `is_empty`; where it returns None, *data* must be kept.
         """
-        size = len(data)
-        if size >= _HEADER_BYTES and _unpack_length(data)[0] + _HEADER_BYTES == size and size <= limit:
+        size = len(data) - _HEADER_BYTES
+        if 0 <= size <= limit and _unpack_length(data)[0] == size:
             return data[_HEADER_BYTES:]
         return None
 
@@ -119,14 +119,15 @@ class FrameReader:
         payloads = []
         while at <= mark:
             (length,) = _unpack_length(data, at)
-            stop = at + _HEADER_BYTES + length
+            begin = at + _HEADER_BYTES
+            stop = begin + length
             if length > limit:
                 self.excess = length
                 break
             if stop > end:
                 needed += length
                 break
-            payloads.append(data[at + _HEADER_BYTES : stop])
+            payloads.append(data[begin:stop])
             at = stop
         self._at = at
         if at == end:

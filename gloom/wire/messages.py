@@ -9,7 +9,7 @@ decodes them and never writes them anew.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Annotated, Any
 
@@ -224,6 +224,10 @@ class Vocabulary:
     Args:
         role: ``"master"`` or ``"slave"``.
         extended: Whether the peer has said ``hello``.
+
+    Attributes:
+        read: As `decode`, for a frame of at most `NEVER_DEEP_BYTES` ASCII bytes, which has not to be checked
+            first; it raises a ValueError or RecursionError where `decode` finds the words.
     """
 
     def __init__(self, role: str, *, extended: bool) -> None:
@@ -234,7 +238,7 @@ class Vocabulary:
         union: Any = requests[0]
         for request in requests[1:]:
             union |= request
-        self._decode = msgspec.json.Decoder(union).decode
+        self.read: Callable[[bytes], Request] = msgspec.json.Decoder(union).decode
 
     def decode(self, frame: bytes) -> Request:
         """
@@ -255,7 +259,7 @@ class Vocabulary:
             # is not UTF-8 would go through to a slave and break it there.
             if not frame.isascii():
                 frame.decode()
-            return self._decode(frame)  # type: ignore[no-any-return]
+            return self.read(frame)
         except (ValueError, RecursionError) as error:
             # Off the hot path: a second, slower reading finds the words.
             return self._decode_slowly(bytes(frame), error)
@@ -271,7 +275,7 @@ class Vocabulary:
             self._refuse_long_lists(frame)
         try:
             frame.decode()
-            request = self._decode(frame)
+            request = self.read(frame)
         except (ValueError, RecursionError) as error:
             request = self._decode_slowly(frame, error)
         if type(request) is not SubmitMany:
@@ -299,7 +303,7 @@ class Vocabulary:
         """Read *frame* again where the stack was too full for it; else find the words for *error*."""
         if isinstance(error, RecursionError):
             try:
-                return self._decode(frame)  # type: ignore[no-any-return]
+                return self.read(frame)
             except ValueError as found:
                 error = found
         fields = read_fields(frame, error)
@@ -408,17 +412,17 @@ def encode_request(request: Request) -> bytes:
     return _encode(request)
 
 
-def encode_job(id: IdKey, type: str | None, body: bytes | Raw) -> bytes:
+def encode_job(id: IdKey, job_type: str | None, body: bytes | Raw) -> bytes:
     """Return the message that hands a job to a slave (section 3)."""
     # As `_id`, without a call for each job.
-    key = id if isinstance(id, bytes) else _encode(id)
-    pieces = (b'{"action":"job","id":', key, b',"type":', _encode(type), b',"body":', body, b"}")
+    key = id if type(id) is bytes else _encode(id)
+    pieces = (b'{"action":"job","id":', key, b',"type":', _encode(job_type), b',"body":', body, b"}")
     return b"".join(pieces) if len(body) <= MAPPED_OVER_BYTES else join_large(pieces)
 
 
 def encode_answer(id: IdKey, body: bytes | Raw) -> bytes:
     """Return the outcome of a job that was answered; *body* is not touched."""
-    key = id if isinstance(id, bytes) else _encode(id)
+    key = id if type(id) is bytes else _encode(id)
     pieces = (b'{"id":', key, b',"body":', body, b"}")
     return b"".join(pieces) if len(body) <= MAPPED_OVER_BYTES else join_large(pieces)
 
