@@ -41,7 +41,8 @@ from gloom.server.heartbeat import Heartbeat
 from gloom.server.refusallog import RefusalLog
 from gloom.server.surroundings import Surroundings
 from gloom.transport.framing import FrameProtocol
-from gloom.transport.sending import FlushTurn, has_own_socket
+from gloom.transport.sending import FlushTurn
+from gloom.transport.sockets import has_own_socket
 from gloom.wire.framereader import to_frame
 from gloom.wire.messages import (
     KINDS,

@@ -13,7 +13,6 @@ frame's size.
 from __future__ import annotations
 
 import math
-import socket
 from collections.abc import Generator
 from struct import Struct
 from typing import Any, Final, cast
@@ -25,12 +24,13 @@ from twisted.python.failure import Failure
 
 from gloom.transport.lingering import LONGEST_LINGER_SECONDS, Linger
 from gloom.transport.polling import SocketPoll
-from gloom.transport.sending import LARGE_BYTES, FlushTurn, FrameSender, socket_under
+from gloom.transport.sending import FlushTurn, FrameSender
+from gloom.transport.sockets import has_unread_input, socket_under
 from gloom.transport.stalls import StallWatch
-from gloom.transport.states import Event, Input, Output, input_after, output_after
+from gloom.transport.states import HALF_WAY, OVER, PAUSED, WAITING, Event, Input, Output, input_after
 from gloom.transport.turns import SLICE_SECONDS, Turns
 from gloom.transport.unread import UnreadWatch
-from gloom.wire.framereader import LARGEST_FRAME_BYTES, FrameReader
+from gloom.wire.framereader import FrameReader
 from gloom.wire.tcpoptions import set_tcp_options
 
 _pack_length = Struct("!I").pack
@@ -39,12 +39,6 @@ _LONG_BYTES = 4096
 # An enumeration's member is slow to reach through its class.
 _READY: Final = Input.READY
 _DELIVERING: Final = Input.DELIVERING
-# Nothing is delivered any more.
-_OVER = (Input.CLOSED, Input.LOST)
-_WAITING = (Input.WAITING, Input.ANSWERING)
-_PAUSED = (Input.PAUSED, Input.HELD)
-# The rest of the frame is the peer's to send, and not this end's to read.
-_HALF_WAY = (Input.NEW, Input.MIDWAY)
 
 
 class FrameProtocol(FrameSender, Int32StringReceiver):
@@ -122,12 +116,12 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
     @property
     def closed(self) -> bool:
         """Whether it has ended, or is about to: no frame is delivered any more."""
-        return self._receiving in _OVER
+        return self._receiving in OVER
 
     @property
     def paused(self) -> bool:  # type: ignore[override]
         """Whether nothing is read, because the peer does not read."""
-        return self._receiving in _PAUSED
+        return self._receiving in PAUSED
 
     @property
     def is_new(self) -> bool:
@@ -137,7 +131,7 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
     @property
     def waits(self) -> bool:
         """Whether it waits for its turn."""
-        return self._receiving in _WAITING
+        return self._receiving in WAITING
 
     # Reading
 
@@ -147,16 +141,12 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
         if sock is not None:
             set_tcp_options(sock)
         if self._poll is not None and self._socket_send is not None:
-            self._read_by_poll(self.transport)
+            cast(Any, self.transport).pauseProducing()
+            handle = cast(Any, self.transport).getHandle()
+            self._recv, self._descriptor = handle.recv, handle.fileno()
+            self._poll.add(self._descriptor, self)
         elif self._turns is not None:
             self._turns.reactor_reads += 1
-
-    def _read_by_poll(self, transport: Any) -> None:
-        transport.pauseProducing()
-        handle = transport.getHandle()
-        self._recv = handle.recv
-        self._descriptor = handle.fileno()
-        self._poll.add(self._descriptor, self)
 
     def _read_by_reactor(self) -> None:
         """Have the transport read again: it knows what an end and an error mean."""
@@ -215,9 +205,9 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
 
     def _receive(self, data: bytes) -> None:
         """Take *data* where this connection is not between two frames."""
-        if self._receiving not in _OVER:
+        if self._receiving not in OVER:
             self._reader.keep(data)
-            if self._receiving in _HALF_WAY:
+            if self._receiving in HALF_WAY:
                 self._deliver()
 
     def _deliver(self) -> None:
@@ -243,7 +233,7 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
             self._enter(Event.DELIVERED)
         if self._receiving is _READY and not reader.is_empty:
             self._enter(Event.PART)
-        if before in _HALF_WAY or self._receiving in _HALF_WAY:
+        if before in HALF_WAY or self._receiving in HALF_WAY:
             self._watch()
 
     def _deliver_each(self, payloads: list[bytes]) -> None:
@@ -251,7 +241,7 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
         for payload in left:
             self.stringReceived(payload)
             if self._receiving is not _DELIVERING:
-                if self._receiving not in _OVER:
+                if self._receiving not in OVER:
                     self._reader.put_back(left)
                 return
 
@@ -265,18 +255,14 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
         """Have a frame that stands half way watched, and one that does not forgotten."""
         if self._stalls is None:
             return
-        if self._receiving in _HALF_WAY and not self._reader.is_empty:
+        if self._receiving in HALF_WAY and not self._reader.is_empty:
             self._stalls.begin(self, again=self._receiving is not Input.NEW)
         else:
             self._stalls.end(self)
 
     def has_unread_input(self) -> bool:
         """Return whether the peer has sent something that was not read."""
-        handle = socket_under(self.transport)
-        try:
-            return handle is not None and bool(handle.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
-        except (OSError, AttributeError):
-            return False
+        return has_unread_input(socket_under(self.transport))
 
     def _enter(self, event: Event) -> None:
         self._receiving = input_after(self._receiving, event)
@@ -322,7 +308,7 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
         """
         self._steps, slice_ends = None, 0.0
         for may_wait in steps:
-            if self._receiving in _OVER:
+            if self._receiving in OVER:
                 steps.close()
                 return
             if may_wait:
@@ -389,22 +375,13 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
         """
         length = len(string)
         if length > _LONG_BYTES:
-            self._send_long(string, length)
+            self._send_long(string)
             return
         output = self._output
         if not output:
             add = self._flushes.add
             add(self)
         output.append(_pack_length(length) + string)
-
-    def _send_long(self, string: bytes, length: int) -> None:
-        """Send a frame that is not copied behind its header."""
-        if length > LARGE_BYTES:
-            if length > LARGEST_FRAME_BYTES:
-                super().sendString(string)
-            self._sending = output_after(self._sending, Event.LARGE_FRAME)
-        self.send_frame(_pack_length(length))
-        self._output.append(string)
 
     # Ending
 

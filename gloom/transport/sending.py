@@ -9,25 +9,27 @@ that peer (backpressure), and `gloom.transport.unread` decides when it is droppe
 
 from __future__ import annotations
 
-import socket
 from collections import deque
 from collections.abc import Callable
+from struct import Struct
 from typing import Any, Final
 
 from twisted.internet.interfaces import (
     IConsumer,
-    IProtocol,
     IPullProducer,
     IPushProducer,
     IReactorTime,
-    ISystemHandle,
 )
+from twisted.protocols.basic import StringTooLongError
 from zope.interface import implementer
 
+from gloom.transport.sockets import has_own_socket, socket_under, unacknowledged_bytes, unread_input_bytes
 from gloom.transport.states import Event, Output, output_after
-from gloom.transport.unread import UnreadWatch, unacknowledged_bytes, unread_input_bytes
+from gloom.transport.unread import UnreadWatch
+from gloom.wire.framereader import LARGEST_FRAME_BYTES
 from gloom.wire.framereader import to_frame as to_frame
 
+_pack_length = Struct("!I").pack
 _Send = Callable[["bytes | memoryview"], int]
 #: A frame over this goes to the socket as it is, where smaller ones are joined.
 LARGE_BYTES = 256 * 1024
@@ -238,6 +240,16 @@ class FrameSender:
             add(self)
         output.append(frame)
 
+    def _send_long(self, payload: bytes) -> None:
+        """Send a frame that is not copied behind its header."""
+        size = len(payload)
+        if size > LARGEST_FRAME_BYTES:
+            raise StringTooLongError(f"{size} bytes are more than a frame can have, {LARGEST_FRAME_BYTES}")
+        if size > LARGE_BYTES:
+            self._sending = output_after(self._sending, Event.LARGE_FRAME)
+        self.send_frame(_pack_length(size))
+        self._output.append(payload)
+
     def flush(self) -> None:
         """Send the buffer: at once where the socket takes it, else when the peer has read."""
         output = self._output
@@ -414,25 +426,3 @@ class FrameSender:
         if self._unread is not None:
             self._unread.end(self)
         self.waiting_bytes = self._given_bytes = 0
-
-
-def has_own_socket(transport: Any) -> bool:
-    """
-    Return whether *transport* is a socket's own, without a wrapper.
-
-    A wrapper (TLS, the PROXY protocol) is itself the protocol of the transport below.
-    It may show the socket of that transport, but has to see all bytes.
-    """
-    if IProtocol.providedBy(transport) or not ISystemHandle.providedBy(transport):
-        return False
-    return isinstance(transport.getHandle(), socket.socket)
-
-
-def socket_under(transport: Any) -> socket.socket | None:
-    """Return the socket under *transport*, or None; over TLS it is that of the transport below OpenSSL's."""
-    while ISystemHandle.providedBy(transport):
-        handle = transport.getHandle()
-        if isinstance(handle, socket.socket):
-            return handle
-        transport = getattr(transport, "transport", None)
-    return None

@@ -37,6 +37,14 @@ class Input(Enum):
     """The connection has ended."""
 
 
+#: No frame is delivered any more.
+OVER = (Input.CLOSED, Input.LOST)
+WAITING = (Input.WAITING, Input.ANSWERING)
+PAUSED = (Input.PAUSED, Input.HELD)
+#: What misses of a frame is the peer's to send, and not this end's to read.
+HALF_WAY = (Input.NEW, Input.MIDWAY)
+
+
 class Output(Enum):
     """What becomes of the frames that are said."""
 

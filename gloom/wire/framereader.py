@@ -109,7 +109,10 @@ class FrameReader:
                 return [self._take_large(self._large)]
             self._data, self._at = bytes(self._kept), 0
             self._kept, self._needed = bytearray(), _HEADER_BYTES
-        return self._cut(limit)
+        payloads = self._cut(limit)
+        if not payloads and not self.excess and self.has_more:
+            return self.more(limit)  # the end of `_data` and `_kept` make a whole one
+        return payloads
 
     def _cut(self, limit: int) -> list[bytes]:
         data, at = self._data, self._at

@@ -72,6 +72,20 @@ def test_one_look_takes_a_bounded_part_of_what_is_there() -> None:
     assert max(sizes) <= 1100
 
 
+def test_a_look_finds_a_frame_that_has_come_in_pieces_since_the_last_one() -> None:
+    """However often bytes were kept in between: no payload comes only if none is whole."""
+    for whole in (to_frame(b""), to_frame(b"abc"), to_frame(bytes(READ_BYTES)), to_frame(bytes(2 * READ_BYTES))):
+        for cut in (1, 3, 4, 5, len(whole) - 1):
+            reader = FrameReader()
+            reader.keep(whole[:cut])
+            reader.keep(whole[cut:] + to_frame(b"next"))
+            found = reader.more(LARGEST_FRAME_BYTES)
+            assert found[0] == whole[4:]
+            while reader.has_more:
+                found += reader.more(LARGEST_FRAME_BYTES)
+            assert found[1:] == [b"next"]
+
+
 def test_a_frame_over_the_limit_stops_the_reader_until_the_limit_grows() -> None:
     """The frames before it come, and then its length; with a larger limit it is a frame like another."""
     reader = FrameReader()
