@@ -54,7 +54,7 @@ class Authorization:
         self._timer: IDelayedCall | None = None
 
     def begin_timer(self, clock: IReactorTime, turns: Turns, late: Callable[[str], None]) -> None:
-        """Call *late* with a reason if the peer does not say in time who it is."""
+        """Call *late* with a reason if the peer does not identify itself in time."""
 
         def judge() -> None:
             if self._timer is not None:

@@ -160,7 +160,7 @@ class PeerProtocol(FrameProtocol):
             self._decode = self._read = self._authorization.decode
             self.MAX_LENGTH = min(settings.max_frame_bytes, settings.max_stranger_frame_bytes)
 
-    # What the transport tells
+    # Called by the transport
 
     def connectionMade(self) -> None:
         super().connectionMade()
@@ -263,11 +263,11 @@ class PeerProtocol(FrameProtocol):
         if self._heartbeat is not None and self.paused and not was_paused:
             self._heartbeat.pause()
 
-    # What each port does
+    # Overridden for each port
 
     @staticmethod
     def flushes_of(around: Surroundings) -> FlushTurn:
-        """Return what flushes a connection of this port."""
+        """Return the turn that flushes a connection of this port."""
         return around.flushes
 
     def enter(self) -> None:
@@ -278,7 +278,7 @@ class PeerProtocol(FrameProtocol):
         """Tell the broker that this peer has gone."""
         raise NotImplementedError
 
-    # What is said to the peer
+    # Messages to the peer
 
     def accepted(self) -> None:
         """See `IPeer.accepted`."""
@@ -364,7 +364,7 @@ class PeerFactory(Factory, Generic[AnyPeer]):
 
     Args:
         protocol: `MasterProtocol` or `SlaveProtocol`.
-        around: What both ports share.
+        around: The state that both ports share.
 
     Attributes:
         peers: The connections that are open.

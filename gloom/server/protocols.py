@@ -1,5 +1,5 @@
 """
-The verbs of the two ports: a request becomes a verb of the broker, what the broker says becomes frames.
+The verbs of the two ports: a request becomes a verb of the broker, and its events become frames.
 
 Implements docs/protocol.md, sections 3 and 4, between `gloom.wire.messages` and
 `gloom.broker.interfaces.IBroker`. No job logic here, and no Deferred: everything is
@@ -180,7 +180,7 @@ class MasterProtocol(PeerProtocol):
         """End a job of this master."""
         self._broker.cancel(self._master, key_of(request.id), self._seconds())
 
-    # What the broker tells
+    # Called by the broker
 
     def can_wait(self) -> bool:
         # One that waits for few answers is perhaps not doing anything until it has one.
@@ -347,7 +347,7 @@ class SlaveProtocol(PeerProtocol):
         """Take no more jobs."""
         self._broker.leave(self._slave)
 
-    # What the broker tells
+    # Called by the broker
 
     def assigned(self, payload: bytes) -> bool:
         """See `ISlavePeer.assigned`."""

@@ -149,7 +149,7 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
             self._turns.reactor_reads += 1
 
     def _read_by_reactor(self) -> None:
-        """Have the transport read again: it knows what an end and an error mean."""
+        """Have the transport read again: the end and errors are its business."""
         if self._leave_poll():
             self.transport.resumeProducing()
 
@@ -323,8 +323,8 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
         Return when this slice of time ends, which begins now if *ends* is 0.
 
         Args:
-            ends: What this returned before.
-            left: What happens to this connection when the slice is over.
+            ends: The value that this returned last.
+            left: The event of this connection when the slice is over.
 
         Returns:
             Less than 0 if it is over: this connection waits for its turn.
@@ -387,9 +387,9 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
 
     def close(self, within_seconds: float = LONGEST_LINGER_SECONDS) -> None:
         """
-        Send what is buffered, read no more, and end the connection.
+        Send the buffer, read no more, and end the connection.
 
-        On TCP the sending half closes first and what still arrives is thrown
+        On TCP the sending half closes first and later input is thrown
         away: a full close with unread input would reset the connection, and
         the peer might never read the error that explains it. A peer that takes
         nothing for the time that it has to linger is reset.
@@ -403,7 +403,7 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
             pass  # finish the request that has begun, so that it is answered
         was_paused = self.paused
         self._stop_reading()
-        # What arrives is read to its end, and thrown away.
+        # Input is read to its end, and thrown away.
         if was_paused:
             cast(Any, self.transport).resumeProducing()
         self._read_by_reactor()

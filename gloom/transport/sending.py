@@ -27,7 +27,7 @@ from gloom.transport.sockets import has_own_socket, socket_under, unacknowledged
 from gloom.transport.states import Event, Output, output_after
 from gloom.transport.unread import UnreadWatch
 from gloom.wire.framereader import LARGEST_FRAME_BYTES
-from gloom.wire.framereader import to_frame as to_frame
+from gloom.wire.framereader import to_frame as to_frame  # imported from here, too
 
 _pack_length = Struct("!I").pack
 _Send = Callable[["bytes | memoryview"], int]
@@ -80,12 +80,12 @@ class FlushTurn:
             self.flush()
 
     def flush(self) -> None:
-        """Send what every waiting connection has buffered."""
+        """Flush every waiting connection."""
         for sender in self._take():
             sender.flush()
 
     def flush_urgent(self) -> None:
-        """Send what cannot wait."""
+        """Flush the connections that cannot wait."""
         for sender in self._take():
             if sender.can_wait():
                 self._waiting.append(sender)
@@ -153,7 +153,7 @@ class FrameSender:
 
     Attributes:
         waiting_bytes: How many bytes wait for the peer, those that the transport was given included.
-        socket_error: What the socket said when it broke, or None. It says so once: a transport that
+        socket_error: The error with which the socket broke, or None. The system reports it once: a transport that
             reads afterwards finds an end, and takes the connection for one that was closed cleanly.
     """
 
@@ -193,7 +193,7 @@ class FrameSender:
         self.waiting_bytes = 0
         self._taken_bytes = 0
 
-    # What a subclass does
+    # Overridden by subclasses
 
     def drop_because(self, reason: str) -> None:
         """End the connection at once, because of *reason*."""
@@ -208,7 +208,7 @@ class FrameSender:
         raise NotImplementedError
 
     def can_wait(self) -> bool:
-        """Return whether what is buffered may wait for what other peers say next."""
+        """Return whether the buffer may wait for further frames."""
         return False
 
     def output_blocked(self) -> None:

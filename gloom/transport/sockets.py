@@ -1,5 +1,5 @@
 """
-The socket under a transport, and what the system says of it.
+The socket under a transport, and its queues as the system reports them.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from enum import Enum, auto
 
 
 class Input(Enum):
-    """What becomes of the bytes that arrive."""
+    """The state of the bytes that arrive."""
 
     __hash__ = object.__hash__  # Enum's own is written in Python
 
@@ -41,12 +41,12 @@ class Input(Enum):
 OVER = (Input.CLOSED, Input.LOST)
 WAITING = (Input.WAITING, Input.ANSWERING)
 PAUSED = (Input.PAUSED, Input.HELD)
-#: What misses of a frame is the peer's to send, and not this end's to read.
+#: The peer owes the rest of the frame; this end is not too busy to read it.
 HALF_WAY = (Input.NEW, Input.MIDWAY)
 
 
 class Output(Enum):
-    """What becomes of the frames that are said."""
+    """The state of the frames that are sent."""
 
     __hash__ = object.__hash__
 
@@ -63,7 +63,7 @@ class Output(Enum):
 
 
 class Event(Enum):
-    """What happens to a connection."""
+    """An event in the life of a connection."""
 
     __hash__ = object.__hash__
 
@@ -99,7 +99,7 @@ class Event(Enum):
     """The connection has ended."""
 
 
-#: What follows each state of the input; an event without an entry changes nothing.
+#: The transitions of the input; an event without an entry changes nothing.
 INPUTS: dict[Input, dict[Event, Input]] = {
     Input.NEW: {
         Event.FRAMES: Input.DELIVERING,
@@ -138,7 +138,7 @@ INPUTS: dict[Input, dict[Event, Input]] = {
     Input.LOST: {},
 }
 
-#: What follows each state of the output, likewise.
+#: The transitions of the output, likewise.
 OUTPUTS: dict[Output, dict[Event, Output]] = {
     Output.FREE: {
         Event.LARGE_FRAME: Output.LARGE,

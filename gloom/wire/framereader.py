@@ -78,7 +78,7 @@ class FrameReader:
         return None
 
     def keep(self, data: bytes) -> None:
-        """Take *data*, which follows what came before."""
+        """Take *data*, the next bytes of the stream."""
         if self._large is not None:
             data = self._add_to_large(self._large, data)
         else:
