@@ -149,9 +149,6 @@ class IBroker(Interface):
         A job that has other masters goes on for them. A second call does nothing.
         """
 
-    def in_flight(master: MasterRecord) -> int:
-        """Return how many jobs of the master have no outcome yet."""
-
     def submit(
         master: MasterRecord, id: JobKey, type: str | None, priority: int, payload: bytes, terms: Terms, now: float
     ) -> None:

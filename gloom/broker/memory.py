@@ -106,10 +106,6 @@ class MemoryBroker:
             if len(self._gone_masters) == 1:
                 self._reap(now)
 
-    def in_flight(self, master: Master) -> int:
-        """See `IBroker.in_flight`."""
-        return len(master.jobs)
-
     def submit(
         self, master: Master, id: JobKey, type: str | None, priority: int, payload: bytes, terms: Terms, now: float
     ) -> None:

@@ -2,111 +2,117 @@
 The identity of a peer: docs/protocol.md, section 1.8.
 
 Until a broker with access rules knows it, a peer is a stranger: it has little
-time, short frames and few tries, and is understood in nothing but ``hello``.
+time, short frames and few tries, and nothing but its ``hello`` is understood.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import ClassVar
+from collections.abc import Callable, Iterable
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from gloom.errors import Forbidden, Unauthorized
-from gloom.server.access import Access, Identity, certificate_names
-from gloom.server.heartbeat import HeartbeatProtocol
-from gloom.server.surroundings import Surroundings
-from gloom.transport.sending import FlushTurn
-from gloom.wire.messages import Request, Vocabulary, decode_hello
+from gloom.server.access import Access, Identity
+from gloom.settings import Settings
+from gloom.transport.turns import Turns
+from gloom.wire.messages import Hello, decode_hello
 from gloom.wire.refusals import quote
 
 
-class AuthorizedProtocol(HeartbeatProtocol):
+def check_type(identity: Identity, type: str | None) -> None:
     """
-    A connection that learns the identity of its peer, by a token or a certificate, and its rights.
+    Refuse a job type that *identity* may not have.
+
+    Raises:
+        Forbidden: It has no pattern for the type.
+    """
+    if not identity.has_type(type):
+        kind = "untyped jobs" if type is None else f"jobs of the type {quote(type.encode())}"
+        raise Forbidden(f"{identity.name} may not have {kind}")
+
+
+class Authorization:
+    """
+    The identity of one peer of a broker with access rules, as far as the peer has shown it.
 
     Args:
-        around: The state that all connections share.
-        flushes: Schedules the flushes of this connection.
+        access: The rules.
+        role: The role of its port.
+        settings: How many tries a stranger has, and how much time.
     """
 
-    role: ClassVar[str]
-    base: ClassVar[Vocabulary]
+    __slots__ = ("_access", "_hellos", "_identity", "_role", "_settings", "_timer")
 
-    __slots__ = ("_access", "_decode", "_hellos", "_identity")
-
-    def __init__(self, around: Surroundings, flushes: FlushTurn) -> None:
-        super().__init__(around, flushes)
-        self._access = around.access
+    def __init__(self, access: Access, role: str, settings: Settings) -> None:
+        self._access = access
+        self._role = role
+        self._settings = settings
+        # By its certificate it may be one that has no right to this role.
         self._identity: Identity | None = None
         self._hellos = 0
-        self._decode: Callable[[bytes], Request] = self.base.decode if self._access is None else self._decode_stranger
-        if self._access is not None:
-            self.MAX_LENGTH = min(self._settings.max_frame_bytes, self._settings.max_stranger_frame_bytes)
+        self._timer: IDelayedCall | None = None
 
-    def handshakeCompleted(self) -> None:
-        """See `IHandshakeListener`: now the peer's certificate is known."""
-        self._around.stalls.end(self)
-        if self._access is not None:
-            self._identity = self._access.with_certificate(certificate_names(self.transport))
-            if self._identity is not None and self._identity.has_role(self.role):
-                self._identify(self._identity)
+    def begin_timer(self, clock: IReactorTime, turns: Turns, late: Callable[[str], None]) -> None:
+        """Call *late* with a reason if the peer does not identify itself in time."""
 
-    def _await_identity(self) -> None:
-        self._deadline = self._clock.callLater(self._settings.stall_seconds, self._stranger_is_late)
+        def judge() -> None:
+            if self._timer is not None:
+                self._timer = None
+                late(f"it did not say who it is within {self._settings.stall_seconds:g} s")
 
-    def _decode_stranger(self, frame: bytes) -> Request:
-        """Read the ``hello`` of a peer that is not known yet, and nothing else (section 1.8)."""
+        # As with every judgement: read the input first. After a pause of this process the hello may be there.
+        self._timer = clock.callLater(self._settings.stall_seconds, turns.after_reading, judge, math.inf)
+
+    def stop(self) -> None:
+        """The peer is known, or has gone: leave no timer behind."""
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
+
+    def decode(self, frame: bytes) -> Hello:
+        """
+        Read the ``hello`` of a peer that is not known yet.
+
+        Raises:
+            Unauthorized: It is none, or one too many.
+            Forbidden: The peer's certificate is known, for another role.
+            ProtocolError: A field of the ``hello`` is wrong.
+        """
         self._hellos += 1
         if self._hellos > self._settings.max_stranger_hellos:
             raise Unauthorized(f"{self._settings.max_stranger_hellos} requests did not say who this is")
         if (hello := decode_hello(frame)) is not None:
             return hello
-        if self._identity is not None:  # by its certificate
+        if self._identity is not None:
             raise self._wrong_role(self._identity)
         raise Unauthorized("this broker asks for a hello with a token, or for a client certificate, first")
 
-    def _authorize(self, access: Access, token: str | None) -> None:
-        identity = self._identity
-        if token is not None:
-            identity = access.with_token(token)
-            if identity is None:
-                raise Unauthorized("the token is not known here")
-        if identity is None:
-            raise Unauthorized("hello needs a token here, or a client certificate that is known")
-        if not identity.has_role(self.role):
-            raise self._wrong_role(identity)
-        self._identify(identity)
+    def with_certificate(self, names: Iterable[str]) -> Identity | None:
+        """Return the identity that a certificate of these *names* gives, if it may have the role."""
+        self._identity = self._access.with_certificate(names)
+        return self._identity if self._identity is not None and self._identity.has_role(self._role) else None
 
-    def _wrong_role(self, identity: Identity) -> Forbidden:
-        return Forbidden(f"{identity.name} may not be a {self.role}")
-
-    def _identify(self, identity: Identity) -> None:
-        self._identity = identity
-        self.MAX_LENGTH = self._settings.max_frame_bytes
-        self._decode = self.base.decode
-        self._set_deadline(None)
-
-    def _stranger_is_late(self) -> None:
-        self._deadline = None
-        # As with every judgement: read the input first. After a pause of this process the hello may be there.
-        self._around.turns.after_reading(self._drop_stranger, math.inf)
-
-    def _drop_stranger(self) -> None:
-        if self._decode != self._decode_stranger or self.lost or self._closed:
-            return
-        self.drop_because(f"it did not say who it is within {self._settings.stall_seconds:g} s")
-
-    def may_have(self, type: str | None) -> bool:
-        """Return whether this peer may have jobs of *type*."""
-        return self._identity is None or self._identity.has_type(type)
-
-    def check_type(self, type: str | None) -> None:
+    def with_token(self, token: str | None) -> Identity:
         """
-        Refuse a job type that this peer may not have.
+        Return the identity that a ``hello`` gives, by its token or by the certificate before it.
 
         Raises:
-            Forbidden: Its identity has no pattern for it.
+            Unauthorized: It gives none.
+            Forbidden: The identity may not have the role.
         """
-        if self._identity is not None and not self.may_have(type):
-            kind = "untyped jobs" if type is None else f"jobs of the type {quote(type.encode())}"
-            raise Forbidden(f"{self._identity.name} may not have {kind}")
+        if token is not None:
+            identity = self._access.with_token(token)
+            if identity is None:
+                raise Unauthorized("the token is not known here")
+        else:
+            identity = self._identity
+            if identity is None:
+                raise Unauthorized("hello needs a token here, or a client certificate that is known")
+        if not identity.has_role(self._role):
+            raise self._wrong_role(identity)
+        self._identity = identity
+        return identity
+
+    def _wrong_role(self, identity: Identity) -> Forbidden:
+        return Forbidden(f"{identity.name} may not be a {self._role}")

@@ -4,96 +4,94 @@ Heartbeats: docs/protocol.md, section 4.2.
 
 from __future__ import annotations
 
-from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IDelayedCall
-from twisted.python.failure import Failure
+from typing import Protocol
 
-from gloom.server.surroundings import Surroundings
-from gloom.transport.framing import FrameProtocol
-from gloom.transport.sending import FlushTurn
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 # How often the broker looks for signs of life, in one heartbeat, while it does not read from the peer.
 _PAUSED_LOOKS = 4
 
 
-class HeartbeatProtocol(FrameProtocol):
+class Living(Protocol):
+    """A connection with a heartbeat."""
+
+    @property
+    def paused(self) -> bool:
+        """Whether nothing is read, because the peer does not read."""
+
+    @property
+    def waits(self) -> bool:
+        """Whether the connection waits for its turn."""
+
+    def has_unread_input(self) -> bool:
+        """Return whether the peer has sent something that was not read."""
+
+    def signs_of_life(self) -> tuple[int, int]:
+        """Return two counts, one of which changes when the peer takes or sends bytes."""
+
+    def drop_because(self, reason: str) -> None:
+        """End the connection at once, because of *reason*."""
+
+
+class Heartbeat:
     """
-    A connection of the broker, with one timer: it drops a peer that is silent for its heartbeat.
+    The timer that drops a silent peer.
 
     Args:
-        around: The state that all connections share.
-        flushes: Schedules the flushes of this connection.
+        connection: The peer's connection; it sets `heard_seconds`, and calls `pause` and `stop`.
+        clock: Time.
+        heartbeat_seconds: How long the peer may be silent, over 0.
+
+    Attributes:
+        heard_seconds: When the peer was heard last.
+        heartbeat_seconds: As above.
     """
 
-    __slots__ = ("_around", "_deadline", "_heard_seconds", "_heartbeat_seconds", "_life", "_seconds", "_settings")
+    __slots__ = ("_clock", "_connection", "_life", "_timer", "heard_seconds", "heartbeat_seconds")
 
-    def __init__(self, around: Surroundings, flushes: FlushTurn) -> None:
-        settings = around.settings
-        super().__init__(
-            settings.max_frame_bytes,
-            flushes,
-            around.clock,
-            settings.linger_seconds,
-            pause_unread_bytes=settings.pause_unread_bytes,
-            unread=around.unread,
-            stalls=around.stalls,
-            poll=around.poll,
-            turns=around.turns,
-        )
-        self._around = around
-        self._settings = settings
-        self._seconds = around.clock.seconds
-        self._heard_seconds = 0.0
-        self._heartbeat_seconds = 0.0
+    def __init__(self, connection: Living, clock: IReactorTime, heartbeat_seconds: float) -> None:
+        self._connection = connection
+        self._clock = clock
+        self.heartbeat_seconds = heartbeat_seconds
         self._life = (0, 0)
-        self._deadline: IDelayedCall | None = None
-
-    def begin_heartbeat(self, heartbeat_seconds: float) -> None:
-        """Drop the peer when it is silent for *heartbeat_seconds* from now on; 0 for never."""
-        self._heartbeat_seconds = heartbeat_seconds
-        self.counts_life = heartbeat_seconds > 0
+        self._timer: IDelayedCall | None = None
         self._await_life()
 
-    def alive(self) -> None:
-        self._heard_seconds = self._seconds()
+    def pause(self) -> None:
+        """Nothing is read from the peer now: look for other signs of life."""
+        self._life = self._connection.signs_of_life()
+        self._look_after(self.heartbeat_seconds / _PAUSED_LOOKS)
 
-    def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008
-        super().connectionLost(reason)
-        self._set_deadline(None)
+    def stop(self) -> None:
+        """Leave no timer behind."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _await_life(self) -> None:
-        if self._heartbeat_seconds:
-            self._heard_seconds = self._seconds()
-            self._set_deadline(self._clock.callLater(self._heartbeat_seconds, self._heartbeat_due))
+        self.heard_seconds = self._clock.seconds()
+        self._look_after(self.heartbeat_seconds)
 
-    def _heartbeat_due(self) -> None:
-        self._deadline = None
-        now = self._seconds()
-        if self.paused:
+    def _look_after(self, seconds: float) -> None:
+        self.stop()
+        self._timer = self._clock.callLater(seconds, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        connection, now = self._connection, self._clock.seconds()
+        if connection.paused:
             self._look_for_life(now)
-        left = self._heard_seconds + self._heartbeat_seconds - now
+        left = self.heard_seconds + self.heartbeat_seconds - now
         if left > 0:
-            wait = min(left, self._heartbeat_seconds / _PAUSED_LOOKS) if self.paused else left
-            self._set_deadline(self._clock.callLater(wait, self._heartbeat_due))
-        elif self._waits or (not self.paused and self.has_unread_input()):
+            self._look_after(min(left, self.heartbeat_seconds / _PAUSED_LOOKS) if connection.paused else left)
+        elif connection.waits or (not connection.paused and connection.has_unread_input()):
             # The broker has not read its input in time: after a pause of the process, or under load.
             self._await_life()
         else:
-            self.drop_because(f"it was silent for {self._heartbeat_seconds:g} s, its heartbeat")
-
-    def pauseProducing(self) -> None:
-        super().pauseProducing()
-        if self._heartbeat_seconds:
-            self._life = self.signs_of_life()
-            self._set_deadline(self._clock.callLater(self._heartbeat_seconds / _PAUSED_LOOKS, self._heartbeat_due))
+            connection.drop_because(f"it was silent for {self.heartbeat_seconds:g} s, its heartbeat")
 
     def _look_for_life(self, now: float) -> None:
-        """Nothing is read from this peer now: it lives if it takes bytes, or has sent some that wait to be read."""
-        life = self.signs_of_life()
+        """The peer lives if it takes bytes, or has sent bytes that are not read yet."""
+        life = self._connection.signs_of_life()
         if life != self._life:
-            self._life, self._heard_seconds = life, now
-
-    def _set_deadline(self, deadline: IDelayedCall | None) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-        self._deadline = deadline
+            self._life, self.heard_seconds = life, now

@@ -35,12 +35,18 @@ from gloom.errors import (
     UnsupportedVersion,
 )
 from gloom.logs import PeerLogger
-from gloom.server.authorization import AuthorizedProtocol
+from gloom.server.access import Identity, certificate_names
+from gloom.server.authorization import Authorization, check_type
+from gloom.server.heartbeat import Heartbeat
 from gloom.server.refusallog import RefusalLog
 from gloom.server.surroundings import Surroundings
-from gloom.transport.sending import FlushTurn, has_own_socket, to_frame
+from gloom.transport.framing import FrameProtocol
+from gloom.transport.sending import FlushTurn
+from gloom.transport.sockets import has_own_socket
 from gloom.wire.encoding import QUIET, encode_error, encode_welcome
-from gloom.wire.messages import KINDS, OK, PROTOCOL_VERSION, Hello, Ping, Vocabulary
+from gloom.wire.framereader import to_frame
+from gloom.wire.messages import KINDS, OK, PROTOCOL_VERSION, Hello, Ping, Request, Vocabulary
+from gloom.wire.nesting import NEVER_DEEP_BYTES
 from gloom.wire.refusals import quote
 
 OK_FRAME = to_frame(OK)
@@ -69,7 +75,7 @@ def _give_back_descriptor(transport: Any) -> None:
 
 
 @implementer(IHandshakeListener)
-class PeerProtocol(AuthorizedProtocol):
+class PeerProtocol(FrameProtocol):
     """
     A connection on either port.
 
@@ -82,16 +88,25 @@ class PeerProtocol(AuthorizedProtocol):
     """
 
     log = PeerLogger()
+    role: ClassVar[str]
+    base: ClassVar[Vocabulary]
     extended: ClassVar[Vocabulary]
     features: ClassVar[tuple[str, ...]]
     #: The method that answers each request.
     verbs: ClassVar[dict[type, Callable[[Any, Any], None]]]
 
     __slots__ = (
+        "_authorization",
         "_broker",
+        "_decode",
+        "_heartbeat",
+        "_identity",
         "_is_behind_wrapper",
         "_is_extended",
         "_is_gone",
+        "_read",
+        "_seconds",
+        "_settings",
         "_verbs",
         "accepts",
         "factory",
@@ -100,18 +115,42 @@ class PeerProtocol(AuthorizedProtocol):
 
     def __init__(self, factory: PeerFactory[Any]) -> None:
         around = factory.around
-        super().__init__(around, self.flushes_of(around))
+        settings = around.settings
+        super().__init__(
+            settings.max_frame_bytes,
+            self.flushes_of(around),
+            around.clock,
+            settings.linger_seconds,
+            pause_unread_bytes=settings.pause_unread_bytes,
+            unread=around.unread,
+            stalls=around.stalls,
+            poll=around.poll,
+            turns=around.turns,
+        )
         self.factory: PeerFactory[Any] = factory
         self.name = "?"
         self.accepts: frozenset[str] = frozenset()
         self._broker = around.broker
+        self._settings = settings
+        self._seconds = around.clock.seconds
         # The class's own, which as an attribute of a class would be slower to read.
         self._verbs = self.verbs
         self._is_extended = False
         self._is_gone = False
         self._is_behind_wrapper = False
+        self._heartbeat: Heartbeat | None = None
+        # With access rules; and the identity once it is known, None where there are no rules.
+        self._authorization: Authorization | None = None
+        self._identity: Identity | None = None
+        # The second reads a frame that needs no check, without one more call for each.
+        self._decode: Callable[[bytes], Request] = self.base.decode
+        self._read = self.base.read
+        if around.access is not None:
+            self._authorization = Authorization(around.access, self.role, settings)
+            self._decode = self._read = self._authorization.decode
+            self.MAX_LENGTH = min(settings.max_frame_bytes, settings.max_stranger_frame_bytes)
 
-    # What the transport tells
+    # Called by the transport
 
     def connectionMade(self) -> None:
         super().connectionMade()
@@ -119,11 +158,29 @@ class PeerProtocol(AuthorizedProtocol):
         self.enter()
         if not self.factory.admit(self):
             self._turn_away()
-        elif self._access is not None:
-            self._await_identity()
+        elif self._authorization is not None:
+            self._authorization.begin_timer(self._clock, self.factory.around.turns, self._stranger_is_late)
         elif ISSLTransport.providedBy(self.transport):
             # A handshake that never ends is no better than a frame that does not.
-            self._around.stalls.begin(self, again=False)
+            self.factory.around.stalls.begin(self, again=False)
+
+    def handshakeCompleted(self) -> None:
+        """See `IHandshakeListener`: now the peer's certificate is known."""
+        self.factory.around.stalls.end(self)
+        if self._authorization is not None:
+            identity = self._authorization.with_certificate(certificate_names(self.transport))
+            if identity is not None:
+                self._identify(self._authorization, identity)
+
+    def _identify(self, authorization: Authorization, identity: Identity) -> None:
+        authorization.stop()
+        self._identity = identity
+        self.MAX_LENGTH = self._settings.max_frame_bytes
+        self._decode, self._read = self.base.decode, self.base.read
+
+    def _stranger_is_late(self, reason: str) -> None:
+        if not self.closed:
+            self.drop_because(reason)
 
     def _take_name_of_address(self) -> None:
         self.name = address_name(self.transport.getPeer())
@@ -134,7 +191,7 @@ class PeerProtocol(AuthorizedProtocol):
     def _turn_away(self) -> None:
         limit = self._settings.max_connections
         self.refuse(Busy(f"the broker has its {limit} connections (--max-connections)"))
-        if self._around.refused <= _MOST_REFUSED:
+        if self.factory.around.refused <= _MOST_REFUSED:
             self.close(self._settings.linger_seconds)
         else:
             # It has the error if the network was quick enough.
@@ -145,13 +202,17 @@ class PeerProtocol(AuthorizedProtocol):
     def alive(self) -> None:
         if self._is_behind_wrapper:
             self._take_name_of_address()
-        self._heard_seconds = self._seconds()  # as the base does, without a call for each chunk
+        if self._heartbeat is not None:
+            self._heartbeat.heard_seconds = self._seconds()
 
     def stringReceived(self, string: bytes) -> None:
-        # In a local first: what is called on self is looked for in its class.
-        decode = self._decode
+        # In a local first: a callable that is called as an attribute is looked for in the class.
+        read = self._read
         try:
-            request = decode(string)
+            try:
+                request = read(string) if len(string) <= NEVER_DEEP_BYTES and string.isascii() else self._decode(string)
+            except (ValueError, RecursionError):
+                request = self._decode(string)
             self._verbs[type(request)](self, request)
         except ProtocolError as error:
             # Its traceback holds the frame, and may refer to itself: kept, a refused frame of 16 MiB
@@ -169,6 +230,8 @@ class PeerProtocol(AuthorizedProtocol):
 
     def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008
         super().connectionLost(reason)
+        if self._heartbeat is not None:
+            self._heartbeat.stop()
         self._go()
         self.factory.peer_lost(self)
 
@@ -180,13 +243,21 @@ class PeerProtocol(AuthorizedProtocol):
     def _go(self) -> None:
         if not self._is_gone:
             self._is_gone = True
+            if self._authorization is not None:
+                self._authorization.stop()
             self.gone()
 
-    # What each port does
+    def pauseProducing(self) -> None:
+        was_paused = self.paused
+        super().pauseProducing()
+        if self._heartbeat is not None and self.paused and not was_paused:
+            self._heartbeat.pause()
+
+    # Overridden for each port
 
     @staticmethod
     def flushes_of(around: Surroundings) -> FlushTurn:
-        """Return what flushes a connection of this port."""
+        """Return the turn that flushes a connection of this port."""
         return around.flushes
 
     def enter(self) -> None:
@@ -197,11 +268,16 @@ class PeerProtocol(AuthorizedProtocol):
         """Tell the broker that this peer has gone."""
         raise NotImplementedError
 
-    # What is said to the peer
+    # Messages to the peer
 
     def accepted(self) -> None:
         """See `IPeer.accepted`."""
-        self.send_frame(OK_FRAME)
+        # As `send_frame`, without one more call for each job.
+        output = self._output
+        if not output:
+            add = self._flushes.add
+            add(self)
+        output.append(OK_FRAME)
 
     def refuse(self, error: ProtocolError) -> None:
         """Answer the request with *error*, and close if it is one that closes."""
@@ -226,6 +302,22 @@ class PeerProtocol(AuthorizedProtocol):
         self.log.warn("{peer}: dropped: {reason}", peer=self.name, reason=reason)
         super().drop_because(reason)
 
+    # Access
+
+    def may_have(self, type: str | None) -> bool:
+        """Return whether this peer may have jobs of *type*."""
+        return self._identity is None or self._identity.has_type(type)
+
+    def check_type(self, type: str | None) -> None:
+        """
+        Refuse a job type that this peer may not have.
+
+        Raises:
+            Forbidden: Its identity has no pattern for it.
+        """
+        if self._identity is not None:
+            check_type(self._identity, type)
+
     # Verbs of both ports
 
     def hello(self, request: Hello) -> None:
@@ -235,20 +327,22 @@ class PeerProtocol(AuthorizedProtocol):
         if request.version != PROTOCOL_VERSION:
             asked = quote(str(request.version).encode())
             raise UnsupportedVersion(f"version {asked} is not spoken here; this broker has {PROTOCOL_VERSION}")
-        if self._access is not None:
-            self._authorize(self._access, request.token)
+        if self._authorization is not None:
+            self._identify(self._authorization, self._authorization.with_token(request.token))
         self._is_extended = True
-        self._decode = self.extended.decode
+        self._decode, self._read = self.extended.decode, self.extended.read
         self.accepts = KINDS.intersection(request.accept)
         if request.name is not None:
             self.name = request.name
         heartbeat_seconds = min(request.heartbeat, self._settings.max_heartbeat_seconds) + 0.0  # -0.0 is 0.0
-        self.begin_heartbeat(heartbeat_seconds)
+        if heartbeat_seconds:
+            self._heartbeat = Heartbeat(self, self._clock, heartbeat_seconds)
+        self.counts_life = self._heartbeat is not None
         self.sendString(encode_welcome(SERVER, self._settings.max_frame_bytes, heartbeat_seconds, self.features))
 
     def ping(self, request: Ping) -> None:
         """Answer that the broker lives."""
-        self.accepted()
+        self.send_frame(OK_FRAME)
 
 
 AnyPeer = TypeVar("AnyPeer", bound=PeerProtocol)
@@ -260,7 +354,7 @@ class PeerFactory(Factory, Generic[AnyPeer]):
 
     Args:
         protocol: `MasterProtocol` or `SlaveProtocol`.
-        around: What both ports share.
+        around: The state that both ports share.
 
     Attributes:
         peers: The connections that are open.

@@ -1,5 +1,5 @@
 """
-The verbs of the two ports: a request becomes a verb of the broker, what the broker says becomes frames.
+The verbs of the two ports: a request becomes a verb of the broker, and its events become frames.
 
 Implements docs/protocol.md, sections 3 and 4, between `gloom.wire.messages` and
 `gloom.broker.interfaces.IBroker`. No job logic here, and no Deferred: everything is
@@ -9,7 +9,7 @@ synchronous.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final, cast
 
 from msgspec import UNSET, Raw
 from zope.interface import implementer
@@ -20,6 +20,7 @@ from gloom.errors import IdExists, InvalidType, MissingField, ProtocolError
 from gloom.server.peers import OK_FRAME, PeerFactory, PeerProtocol
 from gloom.server.surroundings import Surroundings
 from gloom.transport.sending import FlushTurn
+from gloom.transport.states import Output
 from gloom.wire.encoding import (
     CANCELLED,
     CANCELLING,
@@ -55,8 +56,45 @@ from gloom.wire.messages import (
 
 # A master that has so many jobs in flight goes on while its answers wait for a moment.
 _MANY_IN_FLIGHT = 16
+# An enumeration's member is slow to reach through its class.
+_LARGE: Final = Output.LARGE
 #: After so many jobs of one request the time is looked at.
 JOBS_A_STEP = 4
+
+
+class _Batch:
+    """
+    A ``submit_many`` that is being answered.
+
+    Attributes:
+        replies: Of each job, in order: None where it was accepted, else the error.
+        events: The messages that are held until the reply: outcomes must not come before it.
+        held_bytes: How many bytes these have.
+        held_ids: The ids of the jobs that have their outcome among them: they stay taken until then.
+    """
+
+    __slots__ = ("events", "held_bytes", "held_ids", "replies")
+
+    def __init__(self) -> None:
+        self.replies: list[ProtocolError | None] = []
+        self.events: list[bytes] = []
+        self.held_bytes = 0
+        self.held_ids: set[JobKey] = set()
+
+    def hold(self, event: bytes) -> None:
+        """Keep *event* until the reply."""
+        self.events.append(event)
+        self.held_bytes += len(event)
+
+    def check_id(self, id: str | int) -> None:
+        """
+        Refuse an id that is taken here: the master would take the outcome of the one job for that of the other.
+
+        Raises:
+            IdExists: It has its outcome, which is held.
+        """
+        if self.held_ids and key_of(id) in self.held_ids:
+            raise IdExists(text_of(id))
 
 
 @implementer(IMasterPeer)
@@ -70,14 +108,15 @@ class MasterProtocol(PeerProtocol):
         "attach", "cancel", "delay", "expires", "progress", "quiet", "receipt",
         "require_slave", "retries", "submit_many", "timeout",
     )  # fmt: skip
-    __slots__ = ("_batch", "_held_ids", "_master", "wants_receipts")
+    __slots__ = ("_batch", "_master", "_unanswered", "wants_receipts")
 
     def __init__(self, factory: PeerFactory[Any]) -> None:
         super().__init__(factory)
         self.wants_receipts = False
-        self._batch: list[ProtocolError | None] | None = None
-        # The jobs whose outcomes are held until the reply to the batch: their ids are taken until then.
-        self._held_ids: set[JobKey] = set()
+        # Submissions that were accepted, less outcomes. A job that this very connection attaches to once more
+        # counts twice, and stays: then answers may wait for a moment that need not.
+        self._unanswered = 0
+        self._batch: _Batch | None = None
 
     @staticmethod
     def flushes_of(around: Surroundings) -> FlushTurn:
@@ -90,6 +129,7 @@ class MasterProtocol(PeerProtocol):
         self._broker.master_lost(self._master, self._seconds())
         # Each refers to the other: kept, they would be garbage only the collector finds.
         del self._master
+        self._unanswered = 0
 
     def hello(self, request: Hello) -> None:
         super().hello(request)
@@ -98,68 +138,66 @@ class MasterProtocol(PeerProtocol):
     # Verbs
 
     def submit(self, request: Submit) -> None:
-        """Queue a job, base level."""
-        self._submit(request, BASE_TERMS)
-
-    def extended_submit(self, request: ExtendedSubmit) -> None:
-        """Queue a job, extended level."""
-        self._submit(request, _terms(request))
-
-    def _submit(self, request: Submit, terms: Terms) -> None:
-        id, type = request.id, request.type
-        if type is None and self._settings.require_type:
+        """Queue a job, base level or extended."""
+        id, job_type = request.id, request.type
+        if job_type is None and self._settings.require_type:
             raise MissingField("type is required by this broker (--require-type): a string of 1 to 255 characters")
         if self._identity is not None:
-            self.check_type(type)
-        key, seconds = id if isinstance(id, str) else key_of(id), self._seconds
-        payload = encode_job(key, type, request.body)
-        self._broker.submit(self._master, key, type, request.priority, payload, terms, seconds())
+            self.check_type(job_type)
+        key, seconds = id if type(id) is str else key_of(id), self._seconds
+        payload = encode_job(key, job_type, request.body)
+        terms = BASE_TERMS if type(request) is Submit else _terms(cast(ExtendedSubmit, request))
+        self._broker.submit(self._master, key, job_type, request.priority, payload, terms, seconds())
 
     def submit_many(self, request: SubmitMany) -> None:
         """Queue jobs; the one reply says of each whether it was."""
         self.work_off(self._submit_each(request.jobs))
 
-    def _submit_each(self, jobs: Sequence[Raw]) -> Generator[None, None, None]:
-        self._batch = batch = []
+    def _submit_each(self, jobs: Sequence[Raw]) -> Generator[bool, None, None]:
+        self._batch = batch = _Batch()
         try:
             for first in range(0, len(jobs), JOBS_A_STEP):
                 for job in jobs[first : first + JOBS_A_STEP]:
-                    try:
-                        self._submit_of_batch(decode_job(job))
-                    except ProtocolError as error:
-                        self.note_refusal(error)
-                        # Without the stack that it was raised on: thousands of them are kept until the reply.
-                        batch.append(error.with_traceback(None))
-                yield
+                    self._submit_one(job, batch)
+                # When much is held, the rest is done at once.
+                yield batch.held_bytes <= self._pause_unread_bytes
         finally:
             self._batch = None
-        self._held_ids.clear()
-        outcomes = self.release()
-        self.sendString(encode_batch(batch))
-        for outcome in outcomes:
-            self.send_frame(outcome)
+        self.sendString(encode_batch(batch.replies))
+        for event in batch.events:
+            self.sendString(event)
 
-    def _submit_of_batch(self, request: ExtendedSubmit) -> None:
-        if self._held_ids and key_of(request.id) in self._held_ids:
-            # The master would take the outcome of the job before for that of this one.
-            raise IdExists(text_of(request.id))
-        self.extended_submit(request)
+    def _submit_one(self, job: Raw, batch: _Batch) -> None:
+        try:
+            request = decode_job(job)
+            batch.check_id(request.id)
+            self.submit(request)
+        except ProtocolError as error:
+            self.note_refusal(error)
+            # Without the stack that it was raised on: thousands of them are kept until the reply.
+            batch.replies.append(error.with_traceback(None))
 
     def cancel(self, request: Cancel) -> None:
         """End a job of this master."""
         self._broker.cancel(self._master, key_of(request.id), self._seconds())
 
-    # What the broker tells
+    # Called by the broker
 
     def can_wait(self) -> bool:
         # One that waits for few answers is perhaps not doing anything until it has one.
-        return not self._is_gone and self._broker.in_flight(self._master) >= _MANY_IN_FLIGHT
+        return self._unanswered >= _MANY_IN_FLIGHT
 
     def accepted(self) -> None:
-        if self._batch is None:
-            self.send_frame(OK_FRAME)
-        else:
-            self._batch.append(None)
+        self._unanswered += 1
+        if self._batch is not None:
+            self._batch.replies.append(None)
+            return
+        # As `send_frame`, without one more call for each job.
+        output = self._output
+        if not output:
+            add = self._flushes.add
+            add(self)
+        output.append(OK_FRAME)
 
     def cancelling(self, running: bool) -> None:
         """See `IMasterPeer.cancelling`."""
@@ -167,37 +205,46 @@ class MasterProtocol(PeerProtocol):
 
     def answered(self, id: JobKey, body: bytes, receipt: Receipt | None) -> None:
         """See `IMasterPeer.answered`."""
-        if self._batch is not None:
-            self._held_ids.add(id)
+        self._unanswered -= 1
         if receipt is None:
-            self.sendString(encode_answer(id, body))
+            message = encode_answer(id, body)
         else:
-            self.sendString(
-                encode_receipted_answer(
-                    id, body, receipt.queued_seconds, receipt.ran_seconds, receipt.attempts, receipt.slave
-                )
+            message = encode_receipted_answer(
+                id, body, receipt.queued_seconds, receipt.ran_seconds, receipt.attempts, receipt.slave
             )
+        if self._batch is None:
+            self.sendString(message)
+        else:
+            self._batch.held_ids.add(id)
+            self._batch.hold(message)
 
     def progressed(self, id: JobKey, body: bytes) -> None:
         """See `IMasterPeer.progressed`."""
         if "progress" in self.accepts:
-            self.sendString(encode_progress(id, body))
+            message = encode_progress(id, body)
+            if self._batch is None:
+                self.sendString(message)
+            else:
+                self._batch.hold(message)
 
     def failed(self, id: JobKey, failure: Failure) -> None:
         """See `IMasterPeer.failed`."""
-        if self._batch is not None:
-            self._held_ids.add(id)
+        self._unanswered -= 1
         if self._is_extended:
             message = encode_extended_failure(
                 id, failure.error, failure.reason, failure.kind, failure.traceback, failure.attempts
             )
         else:
             message = encode_failure(id, failure.error, failure.reason)
-        self.sendString(message)
+        if self._batch is None:
+            self.sendString(message)
+        else:
+            self._batch.held_ids.add(id)
+            self._batch.hold(message)
 
     verbs: ClassVar[dict[type, Callable[[Any, Any], None]]] = {
         Submit: submit,
-        ExtendedSubmit: extended_submit,
+        ExtendedSubmit: submit,
         SubmitMany: submit_many,
         Cancel: cancel,
         Hello: hello,
@@ -301,12 +348,12 @@ class SlaveProtocol(PeerProtocol):
         """Take no more jobs."""
         self._broker.leave(self._slave)
 
-    # What the broker tells
+    # Called by the broker
 
     def assigned(self, payload: bytes) -> bool:
         """See `ISlavePeer.assigned`."""
         self.sendString(payload)
-        return self._has_large_output
+        return self._sending is _LARGE
 
     def output_blocked(self) -> None:
         if not self._is_ending():
@@ -317,7 +364,7 @@ class SlaveProtocol(PeerProtocol):
             self._broker.slave_ready(self._slave, self._seconds())
 
     def _is_ending(self) -> bool:
-        return self._closed or self._is_gone
+        return self._is_gone or self.closed
 
     def revoked(self, id: JobKey) -> None:
         """See `ISlavePeer.revoked`."""

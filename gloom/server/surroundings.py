@@ -24,15 +24,15 @@ from gloom.transport.unread import UnreadWatch
 @dataclass
 class Surroundings:
     """
-    What the connections of both ports share.
+    Shared by the connections of both ports.
 
     Attributes:
         broker: The `IBroker`.
         settings: The broker's limits.
         clock: Time for deadlines and heartbeats; given a reactor, it is the monotonic clock of that.
-        access: Who may do what; None lets everyone do everything.
+        access: The access rules; None lets everyone do everything.
         alarm: The broker's timer.
-        flushes: Sends what one reactor turn has said.
+        flushes: Sends the output of one reactor turn.
         answers: As flushes, for masters.
         stalls: Drops frames that stand half way.
         unread: Counts the bytes that wait for peers, and drops those that do not take them.

@@ -1,21 +1,21 @@
 """
-Bytes <-> frames: docs/protocol.md, section 1, for both ends of a connection.
+A connection that speaks in frames: docs/protocol.md, section 1, for both ends.
 
-Knows lengths and how a connection ends; knows no JSON and no verbs. Sending is
-in `gloom.transport.sending`.
+Its states are in `gloom.transport.states`; sending is in `gloom.transport.sending`,
+and `gloom.wire.framereader` cuts bytes into frames. Knows how a connection works in
+slices of time, and how it ends; knows no JSON and no verbs.
 
 `FrameProtocol` keeps `Int32StringReceiver`'s names and meaning, and replaces
 its reading, which copies a partial frame at every read: quadratic in the
-frame's size. A frame that no single read holds is collected on its own
-(`gloom.wire.largebytes`), and delivered without a copy where it can be.
+frame's size.
 """
 
 from __future__ import annotations
 
 import math
-import socket
+from collections.abc import Generator
 from struct import Struct
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IConsumer, IReactorTime, ISSLTransport, ITCPTransport
@@ -24,29 +24,26 @@ from twisted.python.failure import Failure
 
 from gloom.transport.lingering import LONGEST_LINGER_SECONDS, Linger
 from gloom.transport.polling import SocketPoll
-from gloom.transport.sending import LARGE_BYTES, LARGEST_FRAME_BYTES, FlushTurn, socket_under
-from gloom.transport.slicing import SlicedSender
+from gloom.transport.sending import FlushTurn, FrameSender
+from gloom.transport.sockets import has_unread_input, socket_under
 from gloom.transport.stalls import StallWatch
-from gloom.transport.turns import Turns
+from gloom.transport.states import HALF_WAY, OVER, PAUSED, WAITING, Event, Input, Output, input_after
+from gloom.transport.turns import SLICE_SECONDS, Turns
 from gloom.transport.unread import UnreadWatch
-from gloom.wire.largebytes import LargePayload
+from gloom.wire.framereader import FrameReader
 from gloom.wire.tcpoptions import set_tcp_options
 
-# Read size of Twisted's transports.
-_READ_BYTES = 65536
-# Read size for a frame larger than one chunk. Bounded, so that other connections are served in between.
-_MOST_READ_BYTES = 1 << 20
-#: After so many bytes of frames the time is looked at: small requests can be dear.
-STEP_BYTES = 1024
-_HEADER = Struct("!I")
-_pack_length = _HEADER.pack
-_unpack_length = _HEADER.unpack_from
-_HEADER_BYTES = _HEADER.size
+_pack_length = Struct("!I").pack
+# To copy a longer payload behind its header would cost more than to keep the two apart.
+_LONG_BYTES = 4096
+# An enumeration's member is slow to reach through its class.
+_READY: Final = Input.READY
+_DELIVERING: Final = Input.DELIVERING
 
 
-class FrameProtocol(SlicedSender, Int32StringReceiver):
+class FrameProtocol(FrameSender, Int32StringReceiver):
     """
-    Frames in, frames out, in linear time.
+    Frames in, frames out, in linear time and in slices of time.
 
     Subclasses override `stringReceived` and `lengthLimitExceeded`.
 
@@ -67,17 +64,17 @@ class FrameProtocol(SlicedSender, Int32StringReceiver):
 
     __slots__ = (
         "MAX_LENGTH",
-        "_aborting",
         "_clock",
         "_descriptor",
-        "_had_a_frame",
         "_linger",
         "_linger_seconds",
-        "_needed_bytes",
-        "_partial",
         "_poll",
+        "_reader",
+        "_receiving",
+        "_recv",
         "_stalls",
-        "_watched",
+        "_steps",
+        "_turns",
         "counts_life",
     )
 
@@ -94,23 +91,47 @@ class FrameProtocol(SlicedSender, Int32StringReceiver):
         poll: SocketPoll | None = None,
         turns: Turns | None = None,
     ) -> None:
-        super().__init__(flushes, pause_unread_bytes, unread, turns)
-        self._poll: Any = poll
-        self._descriptor = -1
+        super().__init__(flushes, pause_unread_bytes, unread)
         self.MAX_LENGTH = max_frame_bytes
         self.counts_life = False
-        self._stalls = stalls
-        self._had_a_frame = False
-        self._watched = False
         self._clock = clock
         self._linger_seconds = linger_seconds
         self._linger: Linger | None = None
-        self._partial = bytearray()
-        self._needed_bytes = _HEADER_BYTES
-        # A frame that no read holds: `_partial` has only its header, and what came after it.
-        self._large: LargePayload | None = None
-        self._read_bytes = _READ_BYTES
-        self._aborting = False
+        self._stalls = stalls
+        self._turns = turns
+        self._poll: Any = poll
+        # While the poll reads the socket; and its descriptor, -1 if it never did.
+        self._recv: Any = None
+        self._descriptor = -1
+        self._receiving = Input.NEW
+        self._reader = FrameReader()
+        # Of a request that takes several slices, the steps that are left.
+        self._steps: Generator[bool, None, None] | None = None
+
+    @property
+    def lost(self) -> bool:
+        """Whether the connection has ended."""
+        return self._receiving is Input.LOST
+
+    @property
+    def closed(self) -> bool:
+        """Whether it has ended, or is about to: no frame is delivered any more."""
+        return self._receiving in OVER
+
+    @property
+    def paused(self) -> bool:  # type: ignore[override]
+        """Whether nothing is read, because the peer does not read."""
+        return self._receiving in PAUSED
+
+    @property
+    def is_new(self) -> bool:
+        """Whether no frame has come yet."""
+        return self._receiving is Input.NEW
+
+    @property
+    def waits(self) -> bool:
+        """Whether it waits for its turn."""
+        return self._receiving in WAITING
 
     # Reading
 
@@ -120,33 +141,31 @@ class FrameProtocol(SlicedSender, Int32StringReceiver):
         if sock is not None:
             set_tcp_options(sock)
         if self._poll is not None and self._socket_send is not None:
-            self._read_by_poll(self.transport)
+            cast(Any, self.transport).pauseProducing()
+            handle = cast(Any, self.transport).getHandle()
+            self._recv, self._descriptor = handle.recv, handle.fileno()
+            self._poll.add(self._descriptor, self)
         elif self._turns is not None:
             self._turns.reactor_reads += 1
 
-    def _read_by_poll(self, transport: Any) -> None:
-        transport.pauseProducing()
-        self._polled = transport.getHandle()
-        self._descriptor = self._polled.fileno()
-        self._poll.add(self._descriptor, self)
-
     def _read_by_reactor(self) -> None:
-        """Have the transport read again: it knows what an end and an error mean."""
+        """Have the transport read again: the end and errors are its business."""
         if self._leave_poll():
             self.transport.resumeProducing()
 
     def _leave_poll(self) -> bool:
         """Be read by the poll no more; return whether that was so."""
-        if self._polled is None:
+        if self._recv is None:
             return False
-        self._polled = None
+        self._recv = None
         self._poll.remove(self._descriptor)
         return True
 
     def read_socket(self) -> None:
         """Read the socket once; the poll calls it when there is something to read."""
+        recv = self._recv
         try:
-            data = self._polled.recv(self._read_bytes)
+            data = recv(self._reader.read_bytes)
         except BlockingIOError:
             return
         except OSError as error:
@@ -161,23 +180,22 @@ class FrameProtocol(SlicedSender, Int32StringReceiver):
     def dataReceived(self, data: bytes) -> None:
         if self.counts_life:
             self.alive()
-        if self._partial or self._halted or self._parsing:
-            self._continue(data)
+        if self._receiving is not _READY:
+            self._receive(data)
             return
-        size = len(data)
-        self._parsing = True
-        try:
-            # Nearly every chunk of a peer that waits for replies is one whole frame.
-            if size >= _HEADER_BYTES and _HEADER_BYTES + _unpack_length(data)[0] == size and size <= self.MAX_LENGTH:
-                self._had_a_frame = True
-                rest = size
-                self.stringReceived(data[_HEADER_BYTES:])
-            else:
-                rest = self._deliver(data)
-        finally:
-            self._parsing = False
-        if rest < size or self._partial or self._watched:
-            self._keep(data, rest)
+        # Nearly every chunk of a peer that waits for replies is one whole frame.
+        reader = self._reader
+        frame = reader.whole(data, self.MAX_LENGTH)
+        if frame is None:
+            reader.keep(data)
+            self._deliver()
+            return
+        self._receiving = _DELIVERING
+        self.stringReceived(frame)
+        if self._receiving is _DELIVERING and reader.is_empty:
+            self._receiving = _READY
+        else:
+            self._deliver_rest()
 
     def alive(self) -> None:
         """The peer has sent something; called for each chunk if `counts_life`."""
@@ -185,151 +203,163 @@ class FrameProtocol(SlicedSender, Int32StringReceiver):
     def peer_ended(self) -> None:
         """The peer has ended the connection. The transport reports it later; the cost belongs in this peer's turn."""
 
-    @property
-    def is_new(self) -> bool:
-        """Whether no frame has come yet."""
-        return not self._had_a_frame
+    def _receive(self, data: bytes) -> None:
+        """Take *data* where this connection is not between two frames."""
+        if self._receiving not in OVER:
+            self._reader.keep(data)
+            if self._receiving in HALF_WAY:
+                self._deliver()
 
-    def _continue(self, data: bytes) -> None:
-        """Take *data* where there is more than data to think of."""
-        if self._closed:
-            return
-        if self._large is None:
-            self._read_bytes = _READ_BYTES
-        else:
-            data = self._add_to_large(self._large, data)
-        self._partial += data
-        if not self._parsing:
-            self._deliver_partial()
-
-    def _keep(self, data: bytes, rest: int) -> None:
-        """Keep what is not delivered of *data*, before what has arrived meanwhile."""
-        if not self._closed:
-            self._read_bytes = _READ_BYTES
-            self._partial[:0] = memoryview(data)[rest:]
-            self._deliver_partial()
-
-    def _deliver_partial(self) -> None:
-        """Deliver the frames of what is kept, and of what arrives meanwhile."""
-        if self._large is not None:
-            self._deliver_large(self._large)
-        while len(self._partial) >= self._needed_bytes and not self._halted:
-            data = bytes(self._partial)
-            self._partial = bytearray()
-            self._parsing = True
-            try:
-                rest = self._deliver(data)
-            finally:
-                self._parsing = False
-            if self._closed:
-                break
-            self._partial[:0] = memoryview(data)[rest:]
-        if self._needed_bytes > max(_READ_BYTES, len(self._partial)) and self._large is None and not self._closed:
-            self._begin_large()
-        self._watch()
-
-    def _begin_large(self) -> None:
-        """Collect the frame that is kept, as far as it came, on its own."""
-        self._large = LargePayload(self._needed_bytes - _HEADER_BYTES)
-        self._add_to_large(self._large, bytes(memoryview(self._partial)[_HEADER_BYTES:]))
-        self._partial = self._partial[:_HEADER_BYTES]
-
-    def _add_to_large(self, large: LargePayload, data: bytes) -> bytes:
-        """Give *large* its part of *data*, have as much read as it misses, and return the rest."""
-        rest = large.add(data)
-        self._read_bytes = min(large.missing, _MOST_READ_BYTES) or _HEADER_BYTES
-        return rest
-
-    def _deliver_large(self, large: LargePayload) -> None:
-        """Deliver *large* if it is whole."""
-        if large.missing or self._halted:
-            return
-        self._large = None
-        del self._partial[:_HEADER_BYTES]
-        # After it there may come another: when its header is read alone, the rest may come in one piece.
-        self._needed_bytes = self._read_bytes = _HEADER_BYTES
-        self._had_a_frame = self._parsing = True
-        try:
-            self.stringReceived(large.whole())
-        finally:
-            self._parsing = False
-
-    def _deliver(self, data: bytes) -> int:
-        """Deliver each whole frame of *data*, as far as time allows; return where the rest begins."""
-        offset, end = 0, len(data)
-        self._needed_bytes = _HEADER_BYTES
-        # Where a header may begin; and where, for now.
-        last = end - _HEADER_BYTES
-        mark, slice_ends = (last if last < STEP_BYTES else STEP_BYTES), 0.0
+    def _deliver(self) -> None:
+        """Deliver the frames that are whole, as far as time allows."""
+        before, reader, slice_ends = self._receiving, self._reader, 0.0
         while True:
-            while offset <= mark:
-                (length,) = _unpack_length(data, offset)
-                # Read anew for each: a client's limit grows with the broker's first frame.
-                if length > self.MAX_LENGTH:
-                    self.lengthLimitExceeded(length)
-                    self._stop_reading()
-                    break
-                stop = offset + _HEADER_BYTES + length
-                if stop > end:
-                    self._needed_bytes = _HEADER_BYTES + length
-                    break
-                frame = data[offset + _HEADER_BYTES : stop]
-                offset = stop
-                self.stringReceived(frame)
-                if self._halted:
-                    break
-            else:
-                if mark < last:
-                    slice_ends = self._slice_from(slice_ends)
-                    mark = min(last, offset + STEP_BYTES)
-                    if not self._halted:
-                        continue
-            break
-        if offset:
-            self._had_a_frame = True
-        return offset
+            payloads = reader.more(self.MAX_LENGTH)
+            if payloads:
+                self._receiving = _DELIVERING
+                self._deliver_each(payloads)
+            elif reader.excess:
+                self.lengthLimitExceeded(reader.excess)
+                self._stop_reading()
+            # The limit is asked for anew before a frame that is over it: a client's grows with its first frame.
+            if self._receiving is not _DELIVERING or not reader.has_more:
+                break
+            slice_ends = self._slice_from(slice_ends, Event.SLICE_OVER)
+            if slice_ends < 0:
+                break
+        if self._receiving is _DELIVERING:
+            self._receiving = _READY
+        else:
+            self._enter(Event.DELIVERED)
+        if self._receiving is _READY and not reader.is_empty:
+            self._enter(Event.PART)
+        if before in HALF_WAY or self._receiving in HALF_WAY:
+            self._watch()
 
-    def has_unread_input(self) -> bool:
-        """Return whether the peer has sent something that was not read."""
-        handle = socket_under(self.transport)
-        try:
-            return handle is not None and bool(handle.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
-        except (OSError, AttributeError):
-            return False
+    def _deliver_each(self, payloads: list[bytes]) -> None:
+        left = iter(payloads)
+        for payload in left:
+            self.stringReceived(payload)
+            if self._receiving is not _DELIVERING:
+                if self._receiving not in OVER:
+                    self._reader.put_back(left)
+                return
+
+    def _deliver_rest(self) -> None:
+        """Go on after one frame which has changed the state, or within which more has arrived."""
+        self._enter(Event.DELIVERED)
+        if self._receiving is _READY:
+            self._deliver()
 
     def _watch(self) -> None:
         """Have a frame that stands half way watched, and one that does not forgotten."""
         if self._stalls is None:
             return
-        # Half way is what the peer has not sent: not what this end is too busy to read.
-        self._watched = bool(self._partial) and not self._halted
-        if self._watched:
-            self._stalls.begin(self, again=self._had_a_frame)
+        if self._receiving in HALF_WAY and not self._reader.is_empty:
+            self._stalls.begin(self, again=self._receiving is not Input.NEW)
         else:
             self._stalls.end(self)
 
+    def has_unread_input(self) -> bool:
+        """Return whether the peer has sent something that was not read."""
+        return has_unread_input(socket_under(self.transport))
+
+    def _enter(self, event: Event) -> None:
+        self._receiving = input_after(self._receiving, event)
+
+    # Pausing
+
     def pauseProducing(self) -> None:
-        self.paused = self._halted = True
-        if self._polled is not None:
+        before = self._receiving
+        self._enter(Event.PAUSE)
+        if self._receiving is not before:
+            self._pause()
+
+    def _pause(self) -> None:
+        """Nothing is read from now on."""
+        if self._recv is not None:
             self._poll.remove(self._descriptor)
         else:
             cast(Any, self.transport).pauseProducing()
         self._watch()
 
     def resumeProducing(self) -> None:
-        self.paused = False
-        self._halt()
-        if self._polled is not None:
+        before = self._receiving
+        self._enter(Event.RESUME)
+        if self._receiving is before:
+            return
+        if self._recv is not None:
             self._poll.add(self._descriptor, self)
-        elif not self._waits:
+        else:
             cast(Any, self.transport).resumeProducing()
-        if not self._parsing:
-            self._deliver_partial()
+        if self._receiving is _READY:
+            self._deliver()
+
+    # Turns
+
+    def work_off(self, steps: Generator[bool, None, None]) -> None:
+        """
+        Answer a request in *steps*, each of them short, in as many slices of time as they take.
+
+        Meanwhile no frame is delivered. The steps are closed when the connection ends before.
+
+        Args:
+            steps: Each yields whether this slice may end there.
+        """
+        self._steps, slice_ends = None, 0.0
+        for may_wait in steps:
+            if self._receiving in OVER:
+                steps.close()
+                return
+            if may_wait:
+                slice_ends = self._slice_from(slice_ends, Event.STEPS_LEFT)
+                if slice_ends < 0:
+                    self._steps = steps
+                    return
+        self._enter(Event.ANSWERED)
+
+    def _slice_from(self, ends: float, left: Event) -> float:
+        """
+        Return when this slice of time ends, which begins now if *ends* is 0.
+
+        Args:
+            ends: The value that this returned last.
+            left: The event of this connection when the slice is over.
+
+        Returns:
+            Less than 0 if it is over: this connection waits for its turn.
+        """
+        turns = self._turns
+        if turns is None:
+            return ends
+        now = turns.seconds()
+        if not ends:
+            return now + SLICE_SECONDS
+        if now < ends:
+            return ends
+        self._enter(left)
+        turns.add(self, self._go_on)
+        if self._recv is None:
+            cast(Any, self.transport).pauseProducing()
+            turns.wake()
+        return -1.0
+
+    def _go_on(self) -> None:
+        """Go on where the last slice has ended; the next one has come."""
+        self._enter(Event.TURN)
+        if self._steps is not None:
+            self.work_off(self._steps)
+        if self._receiving is _READY:
+            if self._is_behind():
+                self.pauseProducing()
+            else:
+                self._deliver()
+        if self._recv is None and not (self.waits or self.paused or self.lost):
+            cast(Any, self.transport).resumeProducing()
 
     def _stop_reading(self) -> None:
-        self._closed = self._halted = True
-        self._partial = bytearray()
-        self._large = None
+        self._enter(Event.CLOSE)
+        self._reader.clear()
         if self._steps is not None:
             self._steps.close()
             self._steps = None
@@ -344,22 +374,22 @@ class FrameProtocol(SlicedSender, Int32StringReceiver):
             StringTooLongError: It has more bytes than a header can say.
         """
         length = len(string)
-        if length > LARGE_BYTES:
-            if length > LARGEST_FRAME_BYTES:
-                super().sendString(string)
-            self._has_large_output = True
+        if length > _LONG_BYTES:
+            self._send_long(string)
+            return
         output = self._output
         if not output:
-            self._flushes.add(self)
-        output += (_pack_length(length), string)
+            add = self._flushes.add
+            add(self)
+        output.append(_pack_length(length) + string)
 
     # Ending
 
     def close(self, within_seconds: float = LONGEST_LINGER_SECONDS) -> None:
         """
-        Send what is buffered, read no more, and end the connection.
+        Send the buffer, read no more, and end the connection.
 
-        On TCP the sending half closes first and what still arrives is thrown
+        On TCP the sending half closes first and later input is thrown
         away: a full close with unread input would reset the connection, and
         the peer might never read the error that explains it. A peer that takes
         nothing for the time that it has to linger is reset.
@@ -367,12 +397,16 @@ class FrameProtocol(SlicedSender, Int32StringReceiver):
         Args:
             within_seconds: When it is reset at the latest, however it goes on.
         """
-        if self.lost or self._aborting or self._linger is not None:
+        if self.lost or self._sending in (Output.FINISHING, Output.ENDED):
             return
         for _ in self._steps or ():
             pass  # finish the request that has begun, so that it is answered
+        was_paused = self.paused
         self._stop_reading()
-        self._read_to_the_end()
+        # Input is read to its end, and thrown away.
+        if was_paused:
+            cast(Any, self.transport).resumeProducing()
+        self._read_by_reactor()
         # Before the output: a transport in memory may end at once.
         self._linger = linger = Linger(self, self._clock, self._linger_seconds, within_seconds)
         self.finish_sending()
@@ -381,8 +415,6 @@ class FrameProtocol(SlicedSender, Int32StringReceiver):
 
     def output_finished(self) -> None:
         """See `FrameSender.output_finished`: now the connection can end."""
-        if self._aborting:
-            return
         transport = self.transport
         if IConsumer.providedBy(transport):
             # While it has a producer, a transport does not close.
@@ -394,26 +426,19 @@ class FrameProtocol(SlicedSender, Int32StringReceiver):
 
     def abort(self) -> None:
         """End the connection at once, whatever is left for the peer."""
-        self._aborting = True
         self._stop_reading()
         self._leave_poll()
-        self.discard_output()
+        self.discard_output(Event.CLOSE)
         cast(Any, self.transport).abortConnection()
 
     def drop_because(self, reason: str) -> None:
         """End the connection at once, because of *reason*, which a subclass may tell."""
         self.abort()
 
-    def _read_to_the_end(self) -> None:
-        """Have the transport read to the end of the input, which is thrown away."""
-        if self.paused:
-            cast(Any, self.transport).resumeProducing()
-        self._read_by_reactor()
-
     def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008 (the base's signature)
-        self.stop_sending()
+        self.discard_output(Event.LOSE)
         self._stop_reading()
-        self.release()
+        self._enter(Event.LOSE)
         self._leave_poll()
         if self._turns is not None:
             self._turns.forget(self)

@@ -2,11 +2,11 @@
 Reading many sockets in one event of the reactor.
 
 Twisted wraps each event of each socket in a logging context, looks the
-descriptor up, and asks what it is good for: more than the read itself. Here
+descriptor up, and asks for its interfaces: more than the read itself. Here
 one descriptor, an epoll of our own inside the reactor's, stands for all
 connections of the broker; its event reads all that are ready, and then sends
 all that this made the broker say (docs/decisions/0011-one-event-for-all-sockets.md).
-When that takes long, it ends, and `gloom.transport.turns` says who is read first from then
+When that takes long, it ends, and `gloom.transport.turns` orders the reads from then
 on. A worker has its children's pipes read so, too.
 
 Only public interfaces of Twisted are used: a connection's transport is paused,
@@ -32,14 +32,14 @@ from gloom.transport.turns import STEP_SECONDS, TURN_SECONDS, Turns
 
 # A peer that never stops sending is read this often before the reactor looks at everything else again.
 _MOST_LOOKS = 8
-# What waits for more to be said waits for at most so many reads, about half a millisecond.
+# Answers that wait for more answers wait for at most so many reads, about half a millisecond.
 _MOST_READS = 48
 # The time is looked at after so many reads.
 _READS_A_LOOK_AT_TIME = 8
 
 
 class SocketReader(Protocol):
-    """Whose socket is read."""
+    """A connection whose socket the poll reads."""
 
     def read_socket(self) -> None:
         """Read once: there is something to read, or the connection has ended."""
@@ -56,8 +56,8 @@ class SocketPoll:
     Args:
         reactor: Where it is one of the readers.
         flushes: Flushed after each round of reads.
-        answers: As flushes, but what can wait may wait there for some more rounds.
-        turns: Says who is read first when there is more than can be done at once; its own if absent.
+        answers: As flushes, but a connection that can wait may wait there for some more rounds.
+        turns: Orders the connections when there is more than can be done at once; its own if absent.
     """
 
     log = Logger()
@@ -203,7 +203,7 @@ class SocketPoll:
         return self._epoll is not None and bool(self._epoll.poll(0, 1))
 
     def _look_for_turns(self, turns: Turns) -> None:
-        """Have what is ready wait for its turn; the epoll does not tell of it meanwhile."""
+        """Have each ready connection wait for its turn; the epoll does not report it meanwhile."""
         if self._epoll is None:
             return
         for descriptor, _event in self._epoll.poll(0):

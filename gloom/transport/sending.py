@@ -9,23 +9,25 @@ that peer (backpressure), and `gloom.transport.unread` decides when it is droppe
 
 from __future__ import annotations
 
-import socket
 from collections import deque
 from collections.abc import Callable
 from struct import Struct
-from typing import Any
+from typing import Any, Final
 
 from twisted.internet.interfaces import (
     IConsumer,
-    IProtocol,
     IPullProducer,
     IPushProducer,
     IReactorTime,
-    ISystemHandle,
 )
+from twisted.protocols.basic import StringTooLongError
 from zope.interface import implementer
 
-from gloom.transport.unread import UnreadWatch, unacknowledged_bytes, unread_input_bytes
+from gloom.transport.sockets import has_own_socket, socket_under, unacknowledged_bytes, unread_input_bytes
+from gloom.transport.states import Event, Output, output_after
+from gloom.transport.unread import UnreadWatch
+from gloom.wire.framereader import LARGEST_FRAME_BYTES
+from gloom.wire.framereader import to_frame as to_frame  # imported from here, too
 
 _pack_length = Struct("!I").pack
 _Send = Callable[["bytes | memoryview"], int]
@@ -36,13 +38,12 @@ _MOST_SENT_BYTES = 8 << 20
 # The transport gets only this much of the backlog, so that it reports when the socket takes bytes again.
 _PROBE_BYTES = 4096
 
-#: The header alone can say no more than this.
-LARGEST_FRAME_BYTES = 2**32 - 1
-
-
-def to_frame(payload: bytes) -> bytes:
-    """Return *payload* behind its length."""
-    return _pack_length(len(payload)) + payload
+# An enumeration's member is slow to reach through its class.
+_FREE: Final = Output.FREE
+# Bytes wait for the peer.
+_WITH_BACKLOG = (Output.BLOCKED, Output.FINISHING)
+# No further frame is sent.
+_OVER = (Output.FINISHING, Output.ENDED)
 
 
 class FlushTurn:
@@ -54,41 +55,47 @@ class FlushTurn:
 
     Args:
         clock: Where the flush is scheduled.
+
+    Attributes:
+        add: Has a connection flushed at the end of this turn.
     """
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
         self._waiting: list[FrameSender] = []
-        self._is_entered = False
+        self.add: Callable[[FrameSender], None] = self._add_and_schedule
 
-    def add(self, sender: FrameSender) -> None:
-        """Have *sender* flushed at the end of this turn."""
-        if not self._waiting and not self._is_entered:
+    def _add_and_schedule(self, sender: FrameSender) -> None:
+        if not self._waiting:
             self._clock.callLater(0, self.flush)
         self._waiting.append(sender)
 
     def __enter__(self) -> None:
-        self._is_entered = True
+        # There is no call to schedule, and so none of Python's own for each connection.
+        self.add = self._waiting.append
 
     def __exit__(self, *_: object) -> None:
-        self._is_entered = False
+        self.add = self._add_and_schedule
         if self._waiting:
             self.flush()
 
     def flush(self) -> None:
-        """Send what every waiting connection has buffered."""
-        waiting, self._waiting = self._waiting, []
-        for sender in waiting:
+        """Flush every waiting connection."""
+        for sender in self._take():
             sender.flush()
 
     def flush_urgent(self) -> None:
-        """Send what cannot wait."""
-        waiting, self._waiting = self._waiting, []
-        for sender in waiting:
+        """Flush the connections that cannot wait."""
+        for sender in self._take():
             if sender.can_wait():
                 self._waiting.append(sender)
             else:
                 sender.flush()
+
+    def _take(self) -> list[FrameSender]:
+        waiting = self._waiting.copy()
+        self._waiting.clear()  # and not a new list: `add` is a method of this one
+        return waiting
 
 
 @implementer(IPullProducer)
@@ -111,11 +118,25 @@ class _WhenDrained:
 
 @implementer(IPushProducer)
 class _WhenFull:
-    """Learns from a transport that sends everything (TLS) that its buffer is full, and empty again."""
+    """
+    Learns from a transport that sends everything (TLS) that its buffer is full, and empty again.
+
+    Attributes:
+        is_full: Whether it is full.
+    """
 
     def __init__(self, full: Callable[[], None], drained: Callable[[], None]) -> None:
-        self.pauseProducing = full
-        self.resumeProducing = drained
+        self.is_full = False
+        self._full = full
+        self._drained = drained
+
+    def pauseProducing(self) -> None:
+        self.is_full = True
+        self._full()
+
+    def resumeProducing(self) -> None:
+        self.is_full = False
+        self._drained()
 
     def stopProducing(self) -> None:
         """The connection is gone; connectionLost tells."""
@@ -131,30 +152,24 @@ class FrameSender:
         unread: Counts the bytes that wait, and drops peers that do not take them; None for nobody.
 
     Attributes:
-        lost: Whether the connection has ended.
         waiting_bytes: How many bytes wait for the peer, those that the transport was given included.
-        socket_error: What the socket said when it broke, or None. It says so once: a transport that
+        socket_error: The error with which the socket broke, or None. The system reports it once: a transport that
             reads afterwards finds an end, and takes the connection for one that was closed cleanly.
     """
 
-    # With slots, here and in what is built on this: an object with more than 30
+    # With slots, here and in the classes that are built on this: an object with more than 30
     # attributes in a dict has the slow kind of dict, and a tenth of a job's time went there.
     __slots__ = (
         "_backlog",
-        "_blocked",
+        "_buffer",
         "_flushes",
         "_given_bytes",
-        "_has_large_output",
-        "_is_full",
         "_output",
-        "_output_ended",
         "_pause_unread_bytes",
-        "_send_now",
+        "_sending",
         "_socket_send",
         "_taken_bytes",
-        "_throttled",
         "_unread",
-        "lost",
         "socket_error",
         "waiting_bytes",
     )
@@ -162,28 +177,23 @@ class FrameSender:
     transport: Any
 
     def __init__(self, flushes: FlushTurn, pause_unread_bytes: float, unread: UnreadWatch | None) -> None:
-        self.lost = False
         self.socket_error: OSError | None = None
         self._flushes = flushes
         self._pause_unread_bytes = pause_unread_bytes
         self._unread = unread
+        self._sending = Output.FREE
+        # Headers and payloads that were said in this turn.
         self._output: list[bytes] = []
-        self._output_ended = False
-        # True until all of a large output is sent.
-        self._has_large_output = False
+        # None over TLS: there the transport sends, and its buffer says when it is full.
         self._socket_send: _Send | None = None
-        # As above while all that was said is sent; None when something waits, and over TLS.
-        self._send_now: _Send | None = None
-        # True while the transport has bytes to send; the backlog holds the bytes after them.
-        self._blocked = False
-        self._is_full = False
+        self._buffer: _WhenFull | None = None
+        # The bytes after those that the transport was given.
         self._backlog: deque[bytes | memoryview] = deque()
         self._given_bytes = 0
         self.waiting_bytes = 0
         self._taken_bytes = 0
-        self._throttled = False
 
-    # What a subclass does
+    # Overridden by subclasses
 
     def drop_because(self, reason: str) -> None:
         """End the connection at once, because of *reason*."""
@@ -198,7 +208,7 @@ class FrameSender:
         raise NotImplementedError
 
     def can_wait(self) -> bool:
-        """Return whether what is buffered may wait for what other peers say next."""
+        """Return whether the buffer may wait for further frames."""
         return False
 
     def output_blocked(self) -> None:
@@ -216,27 +226,39 @@ class FrameSender:
         """Look at the transport, which is new."""
         transport = self.transport
         if has_own_socket(transport):
-            self._socket_send = self._send_now = transport.getHandle().send
+            self._socket_send = transport.getHandle().send
         elif IConsumer.providedBy(transport):
             # A wrapper such as TLS: there the transport sends everything.
-            transport.registerProducer(_WhenFull(self._on_full, self._drained), True)
+            self._buffer = _WhenFull(self._block, self._drained)
+            transport.registerProducer(self._buffer, True)
 
     def send_frame(self, frame: bytes) -> None:
         """Send *frame*, which is framed already, at the end of this reactor turn."""
         output = self._output
         if not output:
-            self._flushes.add(self)
+            add = self._flushes.add  # in a local: a callable that is called as an attribute is looked for in the class
+            add(self)
         output.append(frame)
+
+    def _send_long(self, payload: bytes) -> None:
+        """Send a frame that is not copied behind its header."""
+        size = len(payload)
+        if size > LARGEST_FRAME_BYTES:
+            raise StringTooLongError(f"{size} bytes are more than a frame can have, {LARGEST_FRAME_BYTES}")
+        if size > LARGE_BYTES:
+            self._sending = output_after(self._sending, Event.LARGE_FRAME)
+        self.send_frame(_pack_length(size))
+        self._output.append(payload)
 
     def flush(self) -> None:
         """Send the buffer: at once where the socket takes it, else when the peer has read."""
         output = self._output
         self._output = []
-        send = self._send_now
-        if send is None or self._has_large_output or not output:
+        send = self._socket_send
+        if self._sending is not _FREE or send is None or not output:
             self._flush_slowly(output)
             return
-        data = output[0] if len(output) == 1 else b"".join(output)
+        data = b"".join(output)
         try:
             sent = send(data)
         except OSError as error:
@@ -253,23 +275,26 @@ class FrameSender:
         return 0
 
     def _flush_slowly(self, output: list[bytes]) -> None:
-        if self._output_ended or not output:
+        if self._sending in _OVER or not output:
             return
         count = sum(map(len, output))
         self._backlog.extend(output)
         self.waiting_bytes += count
-        if not self._blocked:
+        if self._sending is not Output.BLOCKED:
             self._send_backlog()
             return
         if self._unread is not None:
             self._unread.add(count)
-        if self.waiting_bytes > self._pause_unread_bytes and not self._throttled and not self._output_ended:
-            self._throttled = True
+        if self._is_behind() and self._sending is Output.BLOCKED:
             self.pauseProducing()
+
+    def _is_behind(self) -> bool:
+        """Whether too many bytes wait for the peer for anything to be read from it."""
+        return self.waiting_bytes > self._pause_unread_bytes
 
     def _send_backlog(self) -> None:
         if self._socket_send is None:
-            self._send_by_transport()
+            self._send_by_transport(self._buffer)
         else:
             self._send_by_socket(self._socket_send)
 
@@ -291,17 +316,17 @@ class FrameSender:
                 return
         self._all_sent()
 
-    def _send_by_transport(self) -> None:
+    def _send_by_transport(self, buffer: _WhenFull | None) -> None:
         """Give the transport the waiting bytes, until its buffer is full."""
         backlog = self._backlog
-        while backlog and not self._is_full:
+        while backlog and not (buffer is not None and buffer.is_full):
             piece = self._next_piece()
             if len(piece) > LARGE_BYTES:
                 backlog.appendleft(memoryview(piece)[LARGE_BYTES:])
                 piece = bytes(memoryview(piece)[:LARGE_BYTES])
             self._given_bytes += len(piece)
             self.transport.write(bytes(piece))
-        if not backlog and not self._is_full:
+        if not backlog and not (buffer is not None and buffer.is_full):
             self._took(self._given_bytes)
             self._all_sent()
 
@@ -326,19 +351,14 @@ class FrameSender:
             piece = piece[:_PROBE_BYTES]
         self._given_bytes = len(piece)
         self.transport.write(bytes(piece))
-        if not self._blocked:
+        if self._sending not in _WITH_BACKLOG:
             self.transport.registerProducer(_WhenDrained(self._drained), False)
             self._block()
 
-    def _on_full(self) -> None:
-        self._is_full = True
-        self._block()
-
     def _block(self) -> None:
-        if self._blocked:
+        if self._sending in _WITH_BACKLOG:
             return
-        self._blocked = True
-        self._send_now = None
+        self._sending = output_after(self._sending, Event.BLOCK)
         self.output_blocked()
         if self._unread is not None:
             self._unread.begin(self)
@@ -347,32 +367,28 @@ class FrameSender:
         self._given_bytes = 0
         self.waiting_bytes -= count
         self._taken_bytes += count
-        if self._blocked and self._unread is not None:
+        if self._sending in _WITH_BACKLOG and self._unread is not None:
             self._unread.took(count)
 
     def _drained(self) -> None:
         """The transport has sent all that it had."""
-        self._is_full = False
+        if self._sending is Output.ENDED:
+            return
         self._took(self._given_bytes)
         self._send_backlog()
-        if self._throttled and not self._blocked:
-            self._throttled = False
+        if self._sending not in _WITH_BACKLOG:
             self.resumeProducing()
 
     def _all_sent(self) -> None:
-        is_news = self._blocked or self._has_large_output
-        self._has_large_output = False
-        if self._blocked:
-            self._blocked = False
+        before, self._sending = self._sending, output_after(self._sending, Event.SENT)
+        if before in _WITH_BACKLOG:
             if self._unread is not None:
                 self._unread.end(self)
             if self._socket_send is not None:
                 self.transport.unregisterProducer()
-        if self._output_ended:
+        if self._sending is Output.ENDED:
             self.output_finished()
-            return
-        self._send_now = self._socket_send
-        if is_news:
+        elif before is not _FREE:
             self.output_ready()
 
     # Progress
@@ -396,47 +412,17 @@ class FrameSender:
         """Send the buffer, and then no more; `output_finished` is called when it is sent."""
         if self._output:
             self.flush()
-        # Frames that are added after the last are dropped.
-        self._end_output()
-        if not self._blocked and not self.lost:
+        if self._sending is Output.ENDED:
+            return  # dropped, because even this was too much
+        self._sending = output_after(self._sending, Event.FINISH)
+        if self._sending is Output.ENDED:
             self.output_finished()
 
-    def discard_output(self) -> None:
-        """Send nothing more, and drop the backlog."""
-        self._end_output()
+    def discard_output(self, event: Event) -> None:
+        """Send nothing more, and drop the backlog, because of *event*."""
+        self._sending = output_after(self._sending, event)
         self._output = []
         self._backlog.clear()
         if self._unread is not None:
             self._unread.end(self)
         self.waiting_bytes = self._given_bytes = 0
-
-    def stop_sending(self) -> None:
-        """The connection has ended: keep nothing."""
-        self.lost = True
-        self.discard_output()
-
-    def _end_output(self) -> None:
-        self._output_ended = True
-        self._send_now = None
-
-
-def has_own_socket(transport: Any) -> bool:
-    """
-    Return whether *transport* is a socket's own, without a wrapper.
-
-    A wrapper (TLS, the PROXY protocol) is itself the protocol of the transport below.
-    It may show the socket of that transport, but has to see all bytes.
-    """
-    if IProtocol.providedBy(transport) or not ISystemHandle.providedBy(transport):
-        return False
-    return isinstance(transport.getHandle(), socket.socket)
-
-
-def socket_under(transport: Any) -> socket.socket | None:
-    """Return the socket under *transport*, or None; over TLS it is that of the transport below OpenSSL's."""
-    while ISystemHandle.providedBy(transport):
-        handle = transport.getHandle()
-        if isinstance(handle, socket.socket):
-            return handle
-        transport = getattr(transport, "transport", None)
-    return None

@@ -25,24 +25,24 @@ from gloom.transport.collector import COLLECTOR
 
 #: After so long the reactor looks at everything else again.
 TURN_SECONDS = 0.010
-#: What one connection may take at once, while more than one frame is there of it.
+#: Time that one connection may take at once, while it has more than one frame.
 SLICE_SECONDS = 0.001
-#: After so long what has been said is sent, and new input is looked for.
+#: After so long, output is sent and new input is looked for.
 STEP_SECONDS = 0.002
 # So long after the last slice that was used up each slice is measured.
 _STRAINED_SECONDS = 1.0
 # A slice that took so long may have been interrupted by another process.
 _LONG_SECONDS = SLICE_SECONDS / 2
-# While others are at work, who has had more than they waits for them this long though nobody else is there: they
-# are about to come, with what a reply has them say (decision 18).
+# While others are at work, a connection that has had more waits for them this long though none of them is ready:
+# they are about to come, with their next request after a reply (decision 18).
 _PATIENCE_FOR_OTHERS_SECONDS = 0.005
-# Or for this part of what the last long slice took: it has made them late.
+# Or for this part of the last long slice: it has made them late.
 _PATIENCE_PART = 0.5
-# What those that have gone may leave to the newcomers, who are others for the most part.
+# Most debt that connections which have gone may leave to the newcomers, which are others for the most part.
 _MOST_LEFT_SECONDS = 0.1
 # So long after their last slice others are at work.
 _AT_WORK_SECONDS = 0.1
-# And a second of waiting pays for so much of what it has had.
+# And a second of waiting pays for so many seconds of its slices.
 _PAID_BY_WAITING = 0.5
 # How long at most a judgement waits for reading, in an ordinary turn and after a gap.
 _PATIENCE_SECONDS = 0.05
@@ -53,13 +53,13 @@ Work = Callable[[], None]
 
 class _Share:
     """
-    What one connection has had.
+    The share of one connection.
 
     Attributes:
         ends: When its last slice ended, in virtual time; the next one does not start before.
         starts: When the slice starts for which it waits, or which it has.
-        cost: What its last slice took.
-        work: What it waits to do; None while it waits for nothing.
+        cost: How long its last slice took.
+        work: Its pending work; None while it waits for nothing.
         then: Is called when it was served and waits for nothing more.
         is_new: Whether it waits among the newcomers.
     """
@@ -76,7 +76,7 @@ class _Share:
 
 
 class _Judgement:
-    """What waits until the sockets have been read: until those have had their turn that came before *serial*."""
+    """A judgement that waits until the sockets have been read: until all that came before *serial* had their turn."""
 
     def __init__(self, judge: Work, until: float) -> None:
         self.judge = judge
@@ -89,12 +89,12 @@ class Turns:
     Shares time out among connections.
 
     Args:
-        clock: The time that a slice takes, and what continues a backlog. A
+        clock: Measures slices, and continues a backlog. A
             virtual clock stands still meanwhile: there nothing is ever cut.
         cpu_seconds: The time that this thread has run.
 
     Attributes:
-        look: Has what is ready to be read wait for its turn; set by `gloom.transport.polling`.
+        look: Has each connection that is ready to be read wait for its turn; set by `gloom.transport.polling`.
         is_unread: Returns whether anything is ready to be read; likewise.
         reactor_reads: How many connections the reactor reads, and not the poll.
         seconds: Time.
@@ -127,13 +127,13 @@ class Turns:
         self._patience = _PATIENCE_FOR_OTHERS_SECONDS
         # Whether others were at work when the last long slice began, or have been since.
         self._has_company = False
-        # Up to when CPU time has been charged: what the clock of the CPU said, and what was charged since.
+        # The reading of the CPU clock up to which CPU time has been charged, and the time that was charged since.
         self._cpu = self._charged = 0.0
         self._served: Any = None
         self._judgements: list[_Judgement] = []
         self._call: IDelayedCall | None = None
 
-    # Who waits
+    # Waiting
 
     @property
     def is_strained(self) -> bool:
@@ -152,7 +152,7 @@ class Turns:
         Have *peer* wait for its turn.
 
         Args:
-            peer: Whose share it is.
+            peer: The connection.
             work: Is called when its turn has come, and returns within `SLICE_SECONDS` or a frame.
             is_new: Whether nothing is known of it: all newcomers together have one share.
 
@@ -166,16 +166,16 @@ class Turns:
             return False
         share.work = work
         share.is_new = is_new
-        if peer is not self._served:  # else what it takes is not known yet
+        if peer is not self._served:  # else its cost is not known yet
             self._push(peer, share)
         return True
 
     def forget(self, peer: Any) -> None:
-        """*peer* has gone, and leaves what it owes to the newcomers: it may be one of them next."""
+        """*peer* has gone, and leaves its debt to the newcomers: it may be one of them next."""
         share = self._shares.pop(peer, None)
         if share is not None:
             share.work = None
-            if peer is not self._served:  # else what it takes is not known yet
+            if peer is not self._served:  # else its cost is not known yet
                 self._leave_debt(share)
 
     def _leave_debt(self, share: _Share) -> None:
@@ -212,7 +212,7 @@ class Turns:
     # Serving
 
     def share(self, ends: float) -> None:
-        """Serve those who wait, and who begins to wait meanwhile, until *ends*."""
+        """Serve the connections that wait, or begin to wait meanwhile, until *ends*."""
         self.begin()
         while self.prepare():
             self.serve(ends)
@@ -232,14 +232,14 @@ class Turns:
         return bool(self._waiting)
 
     def serve(self, ends: float) -> None:
-        """Serve those who wait until *ends*, or until new input is to be looked for."""
+        """Serve the connections that wait until *ends*, or until it is time to look for new input."""
         first = begun = self.seconds()
         ends = min(ends, begun + STEP_SECONDS)
         self._resumes = None
         while self._waiting and begun < ends:
             _, _, peer, share = self._waiting[0]
             if share.work is not None:
-                # What was said to others comes before what takes long.
+                # Output for others comes before a long slice.
                 if (share.cost >= _LONG_SECONDS and begun > first) or self._has_to_rest(share, begun):
                     return
                 self._now = max(self._now, share.starts)
@@ -251,11 +251,11 @@ class Turns:
 
     @property
     def is_resting(self) -> bool:
-        """Whether those who wait have had more than others, who are about to come."""
+        """Whether the connections that wait have had more than others, which are about to come."""
         return self._resumes is not None
 
     def _has_to_rest(self, share: _Share, now: float) -> bool:
-        """Return whether *share*, the first of those that wait, has had more than those at work who are not there."""
+        """Return whether *share*, the first that waits, has had more than connections at work that do not wait now."""
         if share.starts - self._now < _LONG_SECONDS or not self._has_company:
             return False
         self._now += (now - self._pays_from) * _PAID_BY_WAITING
@@ -315,7 +315,7 @@ class Turns:
         share.ends = share.starts + seconds
 
     def _of_this_thread(self, seconds: float) -> float:
-        """Return what of *seconds*, the last slice, this thread has run."""
+        """Return the part of *seconds*, the last slice, that this thread has run."""
         cpu = self._cpu_seconds()
         ran = cpu - self._cpu - self._charged
         self._cpu, self._charged = cpu, 0.0
@@ -325,7 +325,7 @@ class Turns:
 
     def after_reading(self, judge: Work, late_seconds: float = 0.0) -> None:
         """
-        Call *judge* once what is in the sockets now has been read: at once if there is nothing.
+        Call *judge* once the input that is in the sockets now has been read: at once if there is none.
 
         Args:
             judge: Holds a deadline against a peer.

@@ -9,18 +9,10 @@ module decides; `gloom.transport.framing` closes.
 
 from __future__ import annotations
 
-import array
-import socket
 from collections.abc import Callable
 from typing import Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
-
-try:
-    from fcntl import ioctl
-    from termios import FIONREAD, TIOCOUTQ
-except ImportError:  # pragma: no cover (not a Unix system)
-    ioctl = None  # type: ignore[assignment]
 
 # Checks in the time in which a peer has to take something.
 _LOOKS = 4
@@ -31,27 +23,6 @@ _FIRST_BYTES = 1 << 20
 # at the cost of peers that need more than _SLOW_SECONDS for their bytes.
 _ROOM_SHARE = 8
 _SLOW_SECONDS = 60.0
-
-
-def unacknowledged_bytes(handle: socket.socket | None) -> int:
-    """Return how many bytes the system holds that the other end has not acknowledged; 0 where it does not say."""
-    return 0 if ioctl is None else _ask_socket(handle, TIOCOUTQ)
-
-
-def unread_input_bytes(handle: socket.socket | None) -> int:
-    """Return how many bytes have arrived and were not read; 0 where the system does not say."""
-    return 0 if ioctl is None else _ask_socket(handle, FIONREAD)
-
-
-def _ask_socket(handle: socket.socket | None, request: int) -> int:
-    if handle is None or handle.fileno() < 0:
-        return 0
-    answer = array.array("i", [0])
-    try:
-        ioctl(handle, request, answer)
-    except OSError:
-        return 0
-    return answer[0]
 
 
 class UnreadPeer(Protocol):

@@ -31,17 +31,17 @@ def _id(id: JobKey) -> bytes:
     return id if type(id) is bytes else _encode(id)
 
 
-def encode_job(id: JobKey, type: str | None, body: bytes | Raw) -> bytes:
+def encode_job(id: JobKey, job_type: str | None, body: bytes | Raw) -> bytes:
     """Return the message that hands a job to a slave (section 3)."""
     # As `_id`, without a call for each job.
-    key = id if isinstance(id, bytes) else _encode(id)
-    pieces = (b'{"action":"job","id":', key, b',"type":', _encode(type), b',"body":', body, b"}")
+    key = id if type(id) is bytes else _encode(id)
+    pieces = (b'{"action":"job","id":', key, b',"type":', _encode(job_type), b',"body":', body, b"}")
     return b"".join(pieces) if len(body) <= MAPPED_OVER_BYTES else join_large(pieces)
 
 
 def encode_answer(id: JobKey, body: bytes | Raw) -> bytes:
     """Return the outcome of a job that was answered; *body* is not touched."""
-    key = id if isinstance(id, bytes) else _encode(id)
+    key = id if type(id) is bytes else _encode(id)
     pieces = (b'{"id":', key, b',"body":', body, b"}")
     return b"".join(pieces) if len(body) <= MAPPED_OVER_BYTES else join_large(pieces)
 

@@ -221,6 +221,10 @@ class Vocabulary:
     Args:
         role: ``"master"`` or ``"slave"``.
         extended: Whether the peer has said ``hello``.
+
+    Attributes:
+        read: As `decode`, for a frame of at most `NEVER_DEEP_BYTES` ASCII bytes, which has not to be checked
+            first; it raises a ValueError or RecursionError where `decode` finds the words.
     """
 
     def __init__(self, role: str, *, extended: bool) -> None:
@@ -228,7 +232,7 @@ class Vocabulary:
         requests = (EXTENDED_REQUESTS if extended else BASE_REQUESTS)[role]
         self.requests = {verb_of(request): request for request in requests}
         self._verbs = ", ".join(sorted(self.requests))
-        self._decode = _decoder_of(requests)
+        self.read: Callable[[bytes], Request] = _decoder_of(requests)
         self._decode_listless = _decoder_of(
             [request for request in requests if not MOST_VALUES.keys() & set(request.__struct_fields__)]
         )
@@ -255,7 +259,7 @@ class Vocabulary:
             # is not UTF-8 would go through to a slave and break it there.
             if not frame.isascii():
                 frame.decode()
-            return self._decode(frame)
+            return self.read(frame)
         except (ValueError, RecursionError) as error:
             # Off the hot path: a second, slower reading finds the words.
             return self._decode_slowly(bytes(frame), error)
@@ -278,7 +282,7 @@ class Vocabulary:
             self._refuse_long_lists(frame)
         try:
             frame.decode()
-            request = self._decode(frame)
+            request = self.read(frame)
         except (ValueError, RecursionError) as error:
             request = self._decode_slowly(frame, error)
         if type(request) is not SubmitMany:
@@ -306,7 +310,7 @@ class Vocabulary:
         """Read *frame* again where the stack was too full for it; else find the words for *error*."""
         if isinstance(error, RecursionError):
             try:
-                return self._decode(frame)
+                return self.read(frame)
             except ValueError as found:
                 error = found
         fields = read_fields(frame, error)

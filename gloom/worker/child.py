@@ -32,7 +32,7 @@ from msgspec import Raw, structs
 from gloom.client.failing import failure_of
 from gloom.errors import BodyError, GloomError, SizeError
 from gloom.wire.bodies import encode_body
-from gloom.wire.framebuffer import FrameBuffer
+from gloom.wire.framereader import FrameReader
 from gloom.wire.messages import Fail
 from gloom.worker import forked
 from gloom.worker.awaiting import Awaiter
@@ -314,11 +314,11 @@ def _moved_up(descriptor: int) -> int:
 
 
 def _serve(work: Work, pipes: _Pipes) -> None:
-    buffer = FrameBuffer()
+    reader = FrameReader()
     outlet = Outlet(pipes.write)
     use(outlet)
     while data := os.read(pipes.jobs, _READ_BYTES):
-        for payload in buffer.payloads_of(data):
+        for payload in reader.payloads_of(data):
             outlet.number = payload[:NUMBER_BYTES]
             # A copy of a small payload is faster than a view.
             view = payload if len(payload) < _READ_BYTES else memoryview(payload)

@@ -22,7 +22,7 @@ from twisted.python.failure import Failure
 
 from gloom.errors import GloomError
 from gloom.transport.polling import SocketPoll
-from gloom.wire.framebuffer import FrameBuffer
+from gloom.wire.framereader import FrameReader
 from gloom.wire.messages import Fail
 from gloom.worker.pipe import (
     ANSWER,
@@ -114,7 +114,7 @@ class Child(ProcessProtocol):
         self._deaf = self._ending = False
         self._longest_payload_bytes = _LONGEST_FAILURE_BYTES
         self._clock = clock
-        self._buffer = FrameBuffer()
+        self._reader = FrameReader()
         # What reads its pipe, and the pipe's number; None for the reactor.
         self._poll: SocketPoll | None = None
         self._outcomes_fd = -1
@@ -225,11 +225,11 @@ class Child(ProcessProtocol):
         self.kill()
 
     def childDataReceived(self, childFD: int, data: bytes) -> None:
-        for payload in self._buffer.payloads_of(data):
+        for payload in self._reader.payloads_of(data):
             if self._why is None:
                 self._heard(payload)
-        if self._buffer.needed > self._longest_payload_bytes:
-            self._distrust(f"a payload of {self._buffer.needed} bytes")
+        if self._reader.needed > self._longest_payload_bytes:
+            self._distrust(f"a payload of {self._reader.needed} bytes")
 
     def childConnectionLost(self, childFD: int) -> None:
         if childFD == JOBS_FD:

@@ -11,7 +11,7 @@ from gloom.server.peers import PeerFactory, PeerProtocol, address_name
 from gloom.server.protocols import MasterProtocol, SlaveProtocol
 from gloom.settings import Settings
 from gloom.testing import MemoryGloom
-from tests.support.wire import OK, respond, slave_of, submit
+from tests.support.wire import HELLO, OK, PING, respond, slave_of, submit
 
 
 @pytest.mark.parametrize(
@@ -58,6 +58,28 @@ def test_a_master_that_waits_for_few_answers_has_each_at_once() -> None:
     master.send(submit(16))
     assert of_master.can_wait()
     of_master.close()
+    assert not of_master.can_wait()
+
+
+def test_only_jobs_count_as_answers_that_are_due() -> None:
+    """Other requests of a master have their reply and no outcome; a job that failed or was cancelled is answered."""
+    gloom = MemoryGloom()
+    slave, master = slave_of(gloom), gloom.master()
+    (of_master,) = gloom.masters.peers
+    master.send(HELLO)
+    for _ in range(20):
+        master.send(PING)
+    for id in range(16):
+        master.send(submit(id))
+    assert of_master.can_wait()
+    master.send({"action": "cancel", "id": 15})
+    assert not of_master.can_wait()
+    master.send({"action": "submit_many", "jobs": [{"id": 16, "type": "t", "body": 1}, {"id": 1, "body": 1}]})
+    assert of_master.can_wait()
+    slave.drop()
+    assert of_master.can_wait()  # its job is queued again
+    for _ in range(3):
+        slave_of(gloom).drop()
     assert not of_master.can_wait()
 
 

@@ -190,8 +190,8 @@ def test_what_waits_for_its_turn_is_bounded_and_half_a_frame_is_no_stall(broker:
     sent = peer.socket.send(frames + b"\0")
     for _ in range(20):
         broker.turn()
-        assert len(protocol._partial) <= 65536
-    assert protocol._waits and not broker.around.stalls._watched
+        assert len(protocol._reader._data) + len(protocol._reader._kept) <= 65536 + 21
+    assert protocol.waits and not broker.around.stalls._watched
     # More than its heartbeat and the stall time pass meanwhile.
     broker.reactor.advance(6.0)
     heard = len(peer.take())

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 from twisted.internet.task import Clock
 
-from gloom.transport.unread import UnreadWatch, unacknowledged_bytes, unread_input_bytes
+from gloom.transport.sockets import unacknowledged_bytes, unread_input_bytes
+from gloom.transport.unread import UnreadWatch
 
 BOUND = 1000
 TOTAL = 10_000

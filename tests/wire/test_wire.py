@@ -10,13 +10,11 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Thread
-from time import monotonic, thread_time
+from time import monotonic
 from types import FrameType
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from gloom.client.blocking import (
     Master,
@@ -29,7 +27,6 @@ from gloom.client.blocking import (
 from gloom.client.blocking.address import parse_address
 from gloom.client.blocking.base import Connection
 from gloom.client.blocking.connection import Wire
-from gloom.wire.framebuffer import FrameBuffer
 from gloom.wire.messages import PROTOCOL_VERSION, Hello
 from tests.support.brokers import OK, Scripted, framed, greeted
 
@@ -268,87 +265,6 @@ def test_a_request_that_cannot_be_encoded_leaves_hello_to_the_next(broker: Scrip
     broker.says(OK, OK)
     assert slave.join("sum")
     assert [message["action"] for message in broker.heard()] == ["hello", "join"]
-
-
-# Frames
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.lists(st.binary(max_size=200_000), max_size=6), st.lists(st.integers(1, 150_000), min_size=1, max_size=20))
-def test_frames_come_whole_whatever_pieces_they_come_in(payloads: list[bytes], cuts: list[int]) -> None:
-    """The payloads that come out are those that went in, in order, for all sizes of frames and pieces."""
-    data = b"".join(struct.pack("!I", len(payload)) + payload for payload in payloads)
-    buffer, frames, at, turn = FrameBuffer(), [], 0, 0
-    while at < len(data):
-        room = buffer.room()
-        piece = data[at : at + min(cuts[turn % len(cuts)], len(room))]
-        room[: len(piece)] = piece
-        buffer.received(len(piece))
-        at, turn = at + len(piece), turn + 1
-        if turn % 2:  # what is not taken at once is kept
-            while (frame := buffer.take()) is not None:
-                frames.append(frame)
-    while (frame := buffer.take()) is not None:
-        frames.append(frame)
-    assert frames == payloads
-    assert buffer.cut_off() == ""
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.lists(st.binary(max_size=200_000), max_size=6), st.lists(st.integers(1, 150_000), min_size=1, max_size=20))
-def test_payloads_come_whole_from_pieces_at_hand(payloads: list[bytes], cuts: list[int]) -> None:
-    """What is read in one piece by its reader gives the same payloads, one whole frame or many or a part of one."""
-    frames = [struct.pack("!I", len(payload)) + payload for payload in payloads]
-    data, buffer, found, at, turn = b"".join(frames), FrameBuffer(), list[bytes](), 0, 0
-    while at < len(data):
-        piece = data[at : at + cuts[turn % len(cuts)]]
-        found += buffer.payloads_of(piece)
-        at, turn = at + len(piece), turn + 1
-    for frame in frames:
-        found += buffer.payloads_of(frame)
-    assert found == 2 * payloads
-
-
-def test_a_piece_that_looks_like_a_frame_belongs_to_the_one_before() -> None:
-    """Inside a frame stands anything, also what would be a frame."""
-    buffer = FrameBuffer()
-    assert list(buffer.payloads_of(struct.pack("!I", 5) + b"a")) == []
-    assert list(buffer.payloads_of(struct.pack("!I", 0))) == [b"a" + bytes(4)]
-
-
-def test_a_large_frame_takes_time_in_proportion_to_its_bytes() -> None:
-    """64 MiB that come in pieces of 64 KiB are not copied again with each piece."""
-    piece, pieces = bytes(64 * 1024), 1024
-    buffer, began = FrameBuffer(), thread_time()
-    pending = struct.pack("!I", len(piece) * pieces)
-    for _ in range(pieces + 1):
-        room = buffer.room()
-        while len(room) < len(pending):
-            room[:] = pending[: len(room)]
-            pending = pending[len(room) :]
-            buffer.received(len(room))
-            room = buffer.room()
-        room[: len(pending)] = pending
-        buffer.received(len(pending))
-        frame = buffer.take()
-        pending = piece
-    assert frame == piece * pieces
-    # Copying at each piece would move 32 GiB: more than 10 s.
-    assert thread_time() - began < 4
-
-
-def test_the_room_of_a_large_frame_is_given_back() -> None:
-    """A connection that once had a large frame does not keep its memory."""
-    buffer = FrameBuffer()
-    data = struct.pack("!I", 10**6) + bytes(10**6)
-    while data:
-        room = buffer.room()
-        piece = data[: len(room)]
-        room[: len(piece)] = piece
-        buffer.received(len(piece))
-        data = data[len(piece) :]
-        buffer.take()
-    assert len(buffer.room()) == 64 * 1024
 
 
 def test_a_timeout_in_the_middle_of_a_frame_loses_nothing(broker: Scripted) -> None:

@@ -74,7 +74,7 @@ class Log:
         return bool(taken < settings.least_read_bytes + _PROBE_BYTES and ran >= settings.unread_seconds / 2)
 
     def _was_silent(self, peer: Any) -> bool:
-        end, since = peer.transport, self._network.time.now - peer._heartbeat_seconds + _ROUNDING_SECONDS
+        end, since = peer.transport, self._network.time.now - peer._heartbeat.heartbeat_seconds + _ROUNDING_SECONDS
         # One that is not read from cannot be heard, and must take something instead.
         takes = peer.paused and end.taken_since(since) > _PROBE_BYTES
         return end.heard < since and not self._has_unread(end) and not takes
@@ -82,7 +82,7 @@ class Log:
     def _stood_half_way(self, peer: Any) -> bool:
         end, since = peer.transport, self._network.time.now - peer._settings.stall_seconds + _ROUNDING_SECONDS
         # Of the first frame the whole time counts, and of others the time in which nothing came.
-        return not self._has_unread(end) and (end.heard if peer._had_a_frame else end.born) < since
+        return not self._has_unread(end) and (end.heard if not peer.is_new else end.born) < since
 
     def _has_unread(self, end: Any) -> bool:
         # What has arrived before is in the socket, though the broker stood still: that counts as heard.

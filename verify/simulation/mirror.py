@@ -98,9 +98,6 @@ class Mirror:
     def refuse_for_memory(self) -> None:
         self.broker.refuse_for_memory()
 
-    def in_flight(self, master: MirrorMaster) -> int:
-        return self.broker.in_flight(master.record)
-
     def _begin(self, verb: str, now: float, *asked: Any) -> None:
         assert not self._verb, f"{verb} during {self._verb}: something has re-entered the broker"
         self._verb, self._now, self._asked = verb, now, asked

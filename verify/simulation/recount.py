@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from gloom.broker.records import Crew, Line, Slave
+from gloom.transport.states import Output
 from tests.support.recording import standing_in
 
 from .accounts import MirrorJob
@@ -153,11 +154,12 @@ def _check_unread(mirror: Mirror, around: Any, factories: Any) -> None:
     peers = [peer for factory in factories for peer in (*factory.peers, *factory.turned_away)]
     for peer in peers:
         assert peer.waiting_bytes == peer._given_bytes + sum(map(len, peer._backlog)), "bytes that wait for a peer"
-        assert (peer in around.unread._windows) == (peer._blocked and not peer._aborting), "a peer that has to wait"
+        has_backlog = peer._sending in (Output.BLOCKED, Output.FINISHING)
+        assert (peer in around.unread._windows) == has_backlog, "a peer that has to wait"
     assert around.unread.bytes == sum(peer.waiting_bytes for peer in around.unread._windows), "bytes that wait"
     for slave in mirror.slaves:
-        ends = slave.peer._closed or slave.peer._is_gone
-        assert ends or slave.is_blocked == (slave.peer._blocked or slave.peer._has_large_output), "a blocked slave"
+        ends = slave.peer.closed or slave.peer._is_gone
+        assert ends or slave.is_blocked == (slave.peer._sending is not Output.FREE), "a blocked slave"
         assert slave.record.is_blocked == slave.is_blocked
 
 

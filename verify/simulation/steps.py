@@ -10,11 +10,11 @@ from typing import Any
 from gloom.broker import crews, pairing
 from gloom.broker import memory as broker
 from gloom.server import protocols
-from gloom.transport import framing
+from gloom.wire import framereader
 
 # What is sent here is small, so that the steps must be.
 _STEPS: tuple[tuple[Any, str, tuple[int, ...]], ...] = (
-    (framing, "STEP_BYTES", (20, 20, 1024)),
+    (framereader, "STEP_BYTES", (20, 20, 1024)),
     (protocols, "JOBS_A_STEP", (1, 1, 4)),
     (broker, "MOST_A_STEP", (1, 3, 1000)),
     (pairing, "MOST_DROPPED", (1, 2, 1000)),

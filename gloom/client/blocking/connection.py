@@ -1,8 +1,7 @@
 """
 One socket to a broker for blocking calls: sends requests, reads events, and keeps those that no call waits for.
 
-Reads no body, and of a job the id only. Imports no Twisted, and so has its own
-reading of frames (docs/protocol.md, section 1).
+Reads no body, and of a job the id only. Imports no Twisted.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING
 from gloom.client.blocking.deadline import Deadline
 from gloom.client.session import Assignment, Event, Outcome, Reply, Session, UnreadableJob
 from gloom.errors import InvalidState, ProtocolError, RequestRefused, SizeError, TimedOut, TransportError
-from gloom.wire.framebuffer import LARGEST_FRAME_BYTES, FrameBuffer, to_frame
+from gloom.wire.framereader import LARGEST_FRAME_BYTES, READ_BYTES, FrameReader, to_frame
 from gloom.wire.messages import Hello, Request
 from gloom.wire.tcpoptions import set_tcp_options
 
@@ -77,7 +76,10 @@ class Wire:
         self._poll = select.poll()
         self._session = Session()
         self._hello: Hello | None = None
-        self._buffer = FrameBuffer()
+        self._room = memoryview(bytearray(READ_BYTES))
+        self._reader = FrameReader()
+        # The frames that have come and were not understood yet.
+        self._frames: deque[bytes] = deque()
         self._unsent = memoryview(b"")
         self._ended: str | None = None
         # Whether the call that is under way only waits.
@@ -266,10 +268,9 @@ class Wire:
                 return event
 
     def _step(self, deadline: Deadline | None) -> Event | None:
-        """Take one frame from the buffer, or else read once; return an event, if there is one."""
-        frame = self._buffer.take()
-        if frame is not None:
-            return self._understand(frame)
+        """Take one frame that has come, or else read once; return an event, if there is one."""
+        if self._frames:
+            return self._understand(self._frames.popleft())
         if self._ended is not None:
             raise TransportError(self._ended)
         # The rest of a request that timed out: its outcome comes only after that.
@@ -297,15 +298,16 @@ class Wire:
 
     def _read(self) -> None:
         try:
-            count = self._socket.recv_into(self._buffer.room())
+            count = self._socket.recv_into(self._room)
         except BlockingIOError:
             return  # half a TLS record, or one without application data
         except OSError as error:
             self._lost(error)
             return
-        self._buffer.received(count)
-        if not count:
-            self.end(f"the broker closed the connection{self._buffer.cut_off()}")
+        if count:
+            self._frames.extend(self._reader.payloads_of(bytes(self._room[:count])))
+        else:
+            self.end(f"the broker closed the connection{self._reader.cut_off()}")
 
     def _interrupted(self) -> None:
         """

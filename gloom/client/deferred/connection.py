@@ -100,11 +100,6 @@ class BrokerConnection(FrameProtocol):
         self._ping: IDelayedCall | None = None
         self._silent_pings = 0
 
-    @property
-    def closed(self) -> bool:
-        """Whether the connection has ended or is being closed, so that no request can be sent."""
-        return self._closed
-
     def ask(self, request: Request) -> None:
         """Send *request*; its reply comes as an event."""
         self.sendString(self._session.ask(request))
