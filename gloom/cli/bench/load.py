@@ -26,7 +26,7 @@ from gloom.cli.connect import Place, connected_master
 from gloom.cli.loglines import LogLines
 from gloom.cli.output import on_terminal, print_out, say, tell
 from gloom.cli.progress import Tally
-from gloom.cli.run import FAILED
+from gloom.cli.runner import FAILED
 from gloom.client.deferred import Master, Slave
 from gloom.client.deferred.connection import BrokerConnection
 from gloom.client.deferred.link import BrokerLink
