@@ -38,7 +38,8 @@ from gloom.logs import PeerLogger
 from gloom.server.authorization import AuthorizedProtocol
 from gloom.server.refusallog import RefusalLog
 from gloom.server.surroundings import Surroundings
-from gloom.transport.sending import FlushTurn, has_own_socket, to_frame
+from gloom.transport.sending import FlushTurn, has_own_socket
+from gloom.wire.framebuffer import to_frame
 from gloom.wire.messages import (
     KINDS,
     OK,

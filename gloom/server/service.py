@@ -31,6 +31,7 @@ from gloom.server.surroundings import Surroundings
 from gloom.server.timer import Alarm
 from gloom.settings import Settings
 from gloom.transport.clock import monotonic
+from gloom.transport.deferreds import fire
 
 _LOOPBACK = ("127.", "::1", "::ffff:127.")
 
@@ -52,11 +53,6 @@ def memory_surroundings(settings: Settings, clock: IReactorTime, access: Access 
     broker = MemoryBroker(settings, alarm.set)
     alarm.ring = broker.deadline_passed
     return Surroundings(broker, settings, clock, access, alarm)
-
-
-def _fire(deferred: Deferred[None]) -> None:
-    if not deferred.called:
-        deferred.callback(None)
 
 
 class ListenService(Service):
@@ -239,7 +235,7 @@ class BrokerService(MultiService):
 
     def hurry(self) -> None:
         """Drain no longer: end what is in hand, and drop every connection."""
-        _fire(self._drained)
+        fire(self._drained)
         for factory in (self.masters, self.slaves):
             factory.abort()
 
@@ -270,8 +266,8 @@ class BrokerService(MultiService):
         ended: Deferred[None] = Deferred()
 
         def no_job_is_left() -> None:
-            _fire(drained)
-            _fire(ended)
+            fire(drained)
+            fire(ended)
 
         for factory in (self.masters, self.slaves):
             factory.quiet()

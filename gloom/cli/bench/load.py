@@ -30,11 +30,11 @@ from gloom.cli.runner import FAILED
 from gloom.client.deferred import Master, Slave
 from gloom.client.deferred.connection import BrokerConnection
 from gloom.client.deferred.link import BrokerLink
-from gloom.client.deferred.run import fire
 from gloom.client.session import Event, Reply
 from gloom.errors import GloomError, ServerError, TimedOut, TransportError
 from gloom.host.filelimit import DescriptorService
 from gloom.settings import MIB
+from gloom.transport.deferreds import fire
 from gloom.wire.messages import ExtendedJoin
 
 # For the first answers; and for the last ones, after the last submit.
