@@ -22,6 +22,7 @@ from gloom.settings import MASTER_PORT, SLAVE_PORT
 
 if TYPE_CHECKING:
     from gloom.client.deferred import Master
+    from gloom.reactor import IReactor
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -156,7 +157,7 @@ slave_options = _place_options("slave", SLAVE_PORT, "hands out jobs")
 
 
 @asynccontextmanager
-async def connected_master(reactor: Any, place: Place, *, waits: bool = False) -> AsyncIterator[Master]:
+async def connected_master(reactor: IReactor, place: Place, *, waits: bool = False) -> AsyncIterator[Master]:
     """
     Yield a master that is connected to *place*, and stop it afterwards.
 

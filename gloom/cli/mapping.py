@@ -24,6 +24,7 @@ from gloom.cli.values import error_fields, one_line, read_body, to_json, to_plai
 from gloom.client.deferred import Master
 from gloom.client.deferred.answers import Answer, Answers
 from gloom.errors import BodyError, GloomError, RequestRefused
+from gloom.reactor import IReactor
 
 # What the broker refuses for the sake of one line; anything else it would say of each line.
 _ABOUT_ONE_LINE = ("size_error", "invalid_json")
@@ -61,7 +62,7 @@ class MapOptions:
     require_slave: bool = False
 
 
-async def map_lines(reactor: Any, place: Place, options: MapOptions) -> int:
+async def map_lines(reactor: IReactor, place: Place, options: MapOptions) -> int:
     """
     Have a job done for each line of standard input, by the broker at *place*.
 
@@ -90,7 +91,7 @@ class Mapping:
         stdout: Where the answers go; a file descriptor.
     """
 
-    def __init__(self, reactor: Any, master: Master, options: MapOptions, stdin: int, stdout: int) -> None:
+    def __init__(self, reactor: IReactor, master: Master, options: MapOptions, stdin: int, stdout: int) -> None:
         self._reactor = reactor
         self._master = master
         self._options = options

@@ -11,7 +11,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Coroutine
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import click
 from twisted.internet.defer import CancelledError, Deferred
@@ -21,13 +21,14 @@ from gloom.cli.loglines import LogLines
 from gloom.cli.output import FAILED as FAILED  # for the verbs
 from gloom.cli.output import STDOUT_CLOSED, StdoutClosed, leave_stdout, say
 from gloom.errors import GloomError
+from gloom.reactor import IProcessReactor
 from gloom.transport.clock import make_monotonic
 
 NO_ANSWER = 124  # as timeout(1) has it
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 #: What a verb is: called with the reactor, it returns its exit status.
-Verb = Callable[[Any], Coroutine[Any, Any, int]]
+Verb = Callable[[IProcessReactor], Coroutine[Any, Any, int]]
 
 
 def run(verb: Verb, log: ILogObserver | None = None) -> NoReturn:
@@ -51,13 +52,13 @@ def run(verb: Verb, log: ILogObserver | None = None) -> NoReturn:
 
     make_monotonic(reactor)
     globalLogBeginner.beginLoggingTo([LogLines() if log is None else log], redirectStandardIO=False)
-    sys.exit(_Run(reactor, verb).until_it_ends())
+    sys.exit(_Run(cast(IProcessReactor, reactor), verb).until_it_ends())
 
 
 class _Run:
     """One verb, from the start of the reactor to its end."""
 
-    def __init__(self, reactor: Any, verb: Verb) -> None:
+    def __init__(self, reactor: IProcessReactor, verb: Verb) -> None:
         self._reactor = reactor
         self._verb = verb
         self._running: Deferred[int] | None = None

@@ -12,15 +12,15 @@ import select
 import stat
 from collections import deque
 from collections.abc import Callable
-from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReadDescriptor, IWriteDescriptor
+from twisted.internet.interfaces import IReactorFDSet, IReadDescriptor, IWriteDescriptor
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from gloom.cli.output import StdoutClosed
 from gloom.errors import GloomError, RequestRefused
+from gloom.reactor import IReactor
 
 _READ_BYTES = 64 * 1024
 _PENDING_BYTES = 64 * 1024
@@ -59,7 +59,7 @@ class Lines:
         GloomError: From the iteration, when the file cannot be read.
     """
 
-    def __init__(self, reactor: Any, descriptor: int, max_line_bytes: int) -> None:
+    def __init__(self, reactor: IReactorFDSet, descriptor: int, max_line_bytes: int) -> None:
         self.taken_bytes = 0
         self._reactor = reactor
         self._descriptor = descriptor
@@ -160,7 +160,7 @@ class Output:
         error: Why it can be written no more, or None.
     """
 
-    def __init__(self, reactor: Any, descriptor: int, closed: Callable[[], None]) -> None:
+    def __init__(self, reactor: IReactor, descriptor: int, closed: Callable[[], None]) -> None:
         self.error: GloomError | None = None
         self._reactor = reactor
         self._descriptor = descriptor

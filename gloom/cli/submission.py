@@ -20,6 +20,7 @@ from gloom.cli.progress import Patience
 from gloom.cli.runner import FAILED, NO_ANSWER
 from gloom.cli.values import error_fields, one_line, to_indented_json, to_json, to_plain, without_id
 from gloom.errors import BodyError, GloomError, JobFailed, ServerError, TimedOut
+from gloom.reactor import IReactor
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Submission:
     require_slave: bool = False
 
 
-async def submit(reactor: Any, place: Place, job: Submission) -> int:
+async def submit(reactor: IReactor, place: Place, job: Submission) -> int:
     """
     Have *job* done by the broker at *place*, and print how it ended.
 
@@ -85,7 +86,7 @@ async def submit(reactor: Any, place: Place, job: Submission) -> int:
     return 0
 
 
-async def _answer(reactor: Any, place: Place, job: Submission, id: str) -> Any:
+async def _answer(reactor: IReactor, place: Place, job: Submission, id: str) -> Any:
     async with connected_master(reactor, place) as master:
         patience = Patience(reactor, job.type)
 

@@ -23,6 +23,7 @@ from gloom.cli.connect import Place, slave_options
 from gloom.cli.options import valid_name, valid_short_texts, valid_wait
 from gloom.cli.runner import FAILED, run
 from gloom.errors import GloomError, InvalidAction, RequestRefused
+from gloom.reactor import IProcessReactor
 from gloom.settings import SLAVE_PORT
 from gloom.worker.childprocess import ChildError, start_child
 from gloom.worker.service import Refused, Worker
@@ -142,7 +143,7 @@ def command(
         raise click.UsageError("a program needs --type TYPE")
     chosen = types or (str(default_type),)
 
-    async def verb(reactor: Any) -> int:
+    async def verb(reactor: IProcessReactor) -> int:
         start = partial(start_child, reactor, work)
         place: Any = {"token": slave.token, "tls": slave.tls}
         worker = Worker(start, chosen, slave.address, reactor=reactor, **place, **options)

@@ -10,9 +10,9 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
 
 from twisted.application.service import Service
+from twisted.internet.interfaces import IReactorCore, IReactorFromThreads
 from twisted.logger import Logger
 
 
@@ -21,15 +21,23 @@ class SignalService(Service):
     Takes over the signals once the reactor runs.
 
     Args:
-        reactor: What the first signal stops.
+        reactor: Stopped by the first signal.
+        threads: The same reactor, which signal handlers call as other threads would.
         hurry: Called on each further one: end now.
         reload: Called on SIGHUP.
     """
 
     log = Logger()
 
-    def __init__(self, reactor: Any, hurry: Callable[[], None], reload: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        reactor: IReactorCore,
+        threads: IReactorFromThreads,
+        hurry: Callable[[], None],
+        reload: Callable[[], None],
+    ) -> None:
         self._reactor = reactor
+        self._threads = threads
         self._hurry = hurry
         self._reload = reload
         self._stopping = False
@@ -51,9 +59,9 @@ class SignalService(Service):
     def _signalled(self, number: int, frame: FrameType | None) -> None:
         # In the middle of anything: the reactor does the rest in its own time.
         if number == signal.SIGHUP:
-            self._reactor.callFromThread(self._reload)
+            self._threads.callFromThread(self._reload)
         else:
-            self._reactor.callFromThread(self._stop, signal.Signals(number))
+            self._threads.callFromThread(self._stop, signal.Signals(number))
 
     def _stop(self, number: signal.Signals) -> None:
         if self._stopping:

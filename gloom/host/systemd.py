@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping
-from typing import Any
 
 from twisted.application.service import Service
+from twisted.internet.interfaces import IReactorCore, IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
@@ -60,12 +60,14 @@ class SystemdService(Service):
     The pings come from the reactor on purpose: a reactor that hangs stops them.
 
     Args:
-        reactor: Clock and event loop.
+        reactor: Says when it runs.
+        clock: Times the pings of the watchdog.
         environ: Where systemd's variables are.
     """
 
-    def __init__(self, reactor: Any, environ: Mapping[str, str] = os.environ) -> None:
+    def __init__(self, reactor: IReactorCore, clock: IReactorTime, environ: Mapping[str, str] = os.environ) -> None:
         self._reactor = reactor
+        self._clock = clock
         self._environ = environ
         self._manager: ServiceManager | None = None
         self._watchdog: LoopingCall | None = None
@@ -82,7 +84,7 @@ class SystemdService(Service):
         seconds = self._watchdog_seconds()
         if seconds:
             self._watchdog = LoopingCall(self._manager.tell, "WATCHDOG=1")
-            self._watchdog.clock = self._reactor
+            self._watchdog.clock = self._clock
             # Three in the allowed time: one late ping is no reason to be killed.
             self._watchdog.start(seconds / 3)
 

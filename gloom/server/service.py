@@ -17,7 +17,7 @@ from twisted.application.service import MultiService, Service
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IListeningPort, IReactorTime, IStreamServerEndpoint
+from twisted.internet.interfaces import IListeningPort, IReactorCore, IReactorTime, IStreamServerEndpoint
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -62,7 +62,7 @@ class ListenService(Service):
     Twisted's `StreamServerEndpointService` logs a failure and runs on deaf.
 
     Args:
-        reactor: What to stop when listening fails late.
+        reactor: Stopped when listening fails after the start.
         role: ``"masters"`` or ``"slaves"``, for the log.
         endpoint: Where to listen.
         factory: Makes the protocols.
@@ -81,7 +81,7 @@ class ListenService(Service):
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: IReactorCore,
         role: str,
         endpoint: IStreamServerEndpoint,
         factory: PeerFactory[Any],
@@ -174,7 +174,7 @@ class BrokerService(MultiService):
     Both ports in front of one broker.
 
     Args:
-        reactor: Clock, and what to stop when listening fails late.
+        reactor: Says when it runs; stopped when listening fails after the start.
         around: The broker and what else both ports share.
         master_endpoints: Where masters connect.
         slave_endpoints: Where slaves connect.
@@ -185,7 +185,7 @@ class BrokerService(MultiService):
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: IReactorCore,
         around: Surroundings,
         master_endpoints: Sequence[IStreamServerEndpoint],
         slave_endpoints: Sequence[IStreamServerEndpoint],

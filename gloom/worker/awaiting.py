@@ -15,9 +15,12 @@ from contextlib import suppress
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gloom.worker.lifetime import disregard_stop_signals
+
+if TYPE_CHECKING:
+    from twisted.internet.asyncioreactor import AsyncioSelectorReactor
 
 _REACTOR = "twisted.internet.reactor"
 
@@ -31,7 +34,7 @@ class Awaiter(MetaPathFinder, Loader):
     """
 
     def __init__(self) -> None:
-        self.reactor: Any = None
+        self.reactor: AsyncioSelectorReactor | None = None
         self._runner = asyncio.Runner()
 
     def result_of(self, awaitable: Awaitable[Any]) -> Any:
@@ -70,7 +73,7 @@ class Awaiter(MetaPathFinder, Loader):
 
     def foreign_reactor(self) -> str | None:
         """Return the kind of reactor that the function's code has installed itself, or None."""
-        installed = sys.modules.get(_REACTOR)
+        installed: object = sys.modules.get(_REACTOR)
         return None if installed is self.reactor else type(installed).__name__
 
 

@@ -16,11 +16,12 @@ from typing import Any
 from msgspec import MsgspecError, Raw
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone, ProcessExitedAlready
-from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
 from gloom.errors import GloomError
+from gloom.reactor import IProcessReactor
 from gloom.transport.polling import SocketPoll
 from gloom.wire.framebuffer import FrameBuffer
 from gloom.wire.messages import Fail
@@ -102,7 +103,7 @@ class Child(ProcessProtocol):
 
     pid: int
 
-    def __init__(self, clock: Any) -> None:
+    def __init__(self, clock: IReactorTime) -> None:
         self.ready: Deferred[None] = Deferred()
         self.ended: Deferred[str] = Deferred()
         self.number = NO_JOB
@@ -383,7 +384,7 @@ def _how(end: Any) -> str:
     return f"ended with exit status {end.exitCode}"
 
 
-def start_child(reactor: Any, work: Sequence[str]) -> Child:
+def start_child(reactor: IProcessReactor, work: Sequence[str]) -> Child:
     """
     Start a child process.
 
@@ -396,7 +397,7 @@ def start_child(reactor: Any, work: Sequence[str]) -> Child:
     return child
 
 
-def spawn(reactor: Any, child: Child, work: Sequence[str]) -> None:
+def spawn(reactor: IProcessReactor, child: Child, work: Sequence[str]) -> None:
     """Start the process of *child*; the rest is as for `start_child`."""
     command = [sys.executable, "-P", "-m", "gloom.worker.child", str(os.getpid()), *work]
     null = os.open(os.devnull, os.O_RDONLY)

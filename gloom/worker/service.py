@@ -6,11 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
@@ -50,7 +49,7 @@ class Slot:
     Has one job done at a time, by one child after the other.
 
     Args:
-        reactor: Clock, and what starts processes.
+        clock: Times the pauses between failed starts.
         start: Starts a child.
         serve: Gives jobs to a child that is ready, until `dismiss`.
         dismiss: Gives no more jobs to a child: it has ended.
@@ -65,14 +64,14 @@ class Slot:
 
     def __init__(
         self,
-        reactor: Any,
+        clock: IReactorTime,
         start: Callable[[], Child],
         serve: Callable[[Child], None],
         dismiss: Callable[[Child], None],
         cannot_start: Callable[[ChildError, int], bool],
     ) -> None:
         self.child: Child | None = None
-        self._reactor = reactor
+        self._clock = clock
         self._start = start
         self._serve = serve
         self._dismiss = dismiss
@@ -153,7 +152,7 @@ class Slot:
 
     async def _wait_before_the_next(self) -> None:
         if self._failures and not self._stopping:
-            self._pause = deferLater(self._reactor, retry_delay_seconds(self._failures))
+            self._pause = deferLater(self._clock, retry_delay_seconds(self._failures))
             with suppress(CancelledError):
                 await self._pause
             self._pause = None
@@ -187,7 +186,7 @@ class Worker(Service):
         types: Sequence[str],
         endpoint: IStreamClientEndpoint | str,
         *,
-        reactor: Any,
+        reactor: IReactorTime,
         concurrency: int = 1,
         name: str | None = None,
         finish_seconds: float = 30.0,

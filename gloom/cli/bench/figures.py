@@ -13,6 +13,7 @@ from math import ceil, frexp, ldexp
 from typing import Any
 
 import msgspec
+from twisted.internet.interfaces import IReactorTime
 
 from gloom.cli.bench.plan import BenchOptions
 from gloom.cli.output import on_terminal
@@ -305,7 +306,7 @@ class _CalmBar(Bar):
         return self
 
 
-def progress(clock: Any, tally: Tally, options: BenchOptions) -> AbstractContextManager[Any]:
+def progress(clock: IReactorTime, tally: Tally, options: BenchOptions) -> AbstractContextManager[Any]:
     """Return what shows on a terminal how far a part is, while it is entered."""
     if not on_terminal(sys.stderr):
         return nullcontext()

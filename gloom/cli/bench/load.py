@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredList
-from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import ILogObserver, LogEvent
 from twisted.python.failure import Failure
 from zope.interface import provider
@@ -33,6 +33,7 @@ from gloom.client.deferred.link import BrokerLink
 from gloom.client.session import Event, Reply
 from gloom.errors import GloomError, ServerError, TimedOut, TransportError
 from gloom.host.filelimit import DescriptorService
+from gloom.reactor import IReactor
 from gloom.settings import MIB
 from gloom.transport.deferreds import fire
 from gloom.wire.messages import ExtendedJoin
@@ -56,7 +57,7 @@ def only_failures(event: LogEvent) -> None:
         LogLines()(event)
 
 
-async def bench(reactor: Any, master: Place, slave: Place, options: BenchOptions) -> int:
+async def bench(reactor: IReactor, master: Place, slave: Place, options: BenchOptions) -> int:
     """
     Measure the broker at *master* and *slave*, and print the figures.
 
@@ -91,7 +92,7 @@ class EchoSlave(Slave):
         quieted: Fires when the broker is about to shut down.
     """
 
-    def __init__(self, place: Place, type: str, slots: int, reactor: Any) -> None:
+    def __init__(self, place: Place, type: str, slots: int, reactor: IReactorTime) -> None:
         super().__init__(
             place.address, type, lambda body: body, reactor=reactor, slots=slots, token=place.token, tls=place.tls
         )
@@ -112,7 +113,9 @@ class EchoSlave(Slave):
 
 
 @asynccontextmanager
-async def joined_slaves(reactor: Any, place: Place, type: str, options: BenchOptions) -> AsyncIterator[list[EchoSlave]]:
+async def joined_slaves(
+    reactor: IReactor, place: Place, type: str, options: BenchOptions
+) -> AsyncIterator[list[EchoSlave]]:
     """
     Yield slaves that have joined the broker at *place*, and stop them afterwards.
 
@@ -140,7 +143,7 @@ class Bench:
     Both parts, one after the other; a broker that is lost ends them.
 
     Args:
-        reactor: Clock.
+        clock: Times the pauses and the end of each part.
         masters: Connected.
         slaves: They have joined.
         report: Says what to do, and is told what was measured.
@@ -149,7 +152,7 @@ class Bench:
 
     def __init__(
         self,
-        reactor: Any,
+        clock: IReactorTime,
         masters: Sequence[Master],
         slaves: Sequence[EchoSlave],
         report: Report,
@@ -157,7 +160,7 @@ class Bench:
     ) -> None:
         options = report.options
         body = "x" * (options.body_bytes - len('""'))
-        self._around = Around(reactor, now, masters, report.type, body, options.seconds, options.jobs)
+        self._around = Around(clock, now, masters, report.type, body, options.seconds, options.jobs)
         self._report = report
         self._load: Load | None = None
         self._ended = False
@@ -242,7 +245,7 @@ class Around:
         jobs: How many are submitted, or None.
     """
 
-    clock: Any
+    clock: IReactorTime
     now: Callable[[], float]
     masters: Sequence[Master]
     type: str

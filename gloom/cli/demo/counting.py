@@ -22,6 +22,7 @@ from gloom.cli.demo.farm import Farm
 from gloom.cli.output import on_terminal, print_out, tell
 from gloom.cli.progress import Bar, ProgressLines, Tally
 from gloom.errors import GloomError
+from gloom.reactor import IProcessReactor
 
 _WORKERS = 2
 _WINDOW = 32
@@ -30,7 +31,7 @@ _JOB = f"{demo_job.__name__}:{demo_job.count.__name__}"
 _OTHERS = frozenset(("site-packages", "dist-packages"))
 
 
-async def demonstrate(reactor: Any, *, as_json: bool) -> int:
+async def demonstrate(reactor: IProcessReactor, *, as_json: bool) -> int:
     """
     Have the standard library counted, and print the totals.
 
@@ -85,7 +86,7 @@ def source_text(path: Path) -> str:
         raise GloomError(f"cannot read {path}: {error.strerror}") from None
 
 
-async def _counted(reactor: Any, farm: Farm, directory: Path, files: list[Path]) -> dict[str, Any]:
+async def _counted(reactor: IProcessReactor, farm: Farm, directory: Path, files: list[Path]) -> dict[str, Any]:
     pid = await farm.start_broker()
     _tell("broker", f"process {pid}: masters on {farm.master_address}, slaves on {farm.slave_address}")
     for _ in range(_WORKERS):
@@ -112,7 +113,7 @@ async def _counted(reactor: Any, farm: Farm, directory: Path, files: list[Path])
     }
 
 
-def _progress(reactor: Any, tally: Tally, total: int) -> AbstractContextManager[Any]:
+def _progress(reactor: IProcessReactor, tally: Tally, total: int) -> AbstractContextManager[Any]:
     if on_terminal(sys.stderr):
         return Bar(reactor, tally, lambda: tally.done, total)
     return ProgressLines(reactor, tally, total)

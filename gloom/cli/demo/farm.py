@@ -17,6 +17,7 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
 from gloom.errors import GloomError, TransportError
+from gloom.reactor import IProcessReactor
 
 Result = TypeVar("Result")
 
@@ -60,13 +61,13 @@ class Child(ProcessProtocol):
         self._said: deque[str] = deque(maxlen=_TOLD_LINES)
         self._waiting: list[Deferred[None]] = []
 
-    def start(self, reactor: Any, arguments: Sequence[str]) -> None:
+    def start(self, reactor: IProcessReactor, arguments: Sequence[str]) -> None:
         """Start it, with the arguments of a Python interpreter."""
         self._running = True
         process = reactor.spawnProcess(self, sys.executable, [sys.executable, *arguments], env=None)
         self.pid = process.pid
 
-    async def stop(self, reactor: Any) -> None:
+    async def stop(self, reactor: IProcessReactor) -> None:
         """End it: politely, and when that takes too long or is cancelled, by SIGKILL."""
         self._stopping = True
         try:
@@ -102,7 +103,7 @@ class Child(ProcessProtocol):
         with suppress(ProcessExitedAlready):
             self.transport.signalProcess(name)  # type: ignore[union-attr]
 
-    async def _exit(self, reactor: Any) -> None:
+    async def _exit(self, reactor: IProcessReactor) -> None:
         if self._running:
             exit: Deferred[None] = Deferred()
             self._waiting.append(exit)
@@ -121,7 +122,7 @@ class Farm:
         slave_address: Where slaves connect, likewise.
     """
 
-    def __init__(self, reactor: Any) -> None:
+    def __init__(self, reactor: IProcessReactor) -> None:
         self.master_address = ""
         self.slave_address = ""
         self._reactor = reactor
