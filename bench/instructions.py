@@ -103,19 +103,38 @@ def run(rounds: int, window: int) -> int:
     return rounds // window * window * MASTERS
 
 
+class CannotCount(Exception):
+    """There is no valgrind, or it fails. Says which."""
+
+
+def instructions_per_job(window: int) -> int:
+    """
+    Return the instructions of a job, with *window* jobs of each master at once.
+
+    Raises:
+        CannotCount: See there.
+    """
+    return (instructions(LONG, window) - instructions(SHORT, window)) // ((LONG - SHORT) * MASTERS)
+
+
 def instructions(rounds: int, window: int) -> int:
     """Return how many instructions `run` takes in a process of its own."""
-    command = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", sys.executable, "-m", __spec__.name]
-    done = subprocess.run(
-        [*command, str(rounds), str(window)],
-        env={**os.environ, "PYTHONHASHSEED": "0"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    # By its name: bench.check counts too.
+    program = [sys.executable, "-m", "bench.instructions"]
+    command = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", *program]
+    try:
+        done = subprocess.run(
+            [*command, str(rounds), str(window)],
+            env={**os.environ, "PYTHONHASHSEED": "0"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except FileNotFoundError:
+        raise CannotCount("there is no valgrind: apt install valgrind") from None
     found = re.search(r"Collected : (\d+)", done.stderr)
-    if found is None:
-        raise RuntimeError(done.stderr)
+    if found is None or done.returncode:
+        raise CannotCount(f"valgrind ended with {done.returncode}: {done.stderr}")
     return int(found[1])
 
 
@@ -124,13 +143,12 @@ def main() -> int:
     if sys.argv[1:]:
         run(*map(int, sys.argv[1:]))
         return 0
-    print("{processor}, Python {python}".format(**machine()))
+    print("{processor}, Python {python}, {build}".format(**machine()))
     for window in WINDOWS:
-        jobs = (LONG - SHORT) * MASTERS
         try:
-            count = (instructions(LONG, window) - instructions(SHORT, window)) // jobs
-        except FileNotFoundError:
-            print("valgrind is not installed", file=sys.stderr)
+            count = instructions_per_job(window)
+        except CannotCount as error:
+            print(f"cannot count: {error}", file=sys.stderr)
             return 1
         print(f"{count:,} instructions a job, {window} at once of each of {MASTERS} masters")
     return 0

@@ -35,6 +35,7 @@ from gloom.server.service import BrokerService, memory_surroundings
 from gloom.server.tls import ServerTLS
 from gloom.settings import MASTER_PORT, SLAVE_PORT, Settings
 from gloom.transport.clock import make_monotonic
+from gloom.transport.collector import count_collections
 
 #: The options that are numbers in `Settings`, where ``-`` is ``_``: option, help text.
 LIMITS: tuple[tuple[str, str], ...] = (
@@ -219,12 +220,17 @@ def make_service(parts: Parts, reactor: IReactor) -> MultiService:
         DescriptorService(parts.settings.max_connections),
         SignalService(reactor, reactor, broker.hurry, Reload(around, parts.access_file, parts.tls)),
         broker,
-        MemoryService(reactor, lambda: jobs.used_bytes, settle=let_be),
+        MemoryService(reactor, lambda: jobs.used_bytes, settle=_settle_collector),
         MemoryAlarm(reactor, jobs, bounds, find_trim(), find_usage(), find_kept()),
         SystemdService(reactor, reactor),
     ):
         service.setServiceParent(top)
     return top
+
+
+def _settle_collector() -> None:
+    let_be()
+    count_collections()
 
 
 def _report_startup_errors_in_one_line() -> None:

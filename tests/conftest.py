@@ -120,6 +120,20 @@ def untraced(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
+@pytest.fixture
+def in_the_tests_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the test where a child process of a worker finds worker_functions.py."""
+    monkeypatch.chdir(Path(__file__).parent / "support")
+
+
+@pytest.fixture
+def reactor() -> Any:
+    """Return the reactor that pytest-twisted runs."""
+    from twisted.internet import reactor
+
+    return reactor
+
+
 FlushErrors = Callable[..., list[Any]]
 
 

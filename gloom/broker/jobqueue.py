@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator
 from heapq import heappop, heappush, heapreplace, merge
 from typing import Any, Generic, Protocol, TypeVar
 
+from msgspec import Struct
+
 from gloom.broker.ordered import Entry, Ordered
 
 
@@ -49,7 +51,7 @@ def rank_of(item: Ranked) -> tuple[int, int]:
     return -item.priority, item.sequence
 
 
-class JobQueue(Generic[Item]):
+class JobQueue(Struct, Generic[Item], eq=False, gc=False):
     """
     A priority queue with FIFO ties and removal from anywhere.
 
@@ -63,13 +65,10 @@ class JobQueue(Generic[Item]):
             only, by those for whom a call is too much; `peek` says which is first of all.
     """
 
-    __slots__ = ("_last", "_others", "first")
-
-    def __init__(self) -> None:
-        self.first: Item | None = None
-        self._last: Item | None = None
-        # None while there are none, as in nearly all queues.
-        self._others: Ordered[Item] | None = None
+    first: Item | None = None
+    _last: Item | None = None
+    # None while there are none, as in nearly all queues.
+    _others: Ordered[Item] | None = None
 
     def __len__(self) -> int:
         return sum(1 for _ in self)

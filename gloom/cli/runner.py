@@ -18,8 +18,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import ILogObserver, globalLogBeginner
 
 from gloom.cli.loglines import LogLines
-from gloom.cli.output import FAILED as FAILED  # for the verbs
-from gloom.cli.output import STDOUT_CLOSED, StdoutClosed, leave_stdout, say
+from gloom.cli.output import FAILED, STDOUT_CLOSED, StdoutClosed, leave_stdout, say
 from gloom.errors import GloomError
 from gloom.reactor import IProcessReactor
 from gloom.transport.clock import make_monotonic

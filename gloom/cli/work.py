@@ -21,7 +21,8 @@ from zope.interface import implementer
 
 from gloom.cli.connect import Place, slave_options
 from gloom.cli.options import valid_name, valid_short_texts, valid_wait
-from gloom.cli.runner import FAILED, run
+from gloom.cli.output import FAILED
+from gloom.cli.runner import run
 from gloom.errors import GloomError, InvalidAction, RequestRefused
 from gloom.reactor import IProcessReactor
 from gloom.settings import SLAVE_PORT

@@ -5,7 +5,7 @@ What a master asks for a job beyond its type and body, as the clients take it. I
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any, TypedDict, Unpack
 
 from gloom.client.arguments import (
     MOST_RETRIES,
@@ -60,17 +60,7 @@ class WatchedTerms(Terms, total=False):
     on_receipt: Callable[[Mapping[str, Any]], object] | None
 
 
-def submission(
-    id: str | int,
-    type: str | None,
-    body: Any,
-    priority: int = 0,
-    timeout: float | None = None,
-    expires: float | None = None,
-    delay: float | None = None,
-    retries: int | None = None,
-    require_slave: bool = False,
-) -> ExtendedSubmit:
+def submission(id: str | int, type: str | None, body: Any, **terms: Unpack[Terms]) -> ExtendedSubmit:
     """
     Return the request that submits a job.
 
@@ -79,9 +69,7 @@ def submission(
         TypeError: A term is of another kind.
         BodyError: *body* is not JSON.
     """
-    type, priority, timeout, expires, delay, retries, require_slave = checked_terms(
-        type, priority, timeout, expires, delay, retries, require_slave
-    )
+    type, priority, timeout, expires, delay, retries, require_slave = checked_terms(type, **terms)
     return ExtendedSubmit(
         checked_id(id), encode_body(body), type, priority, False, timeout, expires, delay, retries, require_slave
     )

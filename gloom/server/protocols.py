@@ -20,9 +20,19 @@ from gloom.errors import IdExists, InvalidType, MissingField, ProtocolError
 from gloom.server.peers import OK_FRAME, PeerFactory, PeerProtocol
 from gloom.server.surroundings import Surroundings
 from gloom.transport.sending import FlushTurn
-from gloom.wire.messages import (
+from gloom.wire.encoding import (
     CANCELLED,
     CANCELLING,
+    encode_answer,
+    encode_batch,
+    encode_extended_failure,
+    encode_failure,
+    encode_job,
+    encode_progress,
+    encode_receipted_answer,
+    encode_revocation,
+)
+from gloom.wire.messages import (
     MASTER,
     SLAVE,
     Cancel,
@@ -40,14 +50,6 @@ from gloom.wire.messages import (
     SubmitMany,
     Vocabulary,
     decode_job,
-    encode_answer,
-    encode_batch,
-    encode_extended_failure,
-    encode_failure,
-    encode_job,
-    encode_progress,
-    encode_receipted_answer,
-    encode_revocation,
     key_of,
     text_of,
 )

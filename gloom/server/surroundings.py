@@ -73,6 +73,7 @@ class Surroundings:
             settings.max_total_unread_bytes,
             settings.unread_seconds,
             settings.least_read_bytes,
+            self.turns.after_reading,
         )
 
     def stop(self) -> None:

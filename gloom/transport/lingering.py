@@ -55,8 +55,12 @@ class Linger:
             self._timer.cancel()
             self._timer = None
 
+    @property
+    def _over_at(self) -> float:
+        return min(self._since + self._linger_seconds, self._ends)
+
     def _begin_timer(self) -> None:
-        left = min(self._since + self._linger_seconds, self._ends) - self._clock.seconds()
+        left = self._over_at - self._clock.seconds()
         wait = min(max(left, 0.0), self._linger_seconds / _LINGER_LOOKS)
         self._timer = self._clock.callLater(wait, self._look)
 
@@ -65,7 +69,9 @@ class Linger:
         now, taken = self._clock.seconds(), self._connection.taken_bytes()
         if taken != self._taken:
             self._since, self._taken = now, taken
-        if now - self._since >= self._linger_seconds or now >= self._ends:
+        # The same sum as the timer's: the difference of two rounded times may be less than the time waited
+        # for, and then the timer would be due again at this very moment, for ever where a clock stands still.
+        if now >= self._over_at:
             self._connection.abort()
         else:
             self._begin_timer()

@@ -21,6 +21,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from gloom.transport.clock import SteadyClock
+from gloom.transport.collector import COLLECTOR
 
 #: After so long the reactor looks at everything else again.
 TURN_SECONDS = 0.010
@@ -278,6 +279,7 @@ class Turns:
         """Give *peer* its slice; return when that ended."""
         work, share.work = share.work, None
         self._served = peer
+        collected = COLLECTOR.seconds
         try:
             if work is not None:
                 work()
@@ -286,7 +288,7 @@ class Turns:
         finally:
             self._served = None
         ended = self.seconds()
-        self._charge(share, ended - begun, ended)
+        self._charge(share, ended - begun - (COLLECTOR.seconds - collected), ended)
         if self._shares.get(peer) is not share:
             self._leave_debt(share)
         elif share.work is not None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import array
 import socket
+from collections.abc import Callable
 from typing import Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -96,15 +97,28 @@ class _Window:
         self.before_seconds, self.before_bytes = now - self.since, taken - self.taken
         self.since, self.taken = now, taken
 
+    def forgive(self, seconds: float, now: float) -> None:
+        """Count *seconds* of the time before *now* as if they had not been."""
+        self.since = min(self.since + seconds, now)
+        if self.over_since is not None:
+            self.over_since = min(self.over_since + seconds, now)
+
     def seconds_to_take(self, count: int, now: float, taken: int) -> float:
         """Return how long the peer needs for *count* bytes, at the speed of the two windows."""
         seconds = now - self.since + self.before_seconds
         return count * seconds / max(taken - self.taken + self.before_bytes, 1)
 
 
+def _at_once(judge: Callable[[], None], late_seconds: float) -> None:
+    judge()
+
+
 class UnreadWatch:
     """
     Drops connections when their peers do not take the bytes that wait for them.
+
+    Only the time in which this process runs counts against a peer: after a pause
+    (SIGSTOP, a suspended VM) nothing was sent that it could have taken.
 
     Args:
         clock: Time, and one timer for all connections.
@@ -112,15 +126,23 @@ class UnreadWatch:
         max_total_bytes: How many may wait for all peers together.
         seconds: How long a peer over the first bound may make no progress.
         least_bytes: How much a peer must take in that time for it to count as progress.
+        after_reading: As `gloom.server.timer.Alarm.after_reading`.
 
     Attributes:
         bytes: How many wait for all peers together.
     """
 
     def __init__(
-        self, clock: IReactorTime, max_bytes: int, max_total_bytes: int, seconds: float, least_bytes: int
+        self,
+        clock: IReactorTime,
+        max_bytes: int,
+        max_total_bytes: int,
+        seconds: float,
+        least_bytes: int,
+        after_reading: Callable[[Callable[[], None], float], None] = _at_once,
     ) -> None:
         self.bytes = 0
+        self._after_reading = after_reading
         self._clock = clock
         self._max_bytes = max_bytes
         self._max_total_bytes = max_total_bytes
@@ -161,7 +183,14 @@ class UnreadWatch:
         self._timer = self._clock.callLater(self._seconds / _LOOKS, self._look)
 
     def _look(self) -> None:
+        now = self._clock.seconds()
+        late_seconds = 0.0 if self._timer is None else now - self._timer.getTime()
         self._timer = None
+        for window in self._windows.values():
+            window.forgive(late_seconds, now)
+        self._after_reading(self._judge, late_seconds)
+
+    def _judge(self) -> None:
         now = self._clock.seconds()
         for peer, window in list(self._windows.items()):
             if peer in self._windows and self._is_stuck(peer, window, now):

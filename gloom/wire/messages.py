@@ -9,7 +9,7 @@ decodes them and never writes them anew.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Annotated, Any
 
@@ -23,7 +23,6 @@ from gloom.errors import (
     ProtocolError,
     UnknownAction,
 )
-from gloom.wire.largebytes import MAPPED_OVER_BYTES, join_large
 from gloom.wire.nesting import (
     BODY_LEVELS,
     MESSAGE_LEVELS,
@@ -64,8 +63,6 @@ JobType = ShortText
 PeerName = Annotated[str, Meta(min_length=1, max_length=255, pattern=_PLAIN)]
 # The kinds that a peer accepts. The list is searched once, and not kept.
 Kinds = Annotated[list[str], Meta(max_length=MOST_VALUES["accept"])]
-# An id as the broker keeps it, see `key_of`.
-IdKey = str | int | bytes
 Priority = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Seconds = Annotated[float, Meta(ge=0, le=1e9)]
 SomeSeconds = Annotated[float, Meta(gt=0, le=1e9)]
@@ -231,10 +228,10 @@ class Vocabulary:
         requests = (EXTENDED_REQUESTS if extended else BASE_REQUESTS)[role]
         self.requests = {verb_of(request): request for request in requests}
         self._verbs = ", ".join(sorted(self.requests))
-        union: Any = requests[0]
-        for request in requests[1:]:
-            union |= request
-        self._decode = msgspec.json.Decoder(union).decode
+        self._decode = _decoder_of(requests)
+        self._decode_listless = _decoder_of(
+            [request for request in requests if not MOST_VALUES.keys() & set(request.__struct_fields__)]
+        )
 
     def decode(self, frame: bytes) -> Request:
         """
@@ -249,16 +246,26 @@ class Vocabulary:
             if (frame.find(b"{", 1) >= 0 or frame.find(b"[") >= 0) and is_deeper(frame, MESSAGE_LEVELS):
                 return self._decode_deep(bytes(frame))
             if len(frame) > 2 * _MANY_COMMAS and has_more(frame, _MANY_COMMAS, b","):
+                request = self._decode_without_lists(bytes(frame))
+                if request is not None:
+                    return request
                 self._refuse_long_lists(bytes(frame))
         try:
             # msgspec checks UTF-8 only in values that it builds: a body that
             # is not UTF-8 would go through to a slave and break it there.
             if not frame.isascii():
                 frame.decode()
-            return self._decode(frame)  # type: ignore[no-any-return]
+            return self._decode(frame)
         except (ValueError, RecursionError) as error:
             # Off the hot path: a second, slower reading finds the words.
             return self._decode_slowly(bytes(frame), error)
+
+    def _decode_without_lists(self, frame: bytes) -> Request | None:
+        """Read a request whose values are no lists: nearly always a large body, for which a single reading does."""
+        with suppress(ValueError, RecursionError):
+            frame.decode()
+            return self._decode_listless(frame)
+        return None
 
     def _decode_deep(self, frame: bytes) -> Request:
         """Read a submit_many for those of its jobs that are not too deep; refuse anything else."""
@@ -299,7 +306,7 @@ class Vocabulary:
         """Read *frame* again where the stack was too full for it; else find the words for *error*."""
         if isinstance(error, RecursionError):
             try:
-                return self._decode(frame)  # type: ignore[no-any-return]
+                return self._decode(frame)
             except ValueError as found:
                 error = found
         fields = read_fields(frame, error)
@@ -316,6 +323,13 @@ class Vocabulary:
             return InvalidAction(f"{verb} is for the {other} port; this is the {self.role} port")
         shown = quote(verb.encode(errors="replace"))
         return UnknownAction(f"action {shown} is unknown; this port has {self._verbs}")
+
+
+def _decoder_of(requests: Sequence[type[Request]]) -> Callable[[bytes], Request]:
+    union: Any = requests[0]
+    for request in requests[1:]:
+        union |= request
+    return msgspec.json.Decoder(union).decode
 
 
 _VERBS = {role: frozenset(map(verb_of, requests)) for role, requests in EXTENDED_REQUESTS.items()}
@@ -375,9 +389,6 @@ def _decode_job_again(job: Raw) -> ExtendedSubmit:
 
 
 OK = b'{"ok":true}'
-QUIET = b'{"action":"quiet"}'
-CANCELLED = b'{"ok":true,"state":"cancelled"}'
-CANCELLING = b'{"ok":true,"state":"cancelling"}'
 
 _encode = msgspec.json.Encoder().encode
 _decode_broker_message = msgspec.json.Decoder(BrokerMessage).decode
@@ -385,7 +396,7 @@ _decode_broker_message = msgspec.json.Decoder(BrokerMessage).decode
 
 def key_of(id: str | int) -> str | bytes:
     """
-    Return *id* as the broker keeps it, and as the functions below take it: a string as it is, an integer as its digits.
+    Return *id* as the broker and `gloom.wire.encoding` use it: a string as it is, an integer as its digits.
 
     Python's hash of an integer can be foreseen, so a peer could choose integers
     that all collide in a dict; that of bytes, as that of a string, is keyed
@@ -394,101 +405,14 @@ def key_of(id: str | int) -> str | bytes:
     return id if type(id) is str else _encode(id)
 
 
-def text_of(id: IdKey) -> str:
+def text_of(id: str | int | bytes) -> str:
     """Return *id* as an error shows it."""
     return id.decode() if isinstance(id, bytes) else str(id)
-
-
-def _id(id: IdKey) -> bytes:
-    return id if type(id) is bytes else _encode(id)
 
 
 def encode_request(request: Request) -> bytes:
     """Return the payload that carries *request*."""
     return _encode(request)
-
-
-def encode_job(id: IdKey, type: str | None, body: bytes | Raw) -> bytes:
-    """Return the message that hands a job to a slave (section 3)."""
-    # As `_id`, without a call for each job.
-    key = id if isinstance(id, bytes) else _encode(id)
-    pieces = (b'{"action":"job","id":', key, b',"type":', _encode(type), b',"body":', body, b"}")
-    return b"".join(pieces) if len(body) <= MAPPED_OVER_BYTES else join_large(pieces)
-
-
-def encode_answer(id: IdKey, body: bytes | Raw) -> bytes:
-    """Return the outcome of a job that was answered; *body* is not touched."""
-    key = id if isinstance(id, bytes) else _encode(id)
-    pieces = (b'{"id":', key, b',"body":', body, b"}")
-    return b"".join(pieces) if len(body) <= MAPPED_OVER_BYTES else join_large(pieces)
-
-
-def encode_receipted_answer(
-    id: IdKey, body: bytes | Raw, queued_seconds: float, ran_seconds: float, attempts: int, slave: str
-) -> bytes:
-    """Return the outcome of a job that was answered, with a receipt (section 4)."""
-    receipt = {"queued": queued_seconds, "ran": ran_seconds, "attempts": attempts, "slave": slave}
-    pieces = (b'{"id":', _id(id), b',"body":', body, b',"receipt":', _encode(receipt), b"}")
-    return b"".join(pieces) if len(body) <= MAPPED_OVER_BYTES else join_large(pieces)
-
-
-def encode_progress(id: IdKey, body: bytes | Raw) -> bytes:
-    """Return the message that tells a master how its job gets on."""
-    pieces = (b'{"id":', _id(id), b',"progress":', body, b"}")
-    return b"".join(pieces) if len(body) <= MAPPED_OVER_BYTES else join_large(pieces)
-
-
-def encode_revocation(id: IdKey) -> bytes:
-    """Return the message that tells a slave that its attempt at a job has been ended."""
-    return b"".join((b'{"action":"cancel","id":', _id(id), b"}"))
-
-
-def encode_batch(errors: Sequence[ProtocolError | None]) -> bytes:
-    """Return the reply to ``submit_many``: of each job ok, or why not."""
-    # One by one: when memory runs out, msgspec's encoder crashes the process; `join` raises an exception.
-    replies = b",".join([OK if error is None else encode_error(error) for error in errors])
-    return b"".join((b'{"ok":true,"jobs":[', replies, b"]}"))
-
-
-def encode_failure(id: IdKey, error: str, reason: str) -> bytes:
-    """Return the outcome of a job that failed, as a base master reads it."""
-    return _encode({"id": Raw(_id(id)), "error": error, "reason": reason})
-
-
-def encode_extended_failure(
-    id: IdKey,
-    error: str,
-    reason: str,
-    kind: str | None,
-    traceback: str | None,
-    attempts: Sequence[dict[str, Any]],
-) -> bytes:
-    """Return the outcome of a job that failed, with all that section 4 adds."""
-    message: dict[str, Any] = {"id": Raw(_id(id)), "error": error, "reason": reason, "attempts": attempts}
-    if kind is not None:
-        message["kind"] = kind
-    if traceback is not None:
-        message["traceback"] = traceback
-    return _encode(message)
-
-
-def encode_error(error: ProtocolError) -> bytes:
-    """Return the reply to a request that was refused."""
-    return _encode({"error": error.code, "reason": error.reason})
-
-
-def encode_welcome(server: str, max_frame_bytes: int, heartbeat: float, features: Sequence[str]) -> bytes:
-    """Return the reply to ``hello``."""
-    return _encode(
-        {
-            "ok": True,
-            "version": PROTOCOL_VERSION,
-            "server": server,
-            "max_frame": max_frame_bytes,
-            "heartbeat": heartbeat,
-            "features": features,
-        }
-    )
 
 
 def decode_broker_message(frame: bytes) -> BrokerMessage:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from itertools import accumulate
-from operator import add
 from threading import Thread
 from typing import Any, TypeVar
 
@@ -24,11 +23,18 @@ MESSAGE_LEVELS = BODY_LEVELS + 1
 #: A message of so few bytes cannot be nested deeper: each level takes two.
 NEVER_DEEP_BYTES = 2 * MESSAGE_LEVELS
 
-_BLOCK_BYTES = 1 << 16
-_FEW_BRACKETS = 1 << 10
-#: Opening brackets as "1", closing ones as "0": eight make one byte.
+# Of so small a block an honest value has too few opening brackets to be looked at any further. See `_is_over`, too.
+_BLOCK_BYTES = 1 << 14
+#: Opening brackets as "1", closing ones as "0".
 _BITS = bytes.maketrans(b"[{]}", b"1100")
-_NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b'"[{]}')
+#: The same as numbers to the base of four, so that a quote has one between them. See `_without_strings`.
+_PAIRS_OF_BITS = bytes.maketrans(b'[{]}"', b"33001")
+_FIRST_BITS = bytes.maketrans(b"3", b"1")
+_SECOND_BITS: int = (4 ** (_BLOCK_BYTES + 2) - 1) // 3
+_ALL_BUT_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[{]}")
+_ALL_BUT_BRACKETS_AND_QUOTES = _ALL_BUT_BRACKETS.replace(b'"', b"")
+# A backslash is followed by one of these letters. Without them it would stand before the next quote.
+_NOT_IN_ESCAPES = bytes(byte for byte in _ALL_BUT_BRACKETS_AND_QUOTES if byte not in b"\\/bfnrtu")
 #: The next bracket and what is before it, strings stepped over in C. It matches the end too: no place is tried twice.
 _BRACKET = re.compile(rb'(?:[^"\[{\]}]++|"(?:[^"\\]++|\\.)*+"?)*+(?:([\[{\]}])|\Z)', re.DOTALL)
 
@@ -40,11 +46,11 @@ def is_deeper(data: bytes | Raw, levels: int) -> bool:
     if len(data) <= 2 * levels or not has_more(data, levels, b"[", b"{"):
         return False
     level = 0
-    for brackets in _brackets_of(data):
-        opening = brackets.count(b"1")
-        if level + opening > levels and _highest(brackets, level, levels) > levels:
+    for bits, count, scale in _bits_of(data):
+        opening = bits.bit_count()
+        if level * scale + opening > levels * scale and _is_over(bits, count, level * scale, levels * scale):
             return True
-        level += 2 * opening - len(brackets)
+        level += (2 * opening - count) // scale
     return False
 
 
@@ -61,27 +67,46 @@ def has_more(data: bytes | Raw, most: int, *characters: bytes) -> bool:
 
 
 def _blocks(data: bytes | Raw) -> Iterator[bytes]:
-    if isinstance(data, bytes) and len(data) <= _BLOCK_BYTES:
-        yield data
-        return
     view = memoryview(data)
     for start in range(0, len(view), _BLOCK_BYTES):
         yield bytes(view[start : start + _BLOCK_BYTES])
 
 
-def _brackets_of(data: bytes | Raw) -> Iterator[bytes]:
-    """Yield the brackets of *data* outside of strings, as "1" and "0", block by block."""
+def _bits_of(data: bytes | Raw) -> Iterator[tuple[int, int, int]]:
+    """Yield for each block the bits of its brackets, the first one highest; how many bits; how many a bracket has."""
     inside = 0
     for block in _without_escapes(memoryview(data)):
-        brackets = block.translate(_BITS, _NO_BRACKETS)
-        if b'"' in brackets:
-            # Two quotes without a bracket between them change nothing, whichever of them opens a string.
-            pieces = brackets.replace(b'""', b"").split(b'"')
-            brackets = b"".join(pieces[inside::2])
-            inside ^= ~len(pieces) & 1
-        elif inside:
+        if b'"' not in block and not inside:
+            brackets = block.translate(_BITS, _ALL_BUT_BRACKETS)
+            yield int(brackets or b"0", 2), len(brackets), 1
             continue
-        yield brackets
+        kept = block.translate(_PAIRS_OF_BITS, _ALL_BUT_BRACKETS_AND_QUOTES)
+        brackets = kept.translate(_FIRST_BITS, b"1")
+        quotes = len(kept) - len(brackets)
+        if inside or quotes % 2:
+            # A string that two blocks share becomes two strings.
+            ends_inside = (inside + quotes) % 2
+            kept = b"1" * inside + kept + b"1" * ends_inside
+            quotes += inside + ends_inside
+            inside = ends_inside
+        if 2 * kept.count(b"11") == quotes:
+            # All quotes stand in pairs: no string has a bracket.
+            yield int(brackets or b"0", 2), len(brackets), 1
+        else:
+            yield _without_strings(kept), 2 * len(kept), 2
+
+
+def _without_strings(kept: bytes) -> int:
+    """Return the bits of *kept*, two for each: 11 is an opening bracket, 00 a closing one, 01 raises nothing."""
+    bits = int(kept, 4)
+    first = bits >> 1 & _SECOND_BITS
+    quotes = bits & _SECOND_BITS ^ first
+    # A place is inside of a string if the quotes up to it are odd: of two, of four, of eight places together.
+    inside, shift = quotes, 2
+    while shift < 2 * len(kept):
+        inside ^= inside >> shift
+        shift *= 2
+    return (bits | 3 * inside) ^ inside << 1
 
 
 def _without_escapes(view: memoryview) -> Iterator[bytes]:
@@ -93,31 +118,43 @@ def _without_escapes(view: memoryview) -> Iterator[bytes]:
             if (len(block) - len(block.rstrip(b"\\"))) % 2 and len(block) > 1:
                 block = block[:-1]
             start += len(block)
-            yield block.replace(b"\\\\", b"").replace(b'\\"', b"")
+            yield block.translate(None, _NOT_IN_ESCAPES).replace(b"\\\\", b"").replace(b'\\"', b"")
         else:
             start += len(block)
             yield block
 
 
-def _highest(brackets: bytes, level: int, levels: int) -> int:
-    """Return the highest level within *brackets* that is over *levels*, or some level that is not."""
-    for start in range(0, len(brackets), _FEW_BRACKETS):
-        few = brackets[start : start + _FEW_BRACKETS]
-        opening = few.count(b"1")
-        if level + opening > levels:
-            highest = _highest_of_few(few, level)
-            if highest > levels:
-                return highest
-        level += 2 * opening - len(few)
-    return level
+def _is_over(bits: int, count: int, level: int, levels: int) -> bool:
+    """
+    Return whether the level is over *levels* somewhere within a block, all of it at once.
 
+    Lane by lane of 16 bits, each for 16 brackets; integers of Python have any
+    number of lanes. A block has so few brackets that a lane holds its level.
 
-def _highest_of_few(brackets: bytes, level: int) -> int:
-    # Closing brackets to fill the last byte raise nothing.
-    packed = int(brackets + b"0" * (-len(brackets) % 8), 2).to_bytes((len(brackets) + 7) // 8, "big")
-    before = accumulate(memoryview(packed.translate(_RISES)).cast("b"), initial=level)
-    highest: int = max(map(add, before, packed.translate(_PEAKS)))
-    return highest
+    Args:
+        bits: The brackets, the first one in the highest bit.
+        count: How many they are.
+        level: The level before them.
+        levels: How many are allowed.
+    """
+    lanes = (count + 15) // 16
+    # Closing brackets to fill the last lane raise nothing.
+    packed = (bits << 16 * lanes - count).to_bytes(2 * lanes, "big")
+    opening = int.from_bytes(packed.translate(_OPENING), "little")
+    peaks = int.from_bytes(packed.translate(_PEAKS), "little")
+    ones = int.from_bytes(b"\x01\x00" * lanes, "little")
+    low = 0xFF * ones
+    rises = 2 * (opening & low) - 8 * ones
+    # The rise of each lane is added to all lanes behind it: to the next one, then to three, to seven, and so on.
+    before = level + ((rises + 2 * (opening >> 8 & low) - 8 * ones) << 16)
+    shift = 16
+    while shift < 16 * lanes:
+        before += before << shift
+        shift *= 2
+    # The highest bit of a lane is set by a level over the limit.
+    before += (0x7FFF - levels) * ones
+    highest = 0x8000 * ones
+    return bool((before + (peaks & low)) & highest or (before + rises + (peaks >> 8 & low)) & highest)
 
 
 def _peak(byte: int) -> int:
@@ -125,7 +162,7 @@ def _peak(byte: int) -> int:
     return max(accumulate((1 if byte >> bit & 1 else -1 for bit in range(7, -1, -1)), initial=0))
 
 
-_RISES = bytes((2 * byte.bit_count() - 8) % 256 for byte in range(256))
+_OPENING = bytes(byte.bit_count() for byte in range(256))
 _PEAKS = bytes(map(_peak, range(256)))
 
 

@@ -313,7 +313,7 @@ def test_a_member_of_an_enumeration_is_a_priority(broker: Scripted) -> None:
     master = Master(broker.near)
     with pytest.raises(ValueError, match="priority must be"):
         master.submit(priority=Urgency.TOO_HIGH)
-    requests = [submission("a", None, None, urgency) for urgency in (Urgency.NEVER, Urgency.HIGH)]
+    requests = [submission("a", None, None, priority=urgency) for urgency in (Urgency.NEVER, Urgency.HIGH)]
     assert [json.loads(bytes(encode_request(request)))["priority"] for request in requests] == [-(2**63), 5]
 
 

@@ -13,7 +13,19 @@ import pytest
 from twisted.internet import reactor
 
 from tests.support.daemon import Daemon
-from verify.reliability import chaos, faults
+from verify.reliability import chaos
+from verify.reliability.faults.clocks import clock_jumps
+from verify.reliability.faults.forking import forks
+from verify.reliability.faults.networks import bad_network
+from verify.reliability.faults.scarcity import few_descriptors, full_disk
+from verify.reliability.faults.scene import NotPossible
+from verify.reliability.faults.sizes import large_answers, mapped_large_answers
+from verify.reliability.faults.standing import (
+    answered_meanwhile,
+    stopped_child,
+    stopped_member,
+    stopped_slave_with_large_jobs,
+)
 from verify.reliability.load import Load
 from verify.reliability.network import NotPermitted
 
@@ -45,56 +57,56 @@ async def test_a_slave_that_is_cut_off_loses_its_job_within_the_heartbeat(tmp_pa
 
 def test_a_broker_that_stood_still_hears_first_and_judges_then(tmp_path: Path) -> None:
     """Stopped for longer than a heartbeat and a timeout, it drops nobody who pings and takes an answer sent in time."""
-    assert faults.answered_meanwhile(tmp_path, 1.0) == []
+    assert answered_meanwhile(tmp_path, 1.0) == []
 
 
 @pytest.mark.parametrize("kind", ["deferred-master", "raw-slave"])
 def test_a_peer_that_is_stopped_loses_no_job(tmp_path: Path, kind: str) -> None:
     """Stopped for longer than its heartbeat it is dropped, and nobody else; every job has its one outcome."""
-    assert faults.stopped_member(tmp_path, kind, 2.5) == []
+    assert stopped_member(tmp_path, kind, 2.5) == []
 
 
 def test_a_stopped_process_of_gloom_work_loses_no_job(tmp_path: Path) -> None:
     """A child that stands still, and the command itself: their jobs are late, and right."""
-    assert faults.stopped_child(tmp_path, 1.0) == []
+    assert stopped_child(tmp_path, 1.0) == []
 
 
 def test_a_slave_that_takes_no_byte_is_dropped_by_its_heartbeat(tmp_path: Path) -> None:
     """Also when more waits for it than the broker sends at once: another slave has its jobs in time."""
-    assert faults.stopped_slave_with_large_jobs(tmp_path, 3.0) == []
+    assert stopped_slave_with_large_jobs(tmp_path, 3.0) == []
 
 
 def test_a_bad_network_loses_no_job(tmp_path: Path) -> None:
     """Bytes that come one by one, late or all at once, and connections that are reset: one outcome, the right one."""
-    assert faults.bad_network(tmp_path, 0.7) == []
+    assert bad_network(tmp_path, 0.7) == []
 
 
 def test_a_clock_that_jumps_changes_nothing(tmp_path: Path) -> None:
     """The wall clock is set by hours: no peer is silent, no job expires too early or too late, none is lost."""
     try:
-        assert faults.clock_jumps(tmp_path, 0.6) == []
-    except faults.NotPossible as error:
+        assert clock_jumps(tmp_path, 0.6) == []
+    except NotPossible as error:
         pytest.skip(str(error))
 
 
 def test_a_broker_without_descriptors_serves_those_that_it_has(tmp_path: Path) -> None:
     """With ``ulimit -n 64`` and 128 connections more, those that are there go on, and there is room again later."""
-    assert faults.few_descriptors(tmp_path, 0.5) == []
+    assert few_descriptors(tmp_path, 0.5) == []
 
 
 def test_a_full_disk_under_the_log_stops_nobody(tmp_path: Path) -> None:
     """Lines of the log are lost, jobs are not."""
-    assert faults.full_disk(tmp_path, 0.5) == []
+    assert full_disk(tmp_path, 0.5) == []
 
 
 def test_a_master_that_reads_all_the_time_has_its_large_answers(tmp_path: Path) -> None:
     """Twelve answers of 8 MiB at once, more than may wait: a peer that takes them is not dropped."""
-    assert faults.large_answers(tmp_path) == []
+    assert large_answers(tmp_path) == []
 
 
 def test_gloom_map_has_its_large_answers(tmp_path: Path) -> None:
     """`gloom map` takes answers of 8 MiB as they come, and the broker drops neither it nor `gloom work`."""
-    assert faults.mapped_large_answers(tmp_path, 12) == []
+    assert mapped_large_answers(tmp_path, 12) == []
 
 
 async def test_a_job_that_nobody_answers_is_reported(daemon: Callable[..., Daemon]) -> None:
@@ -102,3 +114,8 @@ async def test_a_job_that_nobody_answers_is_reported(daemon: Callable[..., Daemo
     load = Load(reactor, f"127.0.0.1:{daemon().master_port}", masters=1, window=3)
     await load.start()
     assert await load.finish(within_seconds=0.1) == ["3 jobs have no outcome"]
+
+
+def test_jobs_that_fork_are_answered_by_their_own_process(tmp_path: Path) -> None:
+    """Forks that exit, that return, and daemons that keep pipes open: each job has its one right answer."""
+    assert forks(tmp_path, 1.0) == []

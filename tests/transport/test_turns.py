@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from twisted.internet.task import Clock
 
+from gloom.transport.collector import CollectorTime
 from gloom.transport.turns import SLICE_SECONDS, TURN_SECONDS, Turns
 
 #: As little as the fastest request takes.
@@ -225,6 +226,26 @@ def test_time_that_another_process_took_is_nobody_s(reactor: Reactor) -> None:
     reactor.turn()
     reactor.wait("unlucky", PING_SECONDS)
     assert reactor.run(lambda: "unlucky" in reactor.served) <= TURN_SECONDS + SLICE_SECONDS
+
+
+def test_the_collector_s_time_is_nobody_s(reactor: Reactor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full collection falls to whoever makes an object just then, who does not pay for it behind all others."""
+    collector = CollectorTime()
+    monkeypatch.setattr("gloom.transport.turns.COLLECTOR", collector)
+
+    def ping() -> None:
+        reactor.work(PING_SECONDS + 0.04)
+        collector.seconds += 0.04
+
+    reactor.turns.add("light", ping)
+    for number in range(16):
+        reactor.wait(f"heavy {number}", SLICE_SECONDS, again=10**3)
+    reactor.turn()
+    for _ in range(20):
+        reactor.served.clear()
+        reactor.wait("light", PING_SECONDS)
+        reactor.run(lambda: "light" in reactor.served)
+        assert reactor.served.index("light") <= 1
 
 
 def test_one_that_waits_is_not_added_twice(reactor: Reactor) -> None:

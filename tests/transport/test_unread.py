@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 
 from twisted.internet.task import Clock
 
@@ -48,8 +49,12 @@ class Waiting:
         self.watch.took(count)
 
 
-def watch_on(clock: Clock) -> UnreadWatch:
-    return UnreadWatch(clock, BOUND, TOTAL, SECONDS, LEAST)
+def at_once(judge: Callable[[], None], late_seconds: float) -> None:
+    judge()
+
+
+def watch_on(clock: Clock, after_reading: Callable[[Callable[[], None], float], None] = at_once) -> UnreadWatch:
+    return UnreadWatch(clock, BOUND, TOTAL, SECONDS, LEAST, after_reading)
 
 
 def pass_time(clock: Clock, seconds: float) -> None:
@@ -147,6 +152,42 @@ def test_when_room_is_made_it_is_made_for_some_more() -> None:
     assert sum(peer.dropped is not None for peer in stuck) == 13
     assert reader.dropped is None
     assert watch.bytes <= TOTAL * 7 // 8
+
+
+def test_while_the_broker_stands_still_no_peer_is_judged() -> None:
+    """A pause of the process is no time in which a peer took nothing: nobody sent anything then."""
+    clock = Clock()
+    peer = Waiting(watch_on(clock), 2 * BOUND)
+    pass_time(clock, SECONDS / 2)
+    clock.advance(30)
+    assert peer.dropped is None
+    pass_time(clock, SECONDS / 2 - 1)
+    assert peer.dropped is None
+    peer.takes(LEAST)
+    pass_time(clock, SECONDS - 1)
+    assert peer.dropped is None
+    pass_time(clock, SECONDS / 2)
+    assert peer.dropped is not None
+
+
+def test_nobody_is_judged_before_the_sockets_are_read() -> None:
+    """What a peer has taken by the time of the judgement counts, and who has gone meanwhile is judged no more."""
+    clock = Clock()
+    judgements: list[tuple[Callable[[], None], float]] = []
+    watch = watch_on(clock, lambda judge, late_seconds: judgements.append((judge, late_seconds)))
+    peer, gone = Waiting(watch, 2 * BOUND), Waiting(watch, 2 * BOUND)
+    for _ in range(5):
+        pass_time(clock, SECONDS / 4)
+        if len(judgements) < 5:
+            judgements[-1][0]()
+    assert [late for _, late in judgements] == [0.0] * 5
+    assert (peer.dropped, gone.dropped) == (None, None)
+    peer.takes(LEAST)
+    watch.end(gone)
+    judgements[-1][0]()
+    assert (peer.dropped, gone.dropped) == (None, None)
+    watch.stop()
+    assert clock.getDelayedCalls() == []
 
 
 def test_nothing_is_left_of_who_has_read_or_gone() -> None:

@@ -10,9 +10,12 @@ import pytest
 from gloom.broker.pairing import Pairing
 from gloom.broker.records import Slave
 from gloom.testing import MemoryGloom
+from gloom.transport.lingering import Linger
 from tests.support.floor import Floor
 from tests.support.recording import assigned
 from tests.support.wire import OK, answer, busy_slave_of, respond, stop, submit
+from verify.simulation.bounds import Bound, Endless
+from verify.simulation.clock import Clock, VirtualTime
 from verify.simulation.mirror import Mirror
 from verify.simulation.world import SimulationFailed, World
 
@@ -45,6 +48,45 @@ def test_a_broken_promise_is_found(monkeypatch: pytest.MonkeyPatch, logged_error
     with pytest.raises(SimulationFailed, match=r"^seed 3, step "):
         World(3).run(1_000)
     logged_errors(AssertionError)  # the account's, in the midst of a verb
+
+
+def test_a_timer_that_is_due_for_ever_is_found() -> None:
+    """Virtual time that does not go on is a failure, where it would be an endless loop."""
+    clock = Clock(VirtualTime())
+
+    def again() -> None:
+        clock.callLater(0, again)
+
+    again()
+    with pytest.raises(Endless, match=r"^time stands still at 0\.0, last with .*again"):
+        clock.time.turn()
+
+
+def test_a_loop_has_its_bound() -> None:
+    """What must end says so when it does not."""
+    bound = Bound("a loop", 3)
+    for _ in range(3):
+        bound.count()
+    with pytest.raises(Endless, match=r"^a loop has gone on for 3 rounds$"):
+        bound.count()
+
+
+def test_a_broker_that_goes_on_for_ever_is_found(monkeypatch: pytest.MonkeyPatch, logged_errors: Any) -> None:
+    """The wait of a closed connection, as it was: near some moments its timer was due again at once."""
+
+    def look(self: Any) -> None:
+        self._timer = None
+        now, taken = self._clock.seconds(), self._connection.taken_bytes()
+        if taken != self._taken:
+            self._since, self._taken = now, taken
+        if now - self._since >= self._linger_seconds or now >= self._ends:
+            self._connection.abort()
+        else:
+            self._begin_timer()
+
+    monkeypatch.setattr(Linger, "_look", look)
+    with pytest.raises(SimulationFailed, match=r"^seed 17, step \d+: Endless: time stands .*\n.*jobs in flight"):
+        World(17).run(3_000)
 
 
 # What it has found

@@ -30,6 +30,14 @@ from gloom.errors import (
     UnknownAction,
 )
 from gloom.wire.bodies import decode_body, encode_body
+from gloom.wire.encoding import (
+    encode_answer,
+    encode_error,
+    encode_extended_failure,
+    encode_failure,
+    encode_job,
+    encode_welcome,
+)
 from gloom.wire.messages import (
     BASE_REQUESTS,
     EXTENDED_REQUESTS,
@@ -53,13 +61,7 @@ from gloom.wire.messages import (
     SubmitMany,
     Vocabulary,
     decode_broker_message,
-    encode_answer,
-    encode_error,
-    encode_extended_failure,
-    encode_failure,
-    encode_job,
     encode_request,
-    encode_welcome,
 )
 from gloom.wire.refusals import quote, verb_of
 

@@ -20,7 +20,7 @@ from gloom.server.access import Access, read_access
 from gloom.server.protocols import MasterProtocol, SlaveProtocol
 from gloom.settings import MASTER_PORT, SLAVE_PORT, Settings
 from gloom.testing import MemoryGloom, RawPeer
-from gloom.wire import messages
+from gloom.wire import encoding
 from gloom.wire.framebuffer import to_frame
 from gloom.wire.messages import BASE_REQUESTS, EXTENDED_REQUESTS, MASTER, SLAVE, BrokerMessage
 from gloom.wire.refusals import verb_of
@@ -246,16 +246,16 @@ def test_the_fields_of_each_request_are_those_of_its_table(caption: str, request
 
 
 SENT = {
-    "answer": messages.encode_answer("a", b"1"),
-    "job": messages.encode_job("a", None, b"1"),
-    "failure, base": messages.encode_failure("a", "job_failed", "r"),
-    "answer, extended": messages.encode_receipted_answer("a", b"1", 0.0, 0.0, 1, "s"),
-    "progress, to the master": messages.encode_progress("a", b"1"),
-    "cancel, to the slave": messages.encode_revocation("a"),
-    "reply to cancel": messages.CANCELLED,
-    "reply to submit_many": messages.encode_batch([None]),
-    "failure, extended": messages.encode_extended_failure("a", "job_failed", "r", "k", "t", []),
-    "welcome": messages.encode_welcome("gloom/0", 1, 0.0, ()),
+    "answer": encoding.encode_answer("a", b"1"),
+    "job": encoding.encode_job("a", None, b"1"),
+    "failure, base": encoding.encode_failure("a", "job_failed", "r"),
+    "answer, extended": encoding.encode_receipted_answer("a", b"1", 0.0, 0.0, 1, "s"),
+    "progress, to the master": encoding.encode_progress("a", b"1"),
+    "cancel, to the slave": encoding.encode_revocation("a"),
+    "reply to cancel": encoding.CANCELLED,
+    "reply to submit_many": encoding.encode_batch([None]),
+    "failure, extended": encoding.encode_extended_failure("a", "job_failed", "r", "k", "t", []),
+    "welcome": encoding.encode_welcome("gloom/0", 1, 0.0, ()),
 }
 
 

@@ -24,20 +24,7 @@ from gloom.worker.childprocess import Child, ChildError, Unusable, WorkerDied, s
 from gloom.worker.pipe import Job
 
 # Interpreters are started, on machines that do other things too.
-pytestmark = pytest.mark.deferred_timeout(20)
-
-
-@pytest.fixture(autouse=True)
-def in_the_tests_directory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where worker_functions.py is found."""
-    monkeypatch.chdir(Path(__file__).parents[1] / "support")
-
-
-@pytest.fixture
-def reactor() -> Any:
-    from twisted.internet import reactor
-
-    return reactor
+pytestmark = [pytest.mark.deferred_timeout(20), pytest.mark.usefixtures("in_the_tests_directory")]
 
 
 @pytest.fixture

@@ -10,30 +10,21 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from verify.reliability.attacks import Target
 from verify.reliability.figures import run_seconds
 from verify.reliability.floods import FLOODS
-from verify.reliability.nursery import environment
+from verify.reliability.nursery import AskedProcess
 
 
-class Attacker:
+class Attacker(AskedProcess):
     """The process, as its user sees it; use it as a context manager."""
 
     def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "verify.reliability.attacker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            bufsize=1,
-            env=environment(),
-        )
+        super().__init__("verify.reliability.attacker")
 
     def attack(self, name: str, target: Target, seconds: float) -> tuple[str, float]:
         """
@@ -45,29 +36,14 @@ class Attacker:
         Raises:
             OSError: It could not; its traceback is on standard error.
         """
-        return self._ask([name, vars(target), seconds])
+        return self._act([name, vars(target), seconds])
 
     def spin(self, share: float, seconds: float) -> tuple[str, float]:
         """Take so large a share of a processor for so long; returns as `attack`."""
-        return self._ask(["spin", share, seconds])
+        return self._act(["spin", share, seconds])
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        with self._process:
-            self._process.kill()
-
-    def _ask(self, question: list[Any]) -> tuple[str, float]:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(question) + "\n")
-        line = self._process.stdout.readline()
-        if not line:
-            raise OSError(f"the attacker has ended while it did {question[0]}")
-        text, seconds = json.loads(line)
+    def _act(self, question: list[Any]) -> tuple[str, float]:
+        text, seconds = json.loads(self._ask(json.dumps(question)))
         return text, seconds
 
 

@@ -10,13 +10,25 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
+import json
 import random
 import sys
 from time import monotonic
+from typing import Any
 
+from gloom.client.failing import failure_of, fitted
 from gloom.errors import BodyError, ProtocolError
-from gloom.wire.bodies import decode_body
-from gloom.wire.messages import MASTER, SLAVE, Vocabulary, decode_broker_message, decode_hello, decode_job
+from gloom.wire.bodies import decode_body, encode_body
+from gloom.wire.messages import (
+    MASTER,
+    SLAVE,
+    Vocabulary,
+    decode_broker_message,
+    decode_hello,
+    decode_job,
+    encode_request,
+)
+from tests.support import hostile_exceptions
 from verify.reliability.draw import Draw
 from verify.reliability.figures import MIB, resident_bytes, show, verdict
 from verify.reliability.grammar import payload
@@ -24,6 +36,9 @@ from verify.reliability.sessions import Session, Violation
 
 HANG_SECONDS = 60
 SLOW_SECONDS = 5.0
+# Frames of Python below a client's call: of a program, and nearly all that a stack has.
+STACKS = (20, 100, 700)
+LEAST_FRAME_BYTES = 1024
 MOST_GROWTH_BYTES = 16 * MIB
 VOCABULARIES = [Vocabulary(role, extended=extended) for role in (MASTER, SLAVE) for extended in (False, True)]
 
@@ -51,11 +66,44 @@ def fuzz_messages(data: bytes) -> int:
             decode_broker_message(frame)
         except ProtocolError as error:
             _check_words(error)
-        try:
-            decode_body(frame)
-        except BodyError:
-            continue
+        _check_stacks(draw, frame)
+        if draw.once_in(16):
+            _check_failure(draw)
     return inputs
+
+
+def _check_stacks(draw: Draw, frame: bytes) -> None:
+    """Hold a client's reading and writing of a body on a deep stack against what it does on this one."""
+    here, there = _body_of(frame), _on_stack_of(draw.of(STACKS), frame)
+    if here != there:
+        raise Violation(f"whether a body is read depends on the stack: {here[:100]!r} and {there[:100]!r}")
+
+
+def _on_stack_of(frames: int, frame: bytes) -> str:
+    return _on_stack_of(frames - 1, frame) if frames else _body_of(frame)
+
+
+def _body_of(frame: bytes) -> str:
+    """Return what a client makes of a body, and of the value when it sends it again, as text that can be compared."""
+    try:
+        value: Any = decode_body(frame)
+    except BodyError:
+        return "not read"
+    try:
+        return bytes(encode_body(value)).decode()
+    except BodyError:
+        return "not sent"
+
+
+def _check_failure(draw: Draw) -> None:
+    """Have a slave's function raise what harms a program that tells of it."""
+    try:
+        raise draw.of(hostile_exceptions.KINDS)
+    except Exception as error:
+        said = fitted(failure_of(error, "id"), LEAST_FRAME_BYTES)
+    frame = encode_request(said)
+    if len(frame) > LEAST_FRAME_BYTES or not json.loads(frame)["reason"]:
+        raise Violation(f"a failure without a reason, or too large: {frame[:200]!r}")
 
 
 def _check_words(error: ProtocolError) -> None:

@@ -35,7 +35,60 @@ def environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
 
 
-class Nursery:
+class AskedProcess:
+    """
+    A process of ``python -m MODULE`` that answers lines with lines, as its user sees it.
+
+    Use it as a context manager, which kills it.
+
+    Args:
+        module: The module that it runs.
+        arguments: Its arguments.
+    """
+
+    def __init__(self, module: str, *arguments: str) -> None:
+        self._module = module
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+            env=environment(),
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        with self._process:
+            self._end()
+
+    def _end(self) -> None:
+        self._process.kill()
+
+    def _ask(self, question: str) -> str:
+        """
+        Return the line that answers *question*.
+
+        Raises:
+            OSError: It has ended; its traceback is on standard error.
+        """
+        assert self._process.stdin is not None
+        self._process.stdin.write(question + "\n")
+        return self._line()
+
+    def _line(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise OSError(f"{self._module} has ended")
+        return line.strip()
+
+
+class Nursery(AskedProcess):
     """
     The process that forks slaves, as its user sees it; use it as a context manager.
 
@@ -48,37 +101,22 @@ class Nursery:
 
     def __init__(self, slave_port: int) -> None:
         self.pids: list[int] = []
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "verify.reliability.nursery", str(slave_port)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            bufsize=1,
-            env=environment(),
-        )
+        super().__init__("verify.reliability.nursery", str(slave_port))
 
     def start(self, count: int = 1, job_seconds: float = JOB_SECONDS) -> None:
         """Start *count* more slaves; each job takes them so long."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
         for _ in range(count):
-            self._process.stdin.write(f"{job_seconds}\n")
-            self.pids.append(int(self._process.stdout.readline()))
+            self.pids.append(int(self._ask(str(job_seconds))))
 
     def kill(self, number: int) -> None:
         """Kill the slave at a place of `pids`."""
         os.kill(self.pids.pop(number), signal.SIGKILL)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        with self._process:
-            assert self._process.stdin is not None
-            self._process.stdin.close()
-            self._process.wait(10)
+    def _end(self) -> None:
+        # At the end of its input it ends, and its slaves with it.
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(10)
 
 
 def serve(slave_port: int, job_seconds: float) -> NoReturn:

@@ -14,18 +14,16 @@ import os
 import selectors
 import socket
 import struct
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from verify.reliability.figures import MIB, resident_bytes, waited_seconds
-from verify.reliability.nursery import environment
+from verify.reliability.nursery import AskedProcess
 
 PING_EVERY_SECONDS = 0.005
 TIMER_SECONDS = 0.02
@@ -84,7 +82,7 @@ class Lap:
         return seconds, seconds - (waited_seconds(self.broker) - self.waited)
 
 
-class Observer:
+class Observer(AskedProcess):
     """
     The observing process, as its user sees it; use it as a context manager.
 
@@ -95,14 +93,7 @@ class Observer:
     def __init__(self, directory: Path) -> None:
         self._path = directory / "notify"
         self._path.unlink(missing_ok=True)
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "verify.reliability.observer", str(self._path)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            bufsize=1,
-            env=environment(),
-        )
+        super().__init__("verify.reliability.observer", str(self._path))
         assert self._line() == "ready"
 
     @contextmanager
@@ -123,24 +114,6 @@ class Observer:
     def take(self) -> Seen:
         """Return what was seen since `observe`; this is the end of it."""
         return Seen(**json.loads(self._ask("take")))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        with self._process:
-            self._process.kill()
-
-    def _ask(self, question: str) -> str:
-        assert self._process.stdin is not None
-        self._process.stdin.write(question + "\n")
-        return self._line()
-
-    def _line(self) -> str:
-        assert self._process.stdout is not None
-        return self._process.stdout.readline().strip()
 
 
 class Watch:

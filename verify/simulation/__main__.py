@@ -6,6 +6,7 @@ import argparse
 import random
 import sys
 
+from .bounds import Watchdog
 from .world import RECOUNT_STEPS, SimulationFailed, World
 
 
@@ -18,7 +19,9 @@ def main() -> int:
     sys.stdout.write(f"seed {seed}\n")
     sys.stdout.flush()
     try:
-        figures = World(seed).run(options.steps)
+        watchdog = Watchdog()
+        with watchdog.watching():
+            figures = World(seed).run(options.steps, watchdog.begin)
     except SimulationFailed as failed:
         sys.stdout.write(f"{failed}\nonce more: python -m verify.simulation --steps {options.steps} --seed {seed}\n")
         return 1
@@ -28,7 +31,7 @@ def main() -> int:
         f"{figures.jobs} jobs accepted; outcomes: {outcomes}\n"
         f"{figures.client_answers} Deferreds of the client library fired\n"
         f"{figures.drops} connections dropped, {figures.stalls} stalls, {figures.gaps} gaps, "
-        f"{figures.restarts} crashes of the broker, {figures.drains} drains\n"
+        f"{figures.restarts} crashes of the broker, {figures.drains} drains, {figures.alarms} alarms of its memory\n"
         f"dropped by the broker: {', '.join(f'{number} {kind}' for kind, number in sorted(figures.dropped.items()))}\n"
         f"{figures.virtual_seconds:.0f} virtual seconds in {figures.cpu_seconds:.1f} CPU seconds, "
         f"{figures.steps / figures.cpu_seconds:.0f} steps a second\n"

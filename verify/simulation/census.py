@@ -2,13 +2,14 @@
 Which of the broker's objects live, held against those that can be reached from the broker.
 
 Something that was forgotten and lives all the same is a leak, whether the garbage
-collector would find it or not: it does not follow jobs (decision 14), so what a
-job refers to, its master and its connection, would live as long as the process.
+collector would find it or not: it does not follow jobs and lines (decision 14), so what
+one refers to, its master and its connection, would live as long as the process.
 """
 
 from __future__ import annotations
 
 import gc
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -33,9 +34,9 @@ class Census:
     """
 
     def __init__(self) -> None:
-        self._living: dict[type, WeakSet[Any]] = {kind: WeakSet() for kind in (Line, Crew, Master, Slave)}
+        self._living: dict[type, WeakSet[Any]] = {kind: WeakSet() for kind in (Crew, Master, Slave)}
         # Nothing may refer weakly to what the collector does not follow.
-        self._jobs = 0
+        self._unfollowed: Counter[type] = Counter()
         self._connections: WeakSet[Any] = WeakSet()
 
     @contextmanager
@@ -52,8 +53,8 @@ class Census:
                 setattr(module, name, kind)
 
     def _counted(self, kind: Any) -> Any:
-        if kind is Job:
-            return self._counted_job()
+        if kind not in self._living:
+            return self._counted_unfollowed(kind)
         living = self._living[kind]
 
         class Counted(kind):
@@ -65,17 +66,17 @@ class Census:
 
         return Counted
 
-    def _counted_job(self) -> Any:
+    def _counted_unfollowed(self, kind: Any) -> Any:
         census = self
 
-        class CountedJob(Job, eq=False, gc=False):
+        class Counted(kind, eq=False, gc=False):  # type: ignore[call-arg]
             def __post_init__(self) -> None:
-                census._jobs += 1
+                census._unfollowed[kind] += 1
 
             def __del__(self) -> None:
-                census._jobs -= 1
+                census._unfollowed[kind] -= 1
 
-        return CountedJob
+        return Counted
 
     def born(self, connection: Any) -> Any:
         """Count *connection*, and return it."""
@@ -95,13 +96,14 @@ class Census:
         broker = mirror.broker
         pairing = broker._pairing
         known: dict[type, set[Any]] = {
-            Line: set(pairing.lines.values()),
             Crew: {*pairing.crews.values(), *pairing.left},
             Master: {*(master.record for master in mirror.masters), *broker._gone_masters},
             Slave: {slave.record for slave in mirror.slaves},
         }
-        if self._jobs != len(broker._jobs):
-            return f"{self._jobs} jobs live, and {len(broker._jobs)} are in flight"
+        counts: dict[type, int] = {Job: len(broker._jobs), Line: len(pairing.lines)}
+        for kind, count in counts.items():
+            if self._unfollowed[kind] != count:
+                return f"{self._unfollowed[kind]} of {kind.__name__} live, and the broker has {count}"
         for kind, things in known.items():
             strays = set(self._living[kind]) - things
             if strays:
@@ -110,6 +112,10 @@ class Census:
         known_connections = {peer for factory in factories for peer in (*factory.peers, *factory.turned_away)}
         # A turn that has not come yet would have sent something to these.
         known_connections.update(around.flushes._waiting, around.answers._waiting)
+        # Or would have passed over these.
+        known_connections.update(peer for _, _, peer, _ in around.turns._waiting)
+        # Their jobs are forgotten in steps.
+        known_connections.update(master.peer.peer for master in broker._gone_masters)
         left = set(self._connections) - known_connections
         return f"{len(left)} connections live that have ended" if left else None
 

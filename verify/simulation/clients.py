@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
 from gloom.client.deferred import Master, Slave, current_job
-from gloom.errors import JobFailed, RequestRefused, TransportError, TryAgain
+from gloom.client.failing import failure_of
+from gloom.errors import BodyError, JobFailed, RequestRefused, TransportError, TryAgain
+from gloom.wire.messages import Fail
+from gloom.wire.nesting import BODY_LEVELS
+from tests.support import hostile_exceptions
 
 from .raw import MORE_TYPES, TYPES
 
@@ -23,6 +27,40 @@ _TERMS: dict[str, tuple[Any, ...]] = {
     "retries": (0, 1),
     "require_slave": (True,),
 }
+
+
+class OrderedSet(dict[Any, None]):
+    """Stands for a set of objects, whose order would be that of their addresses: no run would be like the other."""
+
+    def add(self, item: Any) -> None:
+        self[item] = None
+
+    def remove(self, item: Any) -> None:
+        del self[item]
+
+    def discard(self, item: Any) -> None:
+        self.pop(item, None)
+
+
+class _Master(Master):
+    """
+    A master whose connections all can be read.
+
+    Attributes:
+        broke: The errors of those that could not: everything here names the job that it is about.
+    """
+
+    broke: list[Any]
+
+    def broken(self, error: Any) -> None:
+        self.broke.append(error)
+        super().broken(error)
+
+
+class _Slave(Slave):
+    def describe(self, job: Any, failure: Failure) -> Fail:
+        # A traceback names files, and the length of their names would have each directory run in its own way.
+        return failure_of(cast(BaseException, failure.value), job.id, lambda: failure.getTraceback() and "a traceback")
 
 
 class ClientMaster:
@@ -39,12 +77,15 @@ class ClientMaster:
         self.is_calm = False
         self.waiting: dict[int, Deferred[Any]] = {}
         self._has_receipts = number % 2 == 1
-        self._service = Master(
+        self._service = _Master(
             world.master_endpoint,
             reactor=world.clients_clock,
             name=f"master{number}",
             receipts=self._has_receipts,
         )
+        self._service.broke = world.broke
+        # In place of a random one: a trace shows the same ids each time.
+        self._service._id_prefix = f"client{number}-"
         self._service.startService()
         self._is_running = True
 
@@ -124,8 +165,17 @@ class ClientMaster:
             assert error.error in _FAILURES, error
         elif isinstance(error, RequestRefused):
             assert error.error in ("busy", "no_slaves"), error  # draining waits for the next broker
+        elif isinstance(error, BodyError):
+            assert unique in self._world.unreadable, f"an answer that can be read is said not to be: {error}"
         else:
             assert isinstance(error, CancelledError | TransportError), error
+
+
+def _nested(levels: int) -> Any:
+    value: list[Any] = []
+    for _ in range(levels - 1):
+        value = [value]
+    return value
 
 
 class ClientSlave:
@@ -135,7 +185,7 @@ class ClientSlave:
         self._random: Random = world.random
         self.is_calm = False
         self._runs: list[tuple[Deferred[Any], Any]] = []
-        self._service = Slave(
+        self._service = _Slave(
             world.slave_endpoint,
             ["a", "c", *MORE_TYPES] if number == 2 else TYPES[number],
             self._run,
@@ -144,6 +194,7 @@ class ClientSlave:
             finish_seconds=5,
             slots=1 + number,
         )
+        self._service._runs = OrderedSet()  # type: ignore[assignment]
         self._service.startService()
         self._is_running = True
 
@@ -151,8 +202,12 @@ class ClientSlave:
         chance = self._random.random()
         if chance < 0.1:
             raise TryAgain("once more")
-        if chance < 0.2:
+        if chance < 0.16:
             raise ValueError("no")
+        if chance < 0.18:
+            raise self._random.choice(hostile_exceptions.KINDS)
+        if chance < 0.2:
+            return self._random.choice((_nested(BODY_LEVELS + 1), {1: 2}, float("nan")))
         if chance < 0.5 or self.is_calm:
             return body
         current_job().progress(body)

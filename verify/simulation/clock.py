@@ -11,22 +11,44 @@ from twisted.internet.base import DelayedCall
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
+from .bounds import MOST_AT_A_MOMENT, Endless
+
 
 def _no_reset(call: Any) -> None:
     raise NotImplementedError("nobody resets a call here")
 
 
 class VirtualTime:
-    """What all clocks of one world share."""
+    """
+    What all clocks of one world share.
+
+    Attributes:
+        now: The time; each moment of it must end.
+    """
 
     def __init__(self) -> None:
         self.now = 0.0
+        self._moment = -1.0
+        self._at_this_moment = 0
         self._heap: list[tuple[float, int, DelayedCall, Clock]] = []
         self._ties = count()
         self._held: list[tuple[float, int, DelayedCall, Clock]] = []
 
     def seconds(self) -> float:
         return self.now
+
+    def count(self, what: object) -> None:
+        """
+        Count something that happens now.
+
+        Raises:
+            Endless: So much does at this moment that time stands still for ever.
+        """
+        if self.now != self._moment:
+            self._moment, self._at_this_moment = self.now, 0
+        self._at_this_moment += 1
+        if self._at_this_moment > MOST_AT_A_MOMENT:
+            raise Endless(f"time stands still at {self.now!r}, last with {what}")
 
     def add(self, call: DelayedCall, owner: Clock) -> None:
         heappush(self._heap, (call.time, next(self._ties), call, owner))
@@ -43,6 +65,7 @@ class VirtualTime:
         made = False
         while (when := self.next()) is not None and when <= self.now:
             call = heappop(self._heap)[2]
+            self.count(call.func)
             call.called = 1
             call.func(*call.args, **call.kw)
             made = True

@@ -5,6 +5,9 @@ An account of every job, kept between the protocols and the broker, that must al
 broker, and what the broker tells a peer passes it too. It knows what the
 protocol promises and none of the broker's data; what it cannot explain is an
 AssertionError. It looks at every verb, so at every step.
+
+Where the broker works in bounded steps (decision 20), how far it has come is the
+one thing that is asked of it; what it has not come to yet must come in the end.
 """
 
 from __future__ import annotations
@@ -16,11 +19,14 @@ from typing import Any
 import msgspec
 from zope.interface import implementer
 
-from gloom.broker.interfaces import IBroker, IMasterPeer, ISlavePeer
+from gloom.broker.interfaces import IBroker
 from gloom.broker.memory import MemoryBroker
 from gloom.errors import Busy, Draining, IdExists, InvalidState, MissingField, NoSlaves, ProtocolError, UnknownJob
 from gloom.settings import Settings
 from gloom.wire.messages import key_of
+
+from .accounts import MirrorJob, MirrorMaster, MirrorSlave
+from .memory import Memory
 
 # Of a sum of floats.
 _ROUNDING_SECONDS = 1e-6
@@ -34,97 +40,6 @@ class _Payload(msgspec.Struct):
 _read_payload = msgspec.json.Decoder(_Payload).decode
 
 
-class MirrorJob:
-    """A job that was accepted and has no outcome."""
-
-    def __init__(self, id: Any, type: str | None, rank: tuple[int, int], size: int, terms: Any, now: float) -> None:
-        self.id = id
-        self.type = type
-        self.rank = rank  # smaller is served first
-        self.size = size
-        self.terms = terms
-        self.submitted = now
-        self.masters: list[MirrorMaster] = []
-        self.slave: MirrorSlave | None = None
-        self.is_delayed = terms.delay_seconds > 0
-        self.started = 0.0
-        self.attempts = 0
-
-
-@implementer(IMasterPeer)
-class MirrorMaster:
-    """A connection on the master port, as the broker sees it."""
-
-    def __init__(self, mirror: Mirror, peer: Any) -> None:
-        self.mirror = mirror
-        self.peer = peer
-        self.record: Any = None
-        self.jobs: dict[Any, MirrorJob] = {}
-        self.queued_bytes = 0
-
-    @property
-    def name(self) -> str:
-        return str(self.peer.name)
-
-    @property
-    def wants_receipts(self) -> bool:
-        return bool(self.peer.wants_receipts)
-
-    def accepted(self) -> None:
-        self.mirror.submit_accepted(self)
-        self.peer.accepted()
-
-    def cancelling(self, running: bool) -> None:
-        self.mirror.cancel_accepted(self, running)
-        self.peer.cancelling(running)
-
-    def answered(self, id: Any, body: Any, receipt: Any) -> None:
-        self.mirror.outcome(self, id, None, body)
-        self.peer.answered(id, body, receipt)
-
-    def failed(self, id: Any, failure: Any) -> None:
-        self.mirror.outcome(self, id, failure, None)
-        self.peer.failed(id, failure)
-
-    def progressed(self, id: Any, body: Any) -> None:
-        self.mirror.progress_told(self, id)
-        self.peer.progressed(id, body)
-
-
-@implementer(ISlavePeer)
-class MirrorSlave:
-    """A connection on the slave port, as the broker sees it."""
-
-    def __init__(self, mirror: Mirror, peer: Any) -> None:
-        self.mirror = mirror
-        self.peer = peer
-        self.record: Any = None
-        self.types: tuple[str | None, ...] = ()
-        self.slots = 1
-        self.is_blocked = False
-        # None for an attempt that was ended and is still in hand.
-        self.hand: dict[Any, MirrorJob | None] = {}
-
-    @property
-    def name(self) -> str:
-        return str(self.peer.name)
-
-    def accepted(self) -> None:
-        self.mirror.reply(self)
-        self.peer.accepted()
-
-    def assigned(self, payload: bytes) -> bool:
-        self.mirror.assigned(self, payload)
-        has_enough = bool(self.peer.assigned(payload))
-        if has_enough:
-            self.mirror.must_wait(self)
-        return has_enough
-
-    def revoked(self, id: Any) -> None:
-        self.mirror.revoked(self, id)
-        self.peer.revoked(id)
-
-
 @implementer(IBroker)
 class Mirror:
     """
@@ -132,14 +47,17 @@ class Mirror:
 
     Attributes:
         jobs: Those in flight, by id.
+        forsaken: The broker's own records of jobs that nobody waits for, and that it has not forgotten yet.
+        postponed: The slaves that are to be served in a later step.
         idle: The slaves that could take one more job, idle longest first.
         bytes: Of all jobs in flight.
         accepted: How many jobs were accepted.
         outcomes: How many outcomes were told, by kind.
     """
 
-    def __init__(self, broker: IBroker, settings: Settings) -> None:
+    def __init__(self, broker: IBroker, settings: Settings, memory: Memory | None = None) -> None:
         assert isinstance(broker, MemoryBroker)
+        self.memory = memory or Memory()
         self.broker = broker
         self.settings = settings
         self.jobs: dict[Any, MirrorJob] = {}
@@ -148,6 +66,9 @@ class Mirror:
         self.idle: dict[MirrorSlave, None] = {}
         self.bytes = 0
         self.draining = False
+        self.forsaken: dict[Any, Any] = {}
+        self.postponed: dict[MirrorSlave, None] = {}
+        self._abandons = False
         self.accepted = 0
         self.outcomes: Counter[str] = Counter()
         self._sequence = 0
@@ -176,6 +97,7 @@ class Mirror:
         assert not self._replies and not self._ended, f"{self._verb} was refused, and something was done"
         assert cause, f"{self._verb} was refused without a cause"
         self._verb = ""
+        self._follow_forgetting()
 
     def _finish(self, replies: int = 0) -> None:
         assert self._replies == replies, f"{self._verb}: {self._replies} replies"
@@ -183,6 +105,20 @@ class Mirror:
         self._verb = ""
         self._ended.clear()
         self._moving.clear()
+        self._follow_forgetting()
+
+    def _follow_forgetting(self) -> None:
+        jobs = self.broker._jobs
+        self.forsaken = {id: job for id, job in self.forsaken.items() if jobs.get(id) is job}
+
+    @property
+    def forsaken_bytes(self) -> int:
+        return sum(len(job.payload) for job in self.forsaken.values())
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether a shutdown has jobs left to end."""
+        return bool(self.broker._ending)
 
     def reply(self, peer: Any) -> None:
         """*peer* is told that its request was accepted."""
@@ -205,10 +141,12 @@ class Mirror:
             job.masters.remove(master)
             if job.slave is None and not job.masters:
                 self._drop(job)
+                self.forsaken[job.id] = self.broker._jobs[job.id]
         self._begin("master_lost", now)
-        self.broker.master_lost(master.record, now)
         # Each refers to the other: what lives then is only what the broker keeps alive.
-        master.record = None
+        record, master.record = master.record, None
+        self.broker.master_lost(record, now)
+        del record
         self._finish()
 
     def submit(self, master: Any, id: Any, type: Any, priority: int, payload: bytes, terms: Any, now: float) -> None:
@@ -226,16 +164,21 @@ class Mirror:
             return isinstance(error, IdExists) and not (terms.attach and job.type == type)
         if self.draining:
             return isinstance(error, Draining)
-        if self._is_over(master, size):
-            return isinstance(error, Busy)
+        if isinstance(error, Busy):
+            self._follow_forgetting()
+            return self._is_over(master, size, forsaken=True) or self.memory.is_full
+        if self._is_over(master, size) or self.memory.is_full:
+            return False
         return isinstance(error, NoSlaves) and terms.require_slave and not self._has_slave(type)
 
-    def _is_over(self, master: MirrorMaster, size: int) -> bool:
+    def _is_over(self, master: MirrorMaster, size: int, *, forsaken: bool = False) -> bool:
+        """Return whether one more job is too many; *forsaken*: those that nobody waits for count, too."""
         settings, share = self.settings, self.settings.master_share
+        jobs = len(self.jobs) + len(self.forsaken) * forsaken
         return (
-            len(self.jobs) + 1 > settings.max_jobs
+            jobs + 1 > settings.max_jobs
             or len(master.jobs) + 1 > max(1, int(settings.max_jobs * share))
-            or self.bytes + size > settings.max_queued_bytes
+            or self.bytes + self.forsaken_bytes * forsaken + size > settings.max_queued_bytes
             or master.queued_bytes + size > int(settings.max_queued_bytes * share)
         )
 
@@ -250,6 +193,7 @@ class Mirror:
         if job is None:
             assert not self.draining, "a job was accepted while draining"
             assert not self._is_over(master, size), "a job was accepted beyond a limit"
+            assert not self.memory.is_full, "a job was accepted while memory is full"
             assert not terms.require_slave or self._has_slave(type), "a job was accepted without a slave"
             job = self.jobs[id] = MirrorJob(id, type, (-priority, self._sequence), size, terms, self._now)
             self._sequence += 1
@@ -288,6 +232,7 @@ class Mirror:
     def slave_lost(self, slave: MirrorSlave, now: float) -> None:
         self.slaves.remove(slave)
         self.idle.pop(slave, None)
+        self.postponed.pop(slave, None)
         slave.types = ()
         self._begin("slave_lost", now)
         hand, slave.hand = slave.hand, {}
@@ -318,15 +263,28 @@ class Mirror:
 
     def join(self, slave: MirrorSlave, types: Sequence[str | None], slots: int, now: float) -> None:
         self._begin("join", now, slave)
+        before = slave.types, slave.slots, dict(self.idle)
         self.idle.pop(slave, None)
         slave.types, slave.slots = tuple(types), slots
-        self.broker.join(slave.record, types, slots, now)
+        try:
+            self.broker.join(slave.record, types, slots, now)
+        except ProtocolError as error:
+            slave.types, slave.slots, self.idle = before
+            self._refused(isinstance(error, Busy) and self._are_too_many(types))
+            raise
+        assert self.broker._pairing.places <= self.settings.max_joined_types, "more types than may be joined"
+        self.postponed.pop(slave, None)
         self._may_idle(slave)
         self._finish(replies=1)
+
+    def _are_too_many(self, types: Sequence[str | None]) -> bool:
+        # The places are recounted elsewhere. A new crew has a place of its own.
+        return self.broker._pairing.places + len(set(types)) + 1 > self.settings.max_joined_types
 
     def leave(self, slave: MirrorSlave) -> None:
         self._begin("leave", self._now, slave)
         self.idle.pop(slave, None)
+        self.postponed.pop(slave, None)
         slave.types = ()
         self.broker.leave(slave.record)
         self._finish(replies=1)
@@ -417,7 +375,11 @@ class Mirror:
         return job.slave is None and not job.is_delayed and job not in self._moving
 
     def _may_idle(self, slave: MirrorSlave) -> None:
-        if slave.types and len(slave.hand) < slave.slots and not slave.is_blocked:
+        if not slave.types or len(slave.hand) >= slave.slots or slave.is_blocked:
+            return
+        if slave.record in self.broker._pairing.postponed and not self.draining:
+            self.postponed[slave] = None
+        else:
             self.idle.setdefault(slave)
 
     def revoked(self, slave: MirrorSlave, id: Any) -> None:
@@ -426,7 +388,7 @@ class Mirror:
         assert job is not None, "an attempt was ended twice"
         assert self._verb in ("cancel", "deadline_passed", "abandon"), f"an attempt was ended by {self._verb}"
         slave.hand[id] = None
-        if self._verb == "deadline_passed":
+        if self._verb == "deadline_passed" and not self._abandons:
             assert self._now >= job.started + job.terms.timeout_seconds - _ROUNDING_SECONDS, "a timeout came early"
             end = slave.peer.transport
             assert not (end.is_readable() and end.inbox), "an attempt timed out, and what its slave sent was not read"
@@ -488,22 +450,41 @@ class Mirror:
                 self._moving.add(job)
         following = self.broker.deadline_passed(now)
         for job in self._moving:
-            job.is_delayed = False
+            real = self.broker._jobs.get(job.id)
+            # One that is due may have its turn in the next step.
+            job.is_delayed = job.is_delayed and real is not None and not real.queued and real.slave is None
+        self._follow_postponed()
         self._finish()
+        if following != now:
+            assert not self.forsaken and not self.postponed and not self.is_ending, "steps that nobody takes"
+        self._check_ending()
         return following
+
+    def _follow_postponed(self) -> None:
+        # As they are served: the last one first.
+        for slave in reversed(list(self.postponed)):
+            if slave.record not in self.broker._pairing.postponed:
+                del self.postponed[slave]
+                self._may_idle(slave)
 
     def drain(self, now: float, drained: Callable[[], None]) -> None:
         self._begin("drain", now)
         self.draining = True
         self.broker.drain(now, drained)
         self._finish()
-        assert all(job.slave is not None for job in self.jobs.values()), "a job waits while draining"
+        self._check_ending()
 
     def abandon(self, now: float) -> None:
         self._begin("abandon", now)
+        self._abandons = True
         self.broker.abandon(now)
         self._finish()
-        assert not self.jobs, "a job was left by abandon"
+        self._check_ending()
+
+    def _check_ending(self) -> None:
+        if self.draining and not self.is_ending:
+            assert all(job.slave is not None for job in self.jobs.values()), "a job waits while draining"
+            assert not (self._abandons and self.jobs), "a job was left by abandon"
 
 
 def expiry(job: MirrorJob) -> float:

@@ -54,7 +54,9 @@ class End:
         stalled_until: Before that time nothing reaches the program.
         lost: Whether the program was told that it has ended.
         taken: When the other end's socket took how many bytes of this end's program.
+        born: When it began.
         heard: When this end's program has read something.
+        full_since: Since when the other end's socket has not taken all that this end's program sent.
     """
 
     def __init__(self, network: Network, near: IPv4Address, far: IPv4Address, capacity: int) -> None:
@@ -66,7 +68,8 @@ class End:
         self.reading = True
         self.lost = False
         self.taken: deque[tuple[float, int]] = deque(maxlen=1000)
-        self.heard = network.time.now
+        self.born = self.heard = self.full_since = network.time.now
+        self._is_full = False
         self.listed = False
         self.is_brokers = False
         self.protocol: Any = None
@@ -90,6 +93,8 @@ class End:
         if other.lost:
             return len(data)  # this end has not heard of it yet
         room = other.capacity - len(other.inbox)
+        if room < len(data) and not self._is_full:
+            self._is_full, self.full_since = True, self.network.time.now
         if room <= 0:
             raise BlockingIOError
         other.inbox += data[:room]
@@ -125,7 +130,9 @@ class End:
             producer.resumeProducing()
 
     def unregisterProducer(self) -> None:
+        # All has been sent.
         self._producer = None
+        self._is_full = False
         self.network.wants_to_send(self)
 
     def pauseProducing(self) -> None:
@@ -268,6 +275,17 @@ class Network:
         self._senders: deque[End] = deque()
         self._port = 10_000
         self.stands_still = False
+        # When it stood still, and until when, latest last.
+        self._gaps: deque[tuple[float, float]] = deque(maxlen=100)
+
+    def stood_still(self, since: float) -> None:
+        """The broker's program has stood still from *since* until now."""
+        self._gaps.append((since, self.time.now))
+
+    def ran_since(self, since: float) -> float:
+        """Return for how long the broker's program has run after *since*."""
+        gaps = sum(ended - max(begun, since) for begun, ended in self._gaps if ended > since)
+        return self.time.now - since - gaps
 
     def has_news(self, end: End) -> None:
         end.listed = True

@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 from gloom.broker.records import Crew, Line, Slave
 from tests.support.recording import standing_in
 
-from .mirror import Mirror, MirrorJob, expiry
+from .accounts import MirrorJob
+from .mirror import Mirror, expiry
 
 _ROUNDING_SECONDS = 1e-6
 
@@ -19,8 +20,10 @@ Thing = TypeVar("Thing")
 def check_quickly(mirror: Mirror) -> None:
     """After every step: sums agree, and nothing waits for what waits for it."""
     broker = mirror.broker
-    assert len(broker._jobs) == len(mirror.jobs), "jobs in flight"
-    assert broker._bytes == mirror.bytes, "bytes in flight"
+    assert len(broker._jobs) == len(mirror.jobs) + len(mirror.forsaken), "jobs in flight"
+    assert broker._bytes == mirror.bytes + mirror.forsaken_bytes, "bytes in flight"
+    if mirror.is_ending:
+        return
     for line in broker._pairing.lines.values():
         if (line.idle or line.crews) and len(line.queue):
             _check_nobody_could(line)
@@ -35,14 +38,19 @@ def _idle(line: Line) -> list[Slave]:
 def _check_nobody_could(line: Line) -> None:
     for slave in _idle(line):
         for job in standing_in(line.queue):
-            assert job.id in slave.hand, f"job {job.id!r} waits and a slave is idle"
+            assert job.id in slave.hand or _is_forsaken(job), f"job {job.id!r} waits and a slave is idle"
+
+
+def _is_forsaken(job: Any) -> bool:
+    return all(master.is_gone for master in job.masters)
 
 
 def recount(mirror: Mirror, around: Any, now: float, is_due: bool, factories: Any) -> None:
     """After every step, or so many: all of it, from nothing. *is_due*: calls are, so the broker may be late."""
     check_quickly(mirror)
     broker = mirror.broker
-    assert broker._jobs.keys() == mirror.jobs.keys(), "jobs"
+    assert broker._jobs.keys() == mirror.jobs.keys() | mirror.forsaken.keys(), "jobs"
+    assert not mirror.jobs.keys() & mirror.forsaken.keys()
     queued = [job for line in broker._pairing.lines.values() for job in standing_in(line.queue)]
     standing = set(queued)
     assert len(standing) == len(queued), "a job stands in queues twice"
@@ -66,7 +74,7 @@ def _check_place(real: Any, job: MirrorJob, stands: bool) -> None:
     assert stands + (slave is not None) + job.is_delayed == 1, f"job {job.id!r} is not in one place"
     assert bool(real.queued) == stands, "whether a job is queued"
     assert (real.slave.peer if real.slave else None) is slave, "the slave of a job"
-    assert [master.peer for master in real.masters] == job.masters, "masters of a job"
+    assert [master.peer for master in real.masters if not master.is_gone] == job.masters, "masters of a job"
     assert job.masters or slave, "a job that nobody waits for"
 
 
@@ -100,21 +108,22 @@ def _check_lines(mirror: Mirror) -> None:
     places = sum(len(slave.record.lines) for slave in mirror.slaves) + sum(len(crew.lines) for crew in standing)
     assert pairing.places == places, "places of joined types"
     jobs_of = _by_type((job, (job.type,)) for job in mirror.jobs.values())
+    forsaken_of = _by_type((job, (job.line.type,)) for job in mirror.forsaken.values())
     joined_of = _by_type((slave, set(slave.types)) for slave in mirror.slaves)
     idle_of = _by_type((slave, set(slave.types)) for slave in mirror.idle)
     for type, line in pairing.lines.items():
-        joined, jobs = joined_of[type], jobs_of[type]
+        joined, jobs, forsaken = joined_of[type], jobs_of[type], forsaken_of[type]
         alone = [slave for slave in joined if line in slave.record.lines]
         assert len(line.crews) == sum(line in crew.lines for crew in standing), "crews of a type"
         assert len(joined) == len(alone) + sum(crew.joined for crew in line.crews), "slaves of a type"
         assert line.joined == len(alone) + len(line.crews), "slaves and crews of a type"
-        assert line.users == line.joined + len(jobs) > 0, "users of a type"
-        waiting = [job for job in jobs if job.slave is None and not job.is_delayed]
-        assert len(line.queue) == len(waiting), "the length of a queue"
+        assert line.users == line.joined + len(jobs) + len(forsaken) > 0, "users of a type"
+        waiting = sum(job.slave is None and not job.is_delayed for job in jobs)
+        assert len(line.queue) == waiting + sum(bool(job.queued) for job in forsaken), "the length of a queue"
         assert [slave.peer for slave in _idle(line)] == idle_of[type], "idle"
     for slave in mirror.slaves:
         is_free = bool(slave.types and len(slave.hand) < slave.slots and not slave.is_blocked)
-        assert (slave in mirror.idle) == is_free, "idle slaves"
+        assert slave in mirror.postponed or (slave in mirror.idle) == is_free, "idle slaves"
 
 
 def _by_type(things: Iterable[tuple[Thing, Iterable[str | None]]]) -> dict[str | None, list[Thing]]:

@@ -11,37 +11,42 @@ from __future__ import annotations
 import gc
 import random as global_random
 from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 from time import process_time
 from typing import Any, cast
 
 from twisted.internet.interfaces import IReactorCore
-from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
-from zope.interface import implementer
+from twisted.logger import globalLogPublisher
 
-from gloom.server import protocols
-from gloom.server.peers import PeerProtocol
 from gloom.server.service import BrokerService, memory_surroundings
 from gloom.settings import MASTER_PORT, SLAVE_PORT, Settings
-from gloom.transport import framing
 from gloom.transport.turns import SLICE_SECONDS
 
+from . import memory, steps
+from .bounds import Bound
 from .census import CENSUS_STEPS, Census
-from .clients import ClientMaster, ClientSlave
+from .clients import ClientMaster, ClientSlave, OrderedSet
 from .clock import Clock, VirtualTime
+from .dropping import Log
+from .memory import Memory
 from .mirror import Mirror
 from .network import ConnectingEndpoint, ListeningEndpoint, Network
-from .raw import RawMaster, RawSlave
+from .raw import MAX_FRAME_BYTES
+from .rawmaster import RawMaster
+from .rawslave import RawSlave
 from .recount import check_empty, check_quickly, recount
 
 #: After so many steps everything is counted anew.
 RECOUNT_STEPS = 16
 _EPOCH_STEPS = 20_000
 _CALM_TURNS = 40_000
-# As in gloom.transport.sending: the bytes that a transport sends count when it has sent them all.
-_PROBE_BYTES = 4096
-_ROUNDING_SECONDS = 1e-6
+# Of what must end: many times what it has taken in a million steps.
+_MOST_TRIES = 1_000
+_MOST_DRAIN_STEPS = 100_000
+_MOST_MOMENTS = 100_000
+_MOST_FORGETTING = 100_000
 
 
 class SimulationFailed(AssertionError):
@@ -60,82 +65,11 @@ class Figures:
     gaps: int = 0
     restarts: int = 0
     drains: int = 0
+    alarms: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     virtual_seconds: float = 0.0
     cpu_seconds: float = 0.0
     outcomes: Counter[str] = field(default_factory=Counter)
-
-
-class OrderedSet(dict[Any, None]):
-    """Stands for the sets of connections: in the order of a set of objects no run is like the other."""
-
-    def add(self, item: Any) -> None:
-        self[item] = None
-
-    def discard(self, item: Any) -> None:
-        self.pop(item, None)
-
-
-@implementer(ILogObserver)
-class _Log:
-    """
-    Hears of what gloom and Twisted would only log.
-
-    Attributes:
-        dropped: How many peers the broker has dropped, by reason.
-        wrong: Those that it should not have dropped: an exception would not come out of here.
-    """
-
-    def __init__(self, time: VirtualTime) -> None:
-        self.events: list[LogEvent] = []
-        self.dropped: Counter[str] = Counter()
-        self.wrong: list[str] = []
-        self._time = time
-
-    def __call__(self, event: LogEvent) -> None:
-        if event.get("log_failure") is not None or event.get("isError"):
-            self.events.append(event)
-        elif isinstance(event["log_source"], PeerProtocol) and "reason" in event:
-            self._judge(event["log_source"], event["reason"])
-        # Twisted keeps events until a log begins, and with them the connections that logged.
-        event.pop("log_source", None)
-        event.pop("log_logger", None)
-
-    def check(self) -> None:
-        if self.events:
-            raise AssertionError("an error was logged")
-        assert not self.wrong, f"dropped by the broker: {self.wrong}"
-
-    def _judge(self, peer: Any, reason: str) -> None:
-        """Hold what the network knows against why the broker has dropped *peer*."""
-        end, settings, now = peer.transport, peer._settings, self._time.now
-        if reason.startswith("it does not read"):
-            kind = "did not read"
-            is_right = end.taken_since(now - settings.unread_seconds) < settings.least_read_bytes + _PROBE_BYTES
-        elif reason.startswith("it reads slowest"):
-            kind = "read slowest"
-            is_right = peer.factory.around.unread.bytes > settings.max_total_unread_bytes * 7 // 8
-        elif "heartbeat" in reason:
-            kind = "silent"
-            since = now - peer._heartbeat_seconds + _ROUNDING_SECONDS
-            # One that is not read from cannot be heard, and must take something instead.
-            # What it has sent before is in the socket, though the broker stood still: that counts as heard.
-            is_right = (
-                end.heard < since
-                and not (end.is_readable() and end.inbox)
-                and not (peer.paused and end.taken_since(since) > _PROBE_BYTES)
-            )
-        else:
-            kind = "stood half way"
-            is_right = "half way" in reason
-        if not is_right:
-            self.wrong.append(f"{peer.name}: {reason}")
-        self.dropped[kind] += 1
-
-
-def _text_of(event: LogEvent) -> str:
-    failure = event.get("log_failure")
-    return str(failure.getTraceback() if failure else formatEvent(event))
 
 
 class World:
@@ -155,19 +89,28 @@ class World:
         self.bodies = 0
         self.drops = 0
         self.client_answers = 0
+        #: The bodies to which somebody has given an answer that no client can read.
+        self.unreadable: set[int] = set()
+        #: The errors for which clients have given connections up.
+        self.broke: list[Any] = []
+        self.memory = Memory()
         self.clients_clock = Clock(self.time)
         self.master_endpoint = ConnectingEndpoint(self.network, self.clients_clock, MASTER_PORT)
         self.slave_endpoint = ConnectingEndpoint(self.network, self.clients_clock, SLAVE_PORT)
         #: What raw peers said and heard last: step, who, direction, message.
         self.trace: deque[tuple[Any, ...]] = deque(maxlen=40)
         self._worked_seconds = 0.0
-        self._log = _Log(self.time)
+        self._log = Log(self.network)
         self._census = Census()
         self._stopping: Any = None
 
-    def run(self, steps: int) -> Figures:
+    def run(self, steps_wanted: int, begin_epoch: Callable[[], None] = lambda: None) -> Figures:
         """
-        Let *steps* steps happen, and some more until there is calm.
+        Let so many steps happen, and some more until there is calm.
+
+        Args:
+            steps_wanted: How many.
+            begin_epoch: Called when an epoch begins.
 
         Raises:
             SimulationFailed: A promise was broken.
@@ -175,32 +118,42 @@ class World:
         begun = process_time()
         state = global_random.getstate()
         global_random.seed(self.seed)  # the clients' pauses
-        steps_of_work = framing.STEP_BYTES, protocols.JOBS_A_STEP
-        framing.STEP_BYTES, protocols.JOBS_A_STEP = 20, 1  # what is sent here is small
         globalLogPublisher.addObserver(self._log)
         try:
-            with self._census.taken():
-                self._live(steps)
+            with self._census.taken(), steps.kept():
+                self._live(steps_wanted, begin_epoch)
         except Exception as error:
             text = f"seed {self.seed}, step {self.figures.steps}: {type(error).__name__}: {error}"
-            logged = map(_text_of, self._log.events)
-            before = (" ".join(map(str, event)) for event in self.trace)
-            raise SimulationFailed("\n".join([text, *logged, "before that:", *before])) from error
+            before = (" ".join(map(str, event))[:500] for event in self.trace)
+            lines = [text, *self._log.texts(), *self._state(), "before that:", *before]
+            raise SimulationFailed("\n".join(lines)) from error
         finally:
             globalLogPublisher.removeObserver(self._log)
-            framing.STEP_BYTES, protocols.JOBS_A_STEP = steps_of_work
             global_random.setstate(state)
         figures = self.figures
         figures.client_answers, figures.drops = self.client_answers, figures.drops + self.drops
-        figures.dropped = self._log.dropped
+        figures.dropped, figures.alarms = self._log.dropped, self.memory.alarms
         figures.virtual_seconds = self.time.now
         figures.cpu_seconds = process_time() - begun
         return figures
 
-    def _live(self, steps: int) -> None:
+    def _state(self) -> list[str]:
+        """Return what is open, in some lines of text."""
+        ends, calls = self.network.alive(), self.broker_clock.getDelayedCalls()
+        return [
+            f"at {self.time.now!r} s of virtual time, next call at {self.time.next()!r}; "
+            f"{len(self.mirror.jobs)} jobs in flight, {len(self.mirror.forsaken)} forsaken, "
+            f"{len(self.mirror.masters)} masters and {len(self.mirror.slaves)} slaves, {len(ends)} ends of connections",
+            f"draining: {self._stopping is not None}; calls of the broker: "
+            + ", ".join(f"{call.func} at {call.time!r}" for call in calls[:10]),
+        ]
+
+    def _live(self, steps_wanted: int, begin_epoch: Callable[[], None]) -> None:
+        begin_epoch()
         self._populate()
-        while self.figures.steps < steps:
-            self._epoch(min(_EPOCH_STEPS, steps - self.figures.steps))
+        while self.figures.steps < steps_wanted:
+            begin_epoch()
+            self._epoch(min(_EPOCH_STEPS, steps_wanted - self.figures.steps))
         self._end()
 
     def _populate(self) -> None:
@@ -218,6 +171,7 @@ class World:
     def start_broker(self) -> None:
         """Begin a broker that knows nothing, with limits of its own."""
         settings = self._settings()
+        steps.draw(self.random)
         self.broker_clock = Clock(self.time)
         self.around = memory_surroundings(settings, self.broker_clock)
         turns = self.around.turns
@@ -228,7 +182,8 @@ class World:
         turns._is_real = True
         turns.look = lambda turns: self.network.broker_reads()
         turns.is_unread = self.network.broker_has_unread
-        self.mirror = Mirror(self.around.broker, settings)
+        self.mirror = Mirror(self.around.broker, settings, self.memory)
+        self._memory_alarm = self.memory.alarm_for(self.around.broker, self.broker_clock)
         self.around.broker = self.mirror
         self.around.alarm.ring = self.mirror.deadline_passed
         endpoints = [ListeningEndpoint(self.network, port) for port in (MASTER_PORT, SLAVE_PORT)]
@@ -239,9 +194,11 @@ class World:
             factory.peers, factory.turned_away = OrderedSet(), OrderedSet()
             factory.buildProtocol = self._counting(factory.buildProtocol)
         self.service.startService()
+        self._memory_alarm.startService()
 
     def _seconds_of_work(self) -> float:
         """Return the broker's time within a turn: now and then its work takes longer than a slice."""
+        self.time.count("a look at the time")
         if self.random.random() < 0.3:
             self._worked_seconds += 1.5 * SLICE_SECONDS
         return self.time.now + self._worked_seconds
@@ -252,7 +209,7 @@ class World:
     def _settings(self) -> Settings:
         choose = self.random.choice
         settings = Settings(
-            max_frame_bytes=4096,
+            max_frame_bytes=MAX_FRAME_BYTES,
             retries=choose((0, 1, 3)),
             max_jobs=choose((8, 40, 100)),
             master_share=choose((0.3, 1.0)),
@@ -260,7 +217,9 @@ class World:
             pause_unread_bytes=choose((500, 2000)),
             unread_seconds=choose((2.0, 10.0)),
             least_read_bytes=choose((1, 1000)),
+            max_joined_types=choose((40, 100_000)),
             stall_seconds=choose((2.0, 30.0)),
+            linger_seconds=choose((0.3, 1.0)),
             drain_seconds=choose((0.0, 1.0, 30.0)),
         )
         # So little that the small jobs here reach it: a broker's own options begin higher.
@@ -283,8 +242,11 @@ class World:
     def _broker_is_gone(self) -> None:
         self._turn()
         # Its alarm, stopped by now, may have waited for the sockets: what is forgotten in steps is forgotten here.
+        forgetting = Bound("forgetting in steps", _MOST_FORGETTING)
         while (following := self.mirror.deadline_passed(self.time.now)) is not None and following <= self.time.now:
-            pass
+            forgetting.count()
+        self._memory_alarm.stopService()
+        self.around.alarm.stop()
         self._count()
         check_empty(self.mirror, self.around, self.factories)
         self._census.check(self.mirror, self.factories)
@@ -318,12 +280,15 @@ class World:
             self.crash()
         else:
             self.drain()
+            draining = Bound("a drain", _MOST_DRAIN_STEPS)
             while self._stopping is not None:
+                draining.count()
                 self._step()
                 self._check()
 
     def _check(self) -> None:
         self._log.check()
+        assert not self.broke, f"a client gave its connection up: {self.broke}"
         if self.figures.steps % RECOUNT_STEPS:
             check_quickly(self.mirror)
         else:
@@ -337,8 +302,9 @@ class World:
 
     def _step(self) -> None:
         self.figures.steps += 1
+        trying = Bound("the search for something that can happen", _MOST_TRIES)
         while not self._try_something():
-            pass
+            trying.count()
         # A reactor reads from and writes to several connections before it makes its calls.
         chance = self.random.random()
         if chance < 0.5:
@@ -367,7 +333,9 @@ class World:
         self._advance_to(self.time.now + longest * self.random.random())
 
     def _advance_to(self, until: float) -> None:
+        moments = Bound("the way to one moment", _MOST_MOMENTS)
         while (when := self.time.next()) is not None and when <= until:
+            moments.count()
             self.time.now = max(self.time.now, when)
             self._turn()
         self.time.now = until
@@ -377,6 +345,8 @@ class World:
         ends = self.network.alive()
         if chance > 0.9:
             self._stand_still()
+        elif chance > 0.85:
+            self.memory.free_bytes = self.random.choice(memory.LEVELS)
         elif chance < 0.003:
             self.crash()
         elif chance < 0.006:
@@ -393,6 +363,7 @@ class World:
     def _stand_still(self) -> None:
         """Stop the broker, as SIGSTOP does, while its peers go on and its sockets fill; its timers come first then."""
         self.figures.gaps += 1
+        begun = self.time.now
         self.time.hold(self.broker_clock)
         self.network.stands_still = True
         acts = 1 + int(self.random.random() * 20)
@@ -402,12 +373,13 @@ class World:
             self.network.deliver()
             self._advance_to(self.time.now + pause)
         self.network.stands_still = False
+        self.network.stood_still(begun)
         self.time.release()
         self._turn()
 
     def _turn(self) -> None:
         while self.time.turn() | self.network.turn():
-            pass
+            self.time.count("a turn")
         if self._stopping is not None and self._stopping.called:
             self._stopping = None
             self._broker_is_gone()
@@ -416,6 +388,7 @@ class World:
 
     def _calm_down(self) -> None:
         """No more faults and no new jobs: everything that is open must end."""
+        self.memory.free_bytes = memory.MOST_BYTES
         for actor in self._actors:
             actor.is_calm = True
         for peer in [*self.raw_masters, *self.raw_slaves]:
@@ -467,12 +440,15 @@ class World:
             end.abortConnection()
         for _ in range(100):
             self._advance_to(self.time.now + 0.5)
+            delivering = Bound("the last deliveries", _MOST_MOMENTS)
             while self.network.deliver():
+                delivering.count()
                 self._turn()
         for factory in self.factories:
             factory.abort()
         self._turn()
         self.around.stop()
+        self._memory_alarm.stopService()
         self._count()
         check_empty(self.mirror, self.around, self.factories)
         self._census.check(self.mirror, self.factories)

@@ -24,9 +24,8 @@ from gloom.cli.bench.figures import Figures, Report, progress
 from gloom.cli.bench.plan import BenchOptions
 from gloom.cli.connect import Place, connected_master
 from gloom.cli.loglines import LogLines
-from gloom.cli.output import on_terminal, print_out, say, tell
+from gloom.cli.output import FAILED, on_terminal, print_out, say, tell
 from gloom.cli.progress import Tally
-from gloom.cli.runner import FAILED
 from gloom.client.deferred import Master, Slave
 from gloom.client.deferred.connection import BrokerConnection
 from gloom.client.deferred.link import BrokerLink

@@ -202,7 +202,17 @@ class Master(Connection):
     ) -> ExtendedSubmit:
         if id is None:
             id = self.new_job_id()
-        return submission(id, type, body, priority, job_timeout, expires, delay, retries, require_slave)
+        return submission(
+            id,
+            type,
+            body,
+            priority=priority,
+            timeout=job_timeout,
+            expires=expires,
+            delay=delay,
+            retries=retries,
+            require_slave=require_slave,
+        )
 
     def receive(self, timeout: Timeout = UNSET) -> Job:
         """

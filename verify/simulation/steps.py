@@ -1,0 +1,40 @@
+"""How much the broker does at once, of what it does in bounded steps: drawn anew for each broker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from random import Random
+from typing import Any
+
+from gloom.broker import memory as broker
+from gloom.broker import pairing
+from gloom.server import protocols
+from gloom.transport import framing
+
+# What is sent here is small, so that the steps must be.
+_STEPS: tuple[tuple[Any, str, tuple[int, ...]], ...] = (
+    (framing, "STEP_BYTES", (20, 20, 1024)),
+    (protocols, "JOBS_A_STEP", (1, 1, 4)),
+    (broker, "MOST_A_STEP", (1, 3, 1000)),
+    (pairing, "MOST_DROPPED", (1, 2, 1000)),
+    (pairing, "_MOST_WALKS", (1, 20)),
+    (pairing, "MOST_CLEARED", (1, 7, 1000)),
+)
+
+
+@contextmanager
+def kept() -> Iterator[None]:
+    """Put all of them back in the end."""
+    before = [getattr(module, name) for module, name, _ in _STEPS]
+    try:
+        yield
+    finally:
+        for (module, name, _), value in zip(_STEPS, before, strict=True):
+            setattr(module, name, value)
+
+
+def draw(random: Random) -> None:
+    """Have the next broker do as much at once as chance says."""
+    for module, name, values in _STEPS:
+        setattr(module, name, random.choice(values))
