@@ -1,5 +1,5 @@
 """
-The standard library counted by a farm: what ``gloom demo`` does.
+The work of ``gloom demo``: a farm counts the words of the standard library.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from gloom.reactor import IProcessReactor
 _WORKERS = 2
 _WINDOW = 32
 _JOB = f"{demo_job.__name__}:{demo_job.count.__name__}"
-# Beside the standard library, not of it.
+# Folders beside the standard library that are no part of it.
 _OTHERS = frozenset(("site-packages", "dist-packages"))
 
 
@@ -39,7 +39,7 @@ async def demonstrate(reactor: IProcessReactor, *, as_json: bool) -> int:
         The exit status.
 
     Raises:
-        GloomError: A process did not start or ended by itself, a file cannot
+        GloomError: A process did not start or ended early, a file cannot
             be read, or a job failed.
     """
     directory = Path(sysconfig.get_path("stdlib"))
@@ -58,8 +58,8 @@ def source_files(directory: Path, others: AbstractSet[str] = frozenset()) -> Ite
     Yield the Python source files under *directory*, sorted.
 
     Args:
-        directory: Where to look.
-        others: Names of folders that are left out.
+        directory: The root of the search.
+        others: Names of folders to leave out.
     """
     for path in sorted(directory.rglob("*.py")):
         if others.isdisjoint(path.relative_to(directory).parts) and path.is_file():
@@ -70,8 +70,8 @@ def source_text(path: Path) -> str:
     """
     Return the text of a Python source file, in the encoding that it declares.
 
-    What does not fit its encoding (some of the standard library's tests) is
-    replaced by question marks.
+    Bytes that are wrong in this encoding (in some tests of the standard
+    library) become replacement characters.
 
     Raises:
         GloomError: It cannot be read.
@@ -119,8 +119,8 @@ def _progress(reactor: IProcessReactor, tally: Tally, total: int) -> AbstractCon
     return ProgressLines(reactor, tally, total)
 
 
-def _tell(what: str, text: str) -> None:
-    tell(f"{what:8}{text}")
+def _tell(name: str, text: str) -> None:
+    tell(f"{name:8}{text}")
 
 
 def _table(totals: dict[str, Any]) -> bytes:
