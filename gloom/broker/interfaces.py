@@ -14,7 +14,7 @@ from typing import Any
 
 from zope.interface import Attribute, Interface
 
-from gloom.broker.values import Failure, JobKey, Receipt, Terms
+from gloom.broker.values import Failure, JobKey, JobPayload, Receipt, Terms
 
 # zope.interface methods are declared without ``self``.
 # ruff: noqa: N805
@@ -85,7 +85,7 @@ class IMasterPeer(IPeer):
 class ISlavePeer(IPeer):
     """A connection on the slave port."""
 
-    def assigned(payload: bytes) -> bool:
+    def assigned(payload: JobPayload) -> bool:
         """
         This slave has a job now.
 
@@ -150,7 +150,7 @@ class IBroker(Interface):
         """
 
     def submit(
-        master: MasterRecord, id: JobKey, type: str | None, priority: int, payload: bytes, terms: Terms, now: float
+        master: MasterRecord, id: JobKey, type: str | None, priority: int, payload: JobPayload, terms: Terms, now: float
     ) -> None:
         """
         Queue a job (sections 3.2 and 4.3), or attach the master to the job of that id.

@@ -29,7 +29,7 @@ from gloom.broker.limits import JOB_BYTES, PLACE_BYTES, Limits
 from gloom.broker.lines import Lines
 from gloom.broker.pairing import Pairing
 from gloom.broker.records import Job, Master, Slave
-from gloom.broker.values import BASE_TERMS, Failure, JobKey, Terms, quoted, text_of
+from gloom.broker.values import BASE_TERMS, Failure, JobKey, JobPayload, Terms, quoted, text_of
 from gloom.errors import IdExists, NoSlaves, UnknownJob
 from gloom.settings import Settings
 
@@ -107,7 +107,7 @@ class MemoryBroker:
                 self._reap(now)
 
     def submit(
-        self, master: Master, id: JobKey, type: str | None, priority: int, payload: bytes, terms: Terms, now: float
+        self, master: Master, id: JobKey, type: str | None, priority: int, payload: JobPayload, terms: Terms, now: float
     ) -> None:
         """See `IBroker.submit`."""
         jobs, limits = self._jobs, self._limits

@@ -15,7 +15,7 @@ from msgspec import field as made
 
 from gloom.broker.interfaces import IMasterPeer, ISlavePeer
 from gloom.broker.jobqueue import JobQueue, MergedQueue
-from gloom.broker.values import JobKey, Terms
+from gloom.broker.values import JobKey, JobPayload, Terms
 
 if TYPE_CHECKING:
     from gloom.broker.deadlines import Deadline
@@ -51,7 +51,7 @@ class Job(Struct, eq=False, gc=False):
     line: Line
     priority: int
     sequence: int
-    payload: bytes
+    payload: JobPayload
     masters: tuple[Master, ...]
     terms: Terms
     submitted: float

@@ -14,6 +14,9 @@ from typing import Any
 #: digits as bytes, so that no master can choose ids with equal hashes (decision 21).
 JobKey = str | int | bytes
 
+#: The bytes of a job for its slave, in whatever object the front end keeps them. A broker reads the length only.
+JobPayload = Any
+
 _MOST_SHOWN_CHARACTERS = 100
 
 

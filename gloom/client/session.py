@@ -15,6 +15,7 @@ from msgspec import Raw, Struct
 
 from gloom.client.salvage import salvaged
 from gloom.errors import BodyError, JobFailed, ProtocolError, RequestRefused
+from gloom.wire.largebytes import Payload
 from gloom.wire.messages import OK, BrokerMessage, Hello, Progress, Request, decode_broker_message, encode_request
 
 # Decoded once: half of all messages to a client are this one.
@@ -145,7 +146,7 @@ class Session:
         if self.unanswered and self.unanswered[-1] is request:
             self.unanswered.pop()
 
-    def receive(self, frame: bytes) -> Event | None:
+    def receive(self, frame: Payload) -> Event | None:
         """
         Return the event in *frame*, a payload from the broker.
 

@@ -16,6 +16,7 @@ from gloom.errors import Forbidden, Unauthorized
 from gloom.server.access import Access, Identity
 from gloom.settings import Settings
 from gloom.transport.turns import Turns
+from gloom.wire.largebytes import Payload
 from gloom.wire.messages import Hello, decode_hello
 from gloom.wire.refusals import quote
 
@@ -70,7 +71,7 @@ class Authorization:
             self._timer.cancel()
         self._timer = None
 
-    def decode(self, frame: bytes) -> Hello:
+    def decode(self, frame: Payload) -> Hello:
         """
         Read the ``hello`` of a peer that is not known yet.
 

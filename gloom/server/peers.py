@@ -45,6 +45,7 @@ from gloom.transport.sending import FlushTurn
 from gloom.transport.sockets import has_own_socket
 from gloom.wire.encoding import QUIET, encode_error, encode_welcome
 from gloom.wire.framereader import to_frame
+from gloom.wire.largebytes import Payload
 from gloom.wire.messages import KINDS, OK, PROTOCOL_VERSION, Hello, Ping, Request, Vocabulary
 from gloom.wire.nesting import NEVER_DEEP_BYTES
 from gloom.wire.refusals import quote
@@ -143,7 +144,7 @@ class PeerProtocol(FrameProtocol):
         self._authorization: Authorization | None = None
         self._identity: Identity | None = None
         # The second reads a frame that needs no check, without one more call for each.
-        self._decode: Callable[[bytes], Request] = self.base.decode
+        self._decode: Callable[[Payload], Request] = self.base.decode
         self._read = self.base.read
         if around.access is not None:
             self._authorization = Authorization(around.access, self.role, settings)
@@ -205,7 +206,7 @@ class PeerProtocol(FrameProtocol):
         if self._heartbeat is not None:
             self._heartbeat.heard_seconds = self._seconds()
 
-    def stringReceived(self, string: bytes) -> None:
+    def stringReceived(self, string: Payload) -> None:
         # In a local first: a callable that is called as an attribute is looked for in the class.
         read = self._read
         try:

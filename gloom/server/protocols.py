@@ -33,6 +33,7 @@ from gloom.wire.encoding import (
     encode_receipted_answer,
     encode_revocation,
 )
+from gloom.wire.largebytes import Payload
 from gloom.wire.messages import (
     MASTER,
     SLAVE,
@@ -77,11 +78,11 @@ class _Batch:
 
     def __init__(self) -> None:
         self.replies: list[ProtocolError | None] = []
-        self.events: list[bytes] = []
+        self.events: list[Payload] = []
         self.held_bytes = 0
         self.held_ids: set[JobKey] = set()
 
-    def hold(self, event: bytes) -> None:
+    def hold(self, event: Payload) -> None:
         """Keep *event* until the reply."""
         self.events.append(event)
         self.held_bytes += len(event)

@@ -31,6 +31,7 @@ from gloom.transport.states import HALF_WAY, OVER, PAUSED, WAITING, Event, Input
 from gloom.transport.turns import SLICE_SECONDS, Turns
 from gloom.transport.unread import UnreadWatch
 from gloom.wire.framereader import FrameReader
+from gloom.wire.largebytes import Payload
 from gloom.wire.tcpoptions import set_tcp_options
 
 _pack_length = Struct("!I").pack
@@ -236,7 +237,7 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
         if before in HALF_WAY or self._receiving in HALF_WAY:
             self._watch()
 
-    def _deliver_each(self, payloads: list[bytes]) -> None:
+    def _deliver_each(self, payloads: list[Payload]) -> None:
         left = iter(payloads)
         for payload in left:
             self.stringReceived(payload)
@@ -366,7 +367,7 @@ class FrameProtocol(FrameSender, Int32StringReceiver):
 
     # Writing
 
-    def sendString(self, string: bytes) -> None:
+    def sendString(self, string: Payload) -> None:
         """
         Send *string* as one frame, at the end of this reactor turn.
 

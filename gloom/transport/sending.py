@@ -27,10 +27,10 @@ from gloom.transport.sockets import has_own_socket, socket_under, unacknowledged
 from gloom.transport.states import Event, Output, output_after
 from gloom.transport.unread import UnreadWatch
 from gloom.wire.framereader import LARGEST_FRAME_BYTES
-from gloom.wire.framereader import to_frame as to_frame  # imported from here, too
+from gloom.wire.largebytes import Payload
 
 _pack_length = Struct("!I").pack
-_Send = Callable[["bytes | memoryview"], int]
+_Send = Callable[["Payload | memoryview"], int]
 #: A frame over this goes to the socket as it is, where smaller ones are joined.
 LARGE_BYTES = 256 * 1024
 # One turn sends so much of a backlog; the rest waits for the next turn, however fast the peer reads.
@@ -183,12 +183,12 @@ class FrameSender:
         self._unread = unread
         self._sending = Output.FREE
         # Headers and payloads that were said in this turn.
-        self._output: list[bytes] = []
+        self._output: list[Payload] = []
         # None over TLS: there the transport sends, and its buffer says when it is full.
         self._socket_send: _Send | None = None
         self._buffer: _WhenFull | None = None
         # The bytes after those that the transport was given.
-        self._backlog: deque[bytes | memoryview] = deque()
+        self._backlog: deque[Payload | memoryview] = deque()
         self._given_bytes = 0
         self.waiting_bytes = 0
         self._taken_bytes = 0
@@ -232,7 +232,7 @@ class FrameSender:
             self._buffer = _WhenFull(self._block, self._drained)
             transport.registerProducer(self._buffer, True)
 
-    def send_frame(self, frame: bytes) -> None:
+    def send_frame(self, frame: Payload) -> None:
         """Send *frame*, which is framed already, at the end of this reactor turn."""
         output = self._output
         if not output:
@@ -240,7 +240,7 @@ class FrameSender:
             add(self)
         output.append(frame)
 
-    def _send_long(self, payload: bytes) -> None:
+    def _send_long(self, payload: Payload) -> None:
         """Send a frame that is not copied behind its header."""
         size = len(payload)
         if size > LARGEST_FRAME_BYTES:
@@ -274,7 +274,7 @@ class FrameSender:
             self.socket_error = error
         return 0
 
-    def _flush_slowly(self, output: list[bytes]) -> None:
+    def _flush_slowly(self, output: list[Payload]) -> None:
         if self._sending in _OVER or not output:
             return
         count = sum(map(len, output))
@@ -330,7 +330,7 @@ class FrameSender:
             self._took(self._given_bytes)
             self._all_sent()
 
-    def _next_piece(self) -> bytes | memoryview:
+    def _next_piece(self) -> Payload | memoryview:
         """Take the next bytes from the backlog: small frames are joined, because each system call costs."""
         backlog = self._backlog
         piece = backlog.popleft()

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from struct import Struct
 
-from gloom.wire.largebytes import LargePayload
+from gloom.wire.largebytes import LargePayload, Payload
 
 _HEADER = Struct("!I")
 _HEADER_BYTES = _HEADER.size
@@ -27,7 +27,7 @@ _MOST_READ_BYTES = 1 << 20
 STEP_BYTES = 1024
 
 
-def to_frame(payload: bytes) -> bytes:
+def to_frame(payload: Payload) -> bytes:
     """Return *payload* behind its length."""
     return _pack_length(len(payload)) + payload
 
@@ -95,7 +95,7 @@ class FrameReader:
             return True
         return len(self._kept) >= self._needed if self._large is None else not self._large.missing
 
-    def more(self, limit: int) -> list[bytes]:
+    def more(self, limit: int) -> list[Payload]:
         """
         Return the next whole payloads, oldest first, of about 1 KiB together; none if none is whole.
 
@@ -114,12 +114,12 @@ class FrameReader:
             return self.more(limit)  # the end of `_data` and `_kept` make a whole one
         return payloads
 
-    def _cut(self, limit: int) -> list[bytes]:
+    def _cut(self, limit: int) -> list[Payload]:
         data, at = self._data, self._at
         end, needed = len(data), _HEADER_BYTES
         last = end - _HEADER_BYTES
         mark = min(last, at + STEP_BYTES)
-        payloads = []
+        payloads: list[Payload] = []
         while at <= mark:
             (length,) = _unpack_length(data, at)
             begin = at + _HEADER_BYTES
@@ -157,14 +157,14 @@ class FrameReader:
         self.read_bytes = min(large.missing, _MOST_READ_BYTES) or _HEADER_BYTES
         return rest
 
-    def _take_large(self, large: LargePayload) -> bytes:
+    def _take_large(self, large: LargePayload) -> Payload:
         self._large = None
         # Another large frame may follow: when its header is read alone, the rest may come in one piece.
         self._needed = self.read_bytes = _HEADER_BYTES
         self.is_empty = not self._kept
         return large.whole()
 
-    def put_back(self, payloads: Iterable[bytes]) -> None:
+    def put_back(self, payloads: Iterable[Payload]) -> None:
         """Have *payloads*, the last ones that `more` returned, returned again."""
         frames = b"".join([to_frame(payload) for payload in payloads])
         if frames:
@@ -179,7 +179,7 @@ class FrameReader:
         """The size of the next frame with its header, as far as known."""
         return self._needed
 
-    def payloads_of(self, data: bytes) -> list[bytes]:
+    def payloads_of(self, data: bytes) -> list[Payload]:
         """Take *data*, and return every payload that is whole now, oldest first."""
         if self.is_empty:
             payload = self.whole(data, LARGEST_FRAME_BYTES)
@@ -187,7 +187,7 @@ class FrameReader:
                 self._needed = _HEADER_BYTES
                 return [payload]
         self.keep(data)
-        payloads = []
+        payloads: list[Payload] = []
         while self.has_more:
             payloads += self.more(LARGEST_FRAME_BYTES)
         return payloads

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gloom.wire.framereader import LARGEST_FRAME_BYTES, READ_BYTES, FrameReader, to_frame
+from gloom.wire.largebytes import Payload
 
 PAYLOADS = st.lists(st.binary(max_size=100) | st.binary(max_size=200_000), max_size=6)
 CUTS = st.lists(st.integers(1, 150_000), min_size=1, max_size=20)
@@ -26,7 +27,7 @@ def pieces_of(data: bytes, cuts: list[int]) -> list[bytes]:
 @given(PAYLOADS, CUTS)
 def test_frames_come_whole_whatever_pieces_they_come_in(payloads: list[bytes], cuts: list[int]) -> None:
     """The payloads that come out are those that went in, in order, one whole frame or many or a part of one a piece."""
-    reader, found = FrameReader(), list[bytes]()
+    reader, found = FrameReader(), list[Payload]()
     frames = list(map(to_frame, payloads))
     for piece in [*pieces_of(b"".join(frames), cuts), *frames]:
         found += reader.payloads_of(piece)
@@ -41,7 +42,7 @@ def test_a_payload_that_is_put_back_comes_again_before_what_follows(
     payloads: list[bytes], cuts: list[int], takes: list[bool], accepted: list[int]
 ) -> None:
     """Whenever the taker stops, between whichever frames, and whatever arrives meanwhile, nothing is lost or turned."""
-    reader, found, asked = FrameReader(), list[bytes](), 0
+    reader, found, asked = FrameReader(), list[Payload](), 0
 
     def take(limited: bool) -> None:
         nonlocal asked

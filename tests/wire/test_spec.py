@@ -20,8 +20,8 @@ from gloom.server.access import Access, read_access
 from gloom.server.protocols import MasterProtocol, SlaveProtocol
 from gloom.settings import MASTER_PORT, SLAVE_PORT, Settings
 from gloom.testing import MemoryGloom, RawPeer
-from gloom.transport.sending import to_frame
 from gloom.wire import encoding
+from gloom.wire.framereader import to_frame
 from gloom.wire.messages import BASE_REQUESTS, EXTENDED_REQUESTS, MASTER, SLAVE, BrokerMessage
 from gloom.wire.refusals import verb_of
 from tests.support.specification import CLOSED, PATH, Act, Row, Transcript, names_in, replay, specification
@@ -33,7 +33,7 @@ SPEC = specification()
 # Transcripts
 
 
-LIMITS = {f"--{option}": (field, kind) for option, field, kind, _ in tap.LIMITS}
+LIMITS = {f"--{option}" for option, _ in tap.LIMITS}
 
 
 def settings_of(options: list[str]) -> Settings:
@@ -42,8 +42,7 @@ def settings_of(options: list[str]) -> Settings:
         return Settings(require_type=True)
     given = dict(zip(options[::2], options[1::2], strict=True))
     given.pop("--access", None)
-    fields: dict[str, Any] = {LIMITS[option][0]: LIMITS[option][1](value) for option, value in given.items()}
-    return Settings(**fields)
+    return Settings.from_texts({option.removeprefix("--"): value for option, value in given.items()})
 
 
 @pytest.fixture(scope="module")
@@ -264,7 +263,7 @@ SENT = {
 def test_what_the_broker_sends_has_the_keys_of_its_table(caption: str) -> None:
     """A message of the broker has the keys of its table and no other, and a client knows them all."""
     keys = {names_in(row["field"])[0] for row in SPEC.tables[caption]}
-    assert set(json.loads(SENT[caption])) == keys
+    assert set(json.loads(bytes(SENT[caption]))) == keys
     assert keys <= {one.encode_name for one in msgspec.structs.fields(BrokerMessage)}
 
 
@@ -279,7 +278,7 @@ def test_an_attempt_has_the_keys_of_its_table() -> None:
 def test_a_receipt_has_the_keys_of_its_table() -> None:
     """What an answer says of how it went has the keys of the table."""
     keys = {names_in(row["field"])[0] for row in SPEC.tables["receipt"]}
-    assert set(json.loads(SENT["answer, extended"])["receipt"]) == keys
+    assert set(json.loads(bytes(SENT["answer, extended"]))["receipt"]) == keys
 
 
 def test_every_way_to_end_is_shown() -> None:

@@ -16,8 +16,8 @@ from gloom.client.deferred.run import Run
 from gloom.server.access import Access, Identity, hash_token
 from gloom.testing import MemoryGloom, RawPeer
 from gloom.wire.messages import ExtendedRespond, Fail
+from gloom.worker.childprocess import Child, ChildError
 from gloom.worker.pipe import ANSWER, FAILURE, OUTCOMES_FD, PROGRESS, READY, UNUSABLE, Job, encode_failure, frame_of
-from gloom.worker.pool import Child, ChildError
 from gloom.worker.service import Refused, Worker
 from tests.support.logged import logged
 
@@ -341,8 +341,8 @@ def test_a_broker_that_does_not_let_it_in_is_told_once(shop: Workshop) -> None:
     shop.advance(5)
     lines = shop.lines()
     assert lines == [
-        f"the broker at {shop.gloom.slave_endpoint} does not let it in: "
-        "unauthorized -> the token is not known here; trying on"
+        f"the broker at {shop.gloom.slave_endpoint} refuses this worker: "
+        "unauthorized -> the token is not known here; trying again"
     ]
 
 
@@ -477,7 +477,7 @@ def test_a_job_that_cannot_be_given_to_a_child_fails_alone(shop: Workshop, monke
     shop.ready()
     master = shop.master()
     with monkeypatch.context() as patch:
-        patch.setattr("gloom.worker.pool.encode_job", lambda _job: 1 / 0)
+        patch.setattr("gloom.worker.childprocess.encode_job", lambda _job: 1 / 0)
         _, failed = master.ask({"action": "submit", "id": 0, "type": "count", "body": 1})
     assert (failed["id"], failed["kind"]) == (0, "ZeroDivisionError")
     assert master.ask({"action": "submit", "id": 1, "type": "count", "body": 1})[0] == {"ok": True}
@@ -528,8 +528,8 @@ def test_a_worker_that_is_refused_later_tries_on(shop: Workshop) -> None:
     allow("mail")
     shop.advance(60)
     gone, refused = shop.lines()
-    assert gone.endswith(" is gone; trying on")
-    assert refused.endswith(" refuses count: forbidden -> farm may not have jobs of the type count; trying on")
+    assert gone.endswith(" is gone; trying again")
+    assert refused.endswith(" refuses count: forbidden -> farm may not have jobs of the type count; trying again")
     allow("count")
     shop.advance(60)
     gone, again = shop.lines()
@@ -550,7 +550,7 @@ def test_the_broker_is_told_of_once_for_all_slots(shop: Workshop) -> None:
     shop.gloom.drop_all()
     shop.advance(60)
     (gone,) = shop.lines()
-    assert gone.endswith(" is gone; trying on")
+    assert gone.endswith(" is gone; trying again")
     shop.gloom.slave_endpoint.refusing = False
     shop.advance(60)
     (again,) = shop.lines()
@@ -568,7 +568,7 @@ def test_a_broker_that_is_not_there_is_told_once(shop: Workshop) -> None:
     shop.advance(60)
     (line,) = shop.lines()
     assert line.startswith("no broker at ")
-    assert line.endswith(": An error occurred while connecting: the broker is down; trying on")
+    assert line.endswith(": An error occurred while connecting: the broker is down; trying again")
 
 
 def test_a_run_that_was_lost_with_its_connection_ends_before_the_next_job(shop: Workshop) -> None:

@@ -16,7 +16,7 @@ from gloom.broker.memory import MemoryBroker
 from gloom.server.access import Access, Identity, hash_token
 from gloom.settings import KIB, MIB, Settings
 from gloom.testing import MemoryGloom, RawPeer
-from gloom.transport.sending import to_frame
+from gloom.wire.framereader import to_frame
 from gloom.wire.nesting import MESSAGE_LEVELS, cut, with_room
 from verify.reliability.draw import Draw
 from verify.reliability.grammar import TOKEN, about, beginning, greeting, payload

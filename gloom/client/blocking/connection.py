@@ -17,6 +17,7 @@ from gloom.client.blocking.deadline import Deadline
 from gloom.client.session import Assignment, Event, Outcome, Reply, Session, UnreadableJob
 from gloom.errors import InvalidState, ProtocolError, RequestRefused, SizeError, TimedOut, TransportError
 from gloom.wire.framereader import LARGEST_FRAME_BYTES, READ_BYTES, FrameReader, to_frame
+from gloom.wire.largebytes import Payload
 from gloom.wire.messages import Hello, Request
 from gloom.wire.tcpoptions import set_tcp_options
 
@@ -79,7 +80,7 @@ class Wire:
         self._room = memoryview(bytearray(READ_BYTES))
         self._reader = FrameReader()
         # The frames that have come and were not understood yet.
-        self._frames: deque[bytes] = deque()
+        self._frames: deque[Payload] = deque()
         self._unsent = memoryview(b"")
         self._ended: str | None = None
         # Whether the call that is under way only waits.
@@ -280,7 +281,7 @@ class Wire:
             self._read()
         return None
 
-    def _understand(self, frame: bytes) -> Event | None:
+    def _understand(self, frame: Payload) -> Event | None:
         try:
             event = self._session.receive(frame)
         except ProtocolError as error:
