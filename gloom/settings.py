@@ -6,7 +6,9 @@ Nothing here reads a command line or the environment: `gloom.tap` does.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from gloom.errors import SettingsError
 
@@ -77,6 +79,25 @@ class Settings:
     max_stranger_hellos: int = 8
     verbose: bool = False
 
+    @classmethod
+    def from_texts(cls, texts: Mapping[str, str], *, require_type: bool = False, verbose: bool = False) -> Settings:
+        """
+        Return the settings of a command line.
+
+        Args:
+            texts: Option -> text of a number; an option is the name of its field, with ``-`` for ``_``.
+            require_type: As the attribute.
+            verbose: As the attribute.
+
+        Raises:
+            SettingsError: A text is not a number, or its value is out of range.
+        """
+        numbers: dict[str, Any] = {}
+        for option, text in texts.items():
+            field = option.replace("-", "_")
+            numbers[field] = _number(option, type(getattr(cls, field)), text)
+        return cls(**numbers, require_type=require_type, verbose=verbose)
+
     def __post_init__(self) -> None:
         _within("max-frame-bytes", self.max_frame_bytes, KIB, 2 * GIB)
         _within("retries", self.retries, 0, 100)
@@ -91,6 +112,14 @@ class Settings:
         _within("drain-seconds", self.drain_seconds, 0, 86_400)
         if not 0 < self.master_share <= 1:
             raise SettingsError(f"master-share must be over 0 and at most 1, got {self.master_share}")
+
+
+def _number(option: str, kind: type[int] | type[float], text: str) -> int | float:
+    try:
+        return kind(text)
+    except ValueError:
+        expected = "a whole number" if kind is int else "a number"
+        raise SettingsError(f"{option} must be {expected}, got {text!r}") from None
 
 
 def _within(name: str, value: float, low: float, high: int) -> None:

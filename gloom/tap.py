@@ -1,23 +1,23 @@
 """
 twistd's door: a command line becomes settings, endpoints and a service.
 
-The only room, with `gloom.cli`, that may import the global reactor.
+`Options` holds texts, `read_parts` checks them and reads the files that they
+name, `make_service` assembles a service of the parts. Only `makeService`, which
+twistd calls, takes the global reactor.
 """
 
 from __future__ import annotations
 
 import platform
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import twisted
 from twisted.application.service import IService, MultiService
-from twisted.internet.abstract import isIPAddress, isIPv6Address
-from twisted.internet.endpoints import quoteStringArgument, serverFromString, wrapServerTLS
-from twisted.internet.interfaces import IStreamServerEndpoint
-from twisted.logger import Logger
 from twisted.python import usage
 
 import gloom
@@ -27,65 +27,45 @@ from gloom.host.malloc import MemoryService, find_trim, let_be
 from gloom.host.memoryalarm import MemoryAlarm, find_bounds, find_kept, find_usage
 from gloom.host.signals import SignalService
 from gloom.host.systemd import SystemdService
+from gloom.reactor import IReactor
 from gloom.server.access import Access, read_access
+from gloom.server.endpoints import LOOPBACK, Ports, read_ports
+from gloom.server.reload import Reload
 from gloom.server.service import BrokerService, memory_surroundings
-from gloom.server.surroundings import Surroundings
 from gloom.server.tls import ServerTLS
 from gloom.settings import MASTER_PORT, SLAVE_PORT, Settings
 from gloom.transport.clock import make_monotonic
 from gloom.transport.collector import count_collections
 
-LOOPBACK = "127.0.0.1"
-# Twisted's 50 refuses connections when a farm of slaves comes back at once.
-BACKLOG = 1024
-TLS_OPTIONS = ("tls-cert", "tls-key", "tls-client-ca")
-# Endpoint descriptions that bring TLS themselves.
-TLS_KINDS = ("ssl", "tls")
-
-#: The options that are fields of `Settings`: option, field, kind, what it says.
-LIMITS: tuple[tuple[str, str, type[int] | type[float], str], ...] = (
-    ("max-frame-bytes", "max_frame_bytes", int, "largest message that is accepted, 1024 to 2147483648"),
-    ("retries", "retries", int, "how often a job whose slave disappeared is tried again, 0 to 100"),
-    ("max-jobs", "max_jobs", int, "how many jobs may be in flight"),
-    ("max-queued-bytes", "max_queued_bytes", int, "how many bytes the jobs in flight may have together"),
-    ("master-share", "master_share", float, "which part of these two one master may hold, over 0 up to 1"),
-    (
-        "max-joined-types",
-        "max_joined_types",
-        int,
-        "how many joined types all slaves may have together",
-    ),
+#: The options that are numbers in `Settings`, where ``-`` is ``_``: option, help text.
+LIMITS: tuple[tuple[str, str], ...] = (
+    ("max-frame-bytes", "largest message that is accepted, 1024 to 2147483648"),
+    ("retries", "how often a job is tried again after its slave disappeared, 0 to 100"),
+    ("max-jobs", "most jobs in flight"),
+    ("max-queued-bytes", "most bytes of all jobs in flight together"),
+    ("master-share", "largest part of these two limits for one master, over 0 up to 1"),
+    ("max-joined-types", "most joined types of all slaves together"),
     (
         "max-memory-bytes",
-        "max_memory_bytes",
-        int,
-        "how much memory the process may take before jobs are refused; 0: three quarters of what the system allows",
+        "memory of the process at which jobs are refused; 0: three quarters of the memory that the system allows",
     ),
-    ("max-connections", "max_connections", int, "how many connections may be open, both ports together"),
-    (
-        "max-unread-bytes",
-        "max_unread_bytes",
-        int,
-        "how much may wait for a peer that does not read, before it is dropped",
-    ),
+    ("max-connections", "most open connections, both ports together"),
+    ("max-unread-bytes", "most bytes that wait for one peer that does not read, before it is dropped"),
     (
         "max-total-unread-bytes",
-        "max_total_unread_bytes",
-        int,
-        "how much may wait for all peers together, before the slowest reader is dropped",
+        "most bytes that wait for all peers together, before the slowest reader is dropped",
     ),
     (
         "stall-seconds",
-        "stall_seconds",
-        float,
-        "how long a frame may stand half way, and the first one of a connection may take, before it is dropped",
+        "seconds without progress in a half-received frame, and for the first frame of a connection in all, "
+        "before the connection is dropped",
     ),
-    ("drain-seconds", "drain_seconds", float, "how long a shutdown waits for the jobs in hand"),
+    ("drain-seconds", "how many seconds a shutdown waits for jobs that slaves have in hand"),
 )
 
 
 class Options(usage.Options):
-    """The options of ``twistd gloom``, as strings; `postOptions` checks them all."""
+    """The options of ``twistd gloom``, as texts: `read_parts` checks them."""
 
     synopsis = "[options]"
     longdesc = (
@@ -102,20 +82,19 @@ class Options(usage.Options):
             None,
             f"IP address on which port numbers listen, 0.0.0.0 or :: for all [default: {LOOPBACK}]",
         ],
-        *([option, None, getattr(Settings, field), text] for option, field, _, text in LIMITS),
-        ["access", None, None, "TOML file that says who may do what, with tokens or client certificates"],
+        *([option, None, str(getattr(Settings, option.replace("-", "_"))), text] for option, text in LIMITS),
+        ["access", None, None, "TOML file of the clients that may connect, by token or certificate, and their rights"],
         ["tls-cert", None, None, "PEM file: the certificate and chain for TLS on all ports"],
-        ["tls-key", None, None, "PEM file: the private key [default: it is in the file of --tls-cert]"],
+        ["tls-key", None, None, "PEM file: the private key [default: in the file of --tls-cert]"],
         ["tls-client-ca", None, None, "PEM file: accept only clients with a certificate of these authorities"],
     ]
     optFlags = [
-        ["require-type", None, "refuse jobs without a type; without this any slave may take them"],
-        ["verbose", "v", "log every request that is refused, and why"],
+        ["require-type", None, "refuse jobs without a type; without this option any slave may take them"],
+        ["verbose", "v", "log every refused request, and the reason"],
     ]
 
-    def __init__(self, reactor: Any = None) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._reactor = reactor
         self["master-port"] = []
         self["slave-port"] = []
 
@@ -137,142 +116,109 @@ class Options(usage.Options):
         try:
             super().parseOptions(options)
         except usage.UsageError as error:
-            # twistd would print the whole usage before the one line that matters.
-            sys.exit(f"twistd gloom: {error} (see twistd gloom --help)")
+            _exit_with_usage_error(error)
 
     def parseArgs(self, *arguments: str) -> None:
         if arguments:
             raise usage.UsageError(f"unexpected argument {arguments[0]!r}")
 
-    def postOptions(self) -> None:
-        if self._reactor is None:
-            from twisted.internet import reactor
 
-            self._reactor = reactor
-        self["reactor"] = self._reactor
-        self["settings"] = self._settings()
-        ports = {
-            "master-port": self["master-port"] or [str(MASTER_PORT)],
-            "slave-port": self["slave-port"] or [str(SLAVE_PORT)],
-        }
-        self._check_interface(ports)
-        self["tls"] = self._tls()
-        self["allowed"] = self._access()
-        self["encrypted"] = []
-        for option, values in ports.items():
-            self[f"{option}-endpoints"] = [self._endpoint(option, value) for value in values]
+def _exit_with_usage_error(error: object) -> NoReturn:
+    # twistd would print the whole usage before the one line that matters.
+    sys.exit(f"twistd gloom: {error} (see twistd gloom --help)")
 
-    def _settings(self) -> Settings:
-        limits = {field: _number(option, kind, self[option]) for option, field, kind, _ in LIMITS}
-        try:
-            return Settings(**limits, require_type=bool(self["require-type"]), verbose=bool(self["verbose"]))
-        except SettingsError as error:
-            raise usage.UsageError(f"--{error}") from None
 
-    def _tls(self) -> ServerTLS | None:
-        certificate, key, client_ca = (_path(self[option]) for option in TLS_OPTIONS)
-        if certificate is None:
-            if key is not None or client_ca is not None:
-                raise usage.UsageError("--tls-key and --tls-client-ca go with --tls-cert")
-            return None
-        try:
-            return ServerTLS(certificate, key, client_ca)
-        except SettingsError as error:
-            raise usage.UsageError(f"--{error}") from None
+@dataclass(frozen=True)
+class Parts:
+    """
+    The parts of a daemon that its options name.
 
-    def _access(self) -> Access | None:
-        self["access-file"] = file = _path(self["access"])
-        if file is None:
-            return None
-        try:
-            return read_access(file)
-        except SettingsError as error:
-            raise usage.UsageError(f"--{error}") from None
+    Attributes:
+        settings: The broker's limits.
+        ports: Where it listens.
+        access: The access rules; None admits everyone to everything.
+        access_file: The file of these rules, which a reload reads again.
+        tls: The certificates of --tls-cert, or None.
+    """
 
-    def _check_interface(self, ports: dict[str, list[str]]) -> None:
-        interface = self["interface"]
-        if interface is None:
-            return
-        if not isIPAddress(interface) and not isIPv6Address(interface):
-            raise usage.UsageError(f"--interface must be an IP address such as 0.0.0.0 or ::, got {interface!r}")
-        if not any(value.strip().isdecimal() for values in ports.values() for value in values):
-            raise usage.UsageError("--interface goes with port numbers; an endpoint description has its own interface=")
+    settings: Settings
+    ports: Ports
+    access: Access | None = None
+    access_file: Path | None = None
+    tls: ServerTLS | None = None
 
-    def _endpoint(self, option: str, value: str) -> IStreamServerEndpoint:
-        try:
-            description = self._description(value.strip())
-            endpoint: IStreamServerEndpoint = serverFromString(self._reactor, description)
-            return self._encrypted(description.partition(":")[0], endpoint)
-        except KeyError as error:
-            problem = f"no socket {error} was inherited from systemd"
-        except IndexError:
-            is_inherited = value.strip().startswith("systemd:")
-            problem = "no socket of this index was inherited from systemd" if is_inherited else "a part is missing"
-        except Exception as error:
-            # Whatever a parser of Twisted or of another package raises: the value is wrong.
-            problem = str(error)
-        raise usage.UsageError(
-            f"--{option} must be a port number or a Twisted endpoint description, got {value!r}: {problem}"
-        )
 
-    def _encrypted(self, kind: str, endpoint: IStreamServerEndpoint) -> IStreamServerEndpoint:
-        """Return *endpoint* with the TLS of --tls-cert, if there is that, and note whether it has TLS now."""
-        if self["tls"] is not None:
-            endpoint = wrapServerTLS(self["tls"], endpoint)
-        if self["tls"] is not None or kind in TLS_KINDS:
-            self["encrypted"].append(endpoint)
-        return endpoint
+def read_parts(options: Options, reactor: IReactor) -> Parts:
+    """
+    Check the options, and read the files that they name.
 
-    def _description(self, value: str) -> str:
-        kind, _, rest = value.partition(":")
-        if value.isdecimal():
-            interface = quoteStringArgument(self["interface"] or LOOPBACK)
-            kind, rest = "tcp", value
-            value = f"tcp:{int(value)}:interface={interface}:backlog={BACKLOG}"
-        if kind in TLS_KINDS and self["tls"] is not None:
-            raise ValueError("it has TLS of its own, which does not go with --tls-cert")
-        port = rest.partition(":")[0].removeprefix("port=")
-        # Twisted finds these two only when it listens, or never.
-        if kind in ("tcp", "tcp6", "ssl") and port.isdecimal() and int(port) > 65535:
-            raise ValueError("a port is 0 to 65535")
-        if kind == "tls" and not Path(port).is_dir():
-            raise ValueError(f"{port!r} is not a directory of certificates")
-        return value
+    Args:
+        options: Parsed.
+        reactor: Will listen.
+
+    Raises:
+        SettingsError: A value is wrong; the text begins with its option, without the dashes.
+    """
+    settings = Settings.from_texts(
+        {option: options[option] for option, _ in LIMITS},
+        require_type=bool(options["require-type"]),
+        verbose=bool(options["verbose"]),
+    )
+    tls = _read_tls(*(_path(options[option]) for option in ("tls-cert", "tls-key", "tls-client-ca")))
+    access_file = _path(options["access"])
+    access = None if access_file is None else read_access(access_file)
+    texts: dict[str, Sequence[str]] = {
+        "master-port": options["master-port"] or [str(MASTER_PORT)],
+        "slave-port": options["slave-port"] or [str(SLAVE_PORT)],
+    }
+    ports = read_ports(reactor, texts, options["interface"], tls)
+    return Parts(settings, ports, access, access_file, tls)
+
+
+def _read_tls(certificate: Path | None, key: Path | None, client_ca: Path | None) -> ServerTLS | None:
+    if certificate is not None:
+        return ServerTLS(certificate, key, client_ca)
+    if key is not None or client_ca is not None:
+        raise SettingsError("tls-key and --tls-client-ca go with --tls-cert")
+    return None
 
 
 def _path(text: str | None) -> Path | None:
-    # Absolute: twistd may change its directory (--rundir) before the file is read again.
+    # Absolute: twistd may change its directory (--rundir) before a reload reads the file.
     return None if text is None else Path(text).absolute()
 
 
-def _number(option: str, kind: type[int] | type[float], text: Any) -> Any:
-    try:
-        return kind(text)
-    except ValueError:
-        what = "a whole number" if kind is int else "a number"
-        raise usage.UsageError(f"--{option} must be {what}, got {text!r}") from None
-
-
 def makeService(options: Options) -> IService:
-    """Return the service that twistd runs."""
+    """Return the service that twistd runs; a wrong option ends the process with one line and status 1."""
+    from twisted.internet import reactor as installed
+
+    reactor = cast(IReactor, installed)
+    try:
+        parts = read_parts(options, reactor)
+    except SettingsError as error:
+        _exit_with_usage_error(f"--{error}")
     _report_startup_errors_in_one_line()
-    reactor = options["reactor"]
     make_monotonic(reactor)
-    around = memory_surroundings(options["settings"], reactor, options["allowed"])
-    broker = BrokerService(
-        reactor,
-        around,
-        options["master-port-endpoints"],
-        options["slave-port-endpoints"],
-        encrypted=options["encrypted"],
-    )
+    return make_service(parts, reactor)
+
+
+def make_service(parts: Parts, reactor: IReactor) -> MultiService:
+    """
+    Assemble the daemon's service.
+
+    Args:
+        parts: What the options name.
+        reactor: Listens, and is the clock.
+    """
+    around = memory_surroundings(parts.settings, reactor, parts.access)
+    ports = parts.ports
+    broker = BrokerService(reactor, around, ports.masters, ports.slaves, encrypted=ports.encrypted)
     jobs: Any = around.broker
-    bounds = find_bounds(options["settings"].max_memory_bytes)
-    reload = Reload(around, options["access-file"], options["tls"])
+    bounds = find_bounds(parts.settings.max_memory_bytes)
     top = MultiService()
     for service in (
-        DescriptorService(options["settings"].max_connections),
-        SignalService(reactor, broker.hurry, reload),
+        DescriptorService(parts.settings.max_connections),
+        SignalService(reactor, broker.hurry, Reload(around, parts.access_file, parts.tls)),
         broker,
         MemoryService(reactor, lambda: jobs.used_bytes, settle=_settle_collector),
         MemoryAlarm(reactor, jobs, bounds, find_trim(), find_usage(), find_kept()),
@@ -285,40 +231,6 @@ def makeService(options: Options) -> IService:
 def _settle_collector() -> None:
     let_be()
     count_collections()
-
-
-class Reload:
-    """
-    Reads the access file and the certificates again; what is wrong leaves the old ones in use.
-
-    Args:
-        around: Where new connections find the access rules.
-        access: The access file, or None.
-        tls: The certificates, or None.
-    """
-
-    log = Logger()
-
-    def __init__(self, around: Surroundings, access: Path | None, tls: ServerTLS | None) -> None:
-        self._around = around
-        self._access = access
-        self._tls = tls
-
-    def __call__(self) -> None:
-        """Reload, and log how it went."""
-        if self._access is None and self._tls is None:
-            self.log.info("SIGHUP: there is nothing to read again without --access and --tls-cert")
-            return
-        try:
-            allowed = None if self._access is None else read_access(self._access)
-            if self._tls is not None:
-                self._tls.reload()
-        except SettingsError as error:
-            self.log.error("SIGHUP: nothing is changed: {error}", error=error)
-        else:
-            # Both or none.
-            self._around.access = allowed
-            self.log.info("SIGHUP: access rules and certificates are read again, for new connections")
 
 
 def _report_startup_errors_in_one_line() -> None:

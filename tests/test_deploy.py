@@ -6,12 +6,14 @@ import shutil
 import subprocess
 import sysconfig
 from pathlib import Path
+from typing import cast
 
 import pytest
 from twisted.internet.testing import MemoryReactorClock
 
+from gloom.reactor import IReactor
 from gloom.settings import MASTER_PORT, SLAVE_PORT
-from gloom.tap import Options
+from gloom.tap import Options, read_parts
 from tests.support.deployment import CHECKOUT, DEPLOY, INSTALLED, dockerfile, exec_start, needs, setting
 
 UNIT = DEPLOY / "gloom.service"
@@ -57,8 +59,9 @@ def test_the_units_commands_are_accepted_by_gloom() -> None:
     """The options in ExecStart, with and without those of /etc/default/gloom, are ones that gloom takes."""
     for extra in ([], ["--interface", "10.0.0.5", "--max-frame-bytes", "67108864"]):
         words = exec_start(UNIT, Path("twistd"), *extra)
-        options = Options(MemoryReactorClock())
+        options = Options()
         options.parseOptions(words[words.index("gloom") + 1 :])
+        read_parts(options, cast(IReactor, MemoryReactorClock()))
 
 
 @pytest.mark.parametrize("role", SOCKETS)
@@ -76,8 +79,9 @@ def test_the_image_s_command_is_accepted_by_gloom() -> None:
     """ENTRYPOINT and CMD together are twistd gloom on every address of the container."""
     words = dockerfile("ENTRYPOINT") + dockerfile("CMD")
     assert words[:4] == ["twistd", "--nodaemon", "--pidfile=", "gloom"]
-    options = Options(MemoryReactorClock())
+    options = Options()
     options.parseOptions(words[4:])
+    read_parts(options, cast(IReactor, MemoryReactorClock()))
     assert options["interface"] == "0.0.0.0"
 
 

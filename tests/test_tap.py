@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from twisted.application.service import IServiceMaker, MultiService
@@ -16,12 +16,15 @@ from twisted.plugin import getPlugins
 
 import gloom
 from gloom.errors import StartupError
+from gloom.reactor import IReactor
 from gloom.server.access import hash_token
+from gloom.server.endpoints import BACKLOG
 from gloom.server.protocols import MasterProtocol, SlaveProtocol
+from gloom.server.reload import Reload
 from gloom.server.service import BrokerService, memory_surroundings
 from gloom.server.surroundings import Surroundings
 from gloom.settings import GIB, MIB, Settings
-from gloom.tap import BACKLOG, LIMITS, Options, Reload, makeService
+from gloom.tap import LIMITS, Options, Parts, make_service, makeService, read_parts
 from gloom.transport.sending import to_frame
 from tests.support.authority import Authority
 from tests.support.deployment import CHECKOUT
@@ -31,31 +34,40 @@ from tests.support.logged import logged
 
 @pytest.fixture(autouse=True)
 def nothing_outlives_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
-    """makeService changes sys.excepthook and the garbage collector, and would tell a systemd that runs the tests."""
+    """makeService changes sys.excepthook, the collector and the reactor's clock, and would notify systemd."""
+    monkeypatch.setattr("gloom.tap.make_monotonic", lambda reactor: None)
     monkeypatch.setattr("gloom.tap._settle_collector", lambda: None)
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
 
 
-def parsed(*arguments: str) -> tuple[Options, MemoryReactorClock]:
-    reactor = MemoryReactorClock()
-    options = Options(reactor)
+def parsed(*arguments: str) -> Options:
+    options = Options()
     options.parseOptions(list(arguments))
-    return options, reactor
+    return options
+
+
+def parts_of(*arguments: str) -> Parts:
+    return read_parts(parsed(*arguments), cast(IReactor, MemoryReactorClock()))
 
 
 def settings(*arguments: str) -> Settings:
-    return parsed(*arguments)[0]["settings"]  # type: ignore[no-any-return]
+    return parts_of(*arguments).settings
+
+
+def broker_in(top: Any) -> BrokerService:
+    (broker,) = [service for service in top if isinstance(service, BrokerService)]
+    return broker
 
 
 def started(*arguments: str) -> tuple[BrokerService, MemoryReactorClock]:
     """Return the broker of ``twistd gloom`` with *arguments*, listening in memory."""
-    options, reactor = parsed(*arguments)
-    top: Any = makeService(options)
+    memory = MemoryReactorClock()
+    reactor = cast(IReactor, memory)
+    top: Any = make_service(read_parts(parsed(*arguments), reactor), reactor)
     top.privilegedStartService()
     top.startService()
-    (broker,) = [service for service in top if isinstance(service, BrokerService)]
-    return broker, reactor
+    return broker_in(top), memory
 
 
 def tcp_servers(*arguments: str) -> list[tuple[str, int, str]]:
@@ -67,7 +79,7 @@ def tcp_servers(*arguments: str) -> list[tuple[str, int, str]]:
 def refusal(*arguments: str) -> str:
     """Return the one line that *arguments* are refused with."""
     with pytest.raises(SystemExit) as raised:
-        parsed(*arguments)
+        makeService(parsed(*arguments))
     # A text is printed to standard error, and the status is 1.
     assert isinstance(raised.value.code, str)
     assert "\n" not in raised.value.code
@@ -142,13 +154,20 @@ def test_spaces_around_a_port_do_not_matter() -> None:
     assert tcp_servers("--master-port= 7001 ")[0] == ("MasterProtocol", 7001, "127.0.0.1")
 
 
-def test_the_global_reactor_is_used_when_none_is_given() -> None:
-    """twistd makes Options without arguments."""
+def test_options_are_texts() -> None:
+    """Parsing checks no value, reads no file and builds nothing: each option keeps the text of the command line."""
+    options = parsed("--retries=many", "--access=/absent", "--tls-key=/absent", "--master-port=at", "--interface=x")
+    texts = [options[name] for name in ("retries", "access", "tls-key", "master-port", "interface")]
+    assert texts == ["many", "/absent", "/absent", ["at"], "x"]
+    assert {type(options[name]) for name, _ in LIMITS} == {str}
+
+
+def test_the_global_reactor_is_used() -> None:
+    """twistd calls makeService with the options alone; the daemon runs in the installed reactor."""
     from twisted.internet import reactor
 
-    options = Options()
-    options.parseOptions([])
-    assert options["reactor"] is reactor
+    top: Any = makeService(parsed())
+    assert [service._reactor for service in broker_in(top).listeners] == [reactor, reactor]
 
 
 # What it allows
@@ -279,7 +298,7 @@ def test_an_interface_that_would_not_be_used_is_refused() -> None:
 
 def test_a_directory_of_certificates_is_accepted(tmp_path: Path) -> None:
     """tls:DIRECTORY:PORT is an endpoint description like others."""
-    (endpoint,) = parsed(f"--master-port=tls:{tmp_path}:9998")[0]["master-port-endpoints"]
+    (endpoint,) = parts_of(f"--master-port=tls:{tmp_path}:9998").ports.masters
     assert endpoint is not None
 
 
@@ -296,7 +315,7 @@ def test_help_names_every_option_with_its_default() -> None:
         "--max-frame-bytes=": "1024 to 2147483648 [default: 16777216]",
         "--retries=": "0 to 100 [default: 3]",
         "--require-type": "refuse jobs without a type",
-        "--verbose": "log every request that is refused",
+        "--verbose": "log every refused request",
         "--version": "version",
     }.items():
         assert words in text.partition(f"{option} ")[2].partition(" --")[0], option
@@ -322,9 +341,9 @@ def test_twistd_finds_one_gloom() -> None:
 
 def test_the_service_ties_both_ports_to_one_broker() -> None:
     """makeService returns one MultiService; masters and slaves meet in one broker."""
-    top = makeService(parsed()[0])
+    top = makeService(parsed())
     assert isinstance(top, MultiService)
-    (broker,) = [service for service in top if isinstance(service, BrokerService)]
+    broker = broker_in(top)
     assert broker.masters.around is broker.slaves.around
     assert isinstance(broker.masters.buildProtocol(None), MasterProtocol)
     assert isinstance(broker.slaves.buildProtocol(None), SlaveProtocol)
@@ -335,7 +354,7 @@ def uncaught(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[type[BaseExceptio
     """The exceptions that reach the hook which was there before gloom's."""
     seen: list[type[BaseException]] = []
     monkeypatch.setattr(sys, "excepthook", lambda kind, error, traceback: seen.append(kind))
-    makeService(parsed()[0])
+    makeService(parsed())
     yield seen
 
 
@@ -380,24 +399,28 @@ def access_file(tmp_path: Path) -> Path:
 
 def reload_of(*arguments: str) -> tuple[Reload, Surroundings]:
     """Return what SIGHUP calls, and where new connections find the access rules."""
-    options, _ = parsed(*arguments)
-    around = memory_surroundings(options["settings"], options["reactor"], options["allowed"])
-    return Reload(around, options["access-file"], options["tls"]), around
+    parts = parts_of(*arguments)
+    around = memory_surroundings(parts.settings, MemoryReactorClock(), parts.access)
+    return Reload(around, parts.access_file, parts.tls), around
+
+
+def field_of(option: str) -> str:
+    return option.replace("-", "_")
 
 
 def reloaded(reload: Reload) -> list[str]:
     """Return what one SIGHUP logs."""
-    with logged("gloom.tap") as events:
+    with logged("gloom.server.reload") as events:
         reload()
     return [f"{event['log_level'].name} {formatEvent(event)}" for event in events]
 
 
-@pytest.mark.parametrize(("option", "field", "kind"), [(option, field, kind) for option, field, kind, _ in LIMITS])
-def test_every_limit_is_taken_and_checked(option: str, field: str, kind: type) -> None:
+@pytest.mark.parametrize("option", [option for option, _ in LIMITS])
+def test_every_limit_is_taken_and_checked(option: str) -> None:
     """Each limit reaches the settings, is refused below its range, and is a number."""
-    default = getattr(Settings, field)
-    other = default / 2 if kind is float else default + 1
-    assert getattr(settings(f"--{option}={other}"), field) == other
+    default = getattr(Settings, field_of(option))
+    other = default / 2 if isinstance(default, float) else default + 1
+    assert getattr(settings(f"--{option}={other}"), field_of(option)) == other
     assert refusal(f"--{option}=-1").startswith(f"--{option} must be ")
     assert refusal(f"--{option}=many").endswith("number, got 'many'")
 
@@ -406,7 +429,7 @@ def test_the_page_for_operators_has_every_limit_with_its_default() -> None:
     """The table in docs/operations.md is the list of limits, in the same order."""
     text = (CHECKOUT / "docs" / "operations.md").read_text()
     rows = re.findall(r"^\| `--([a-z-]+)` \| ([0-9.]+) \|", text, re.MULTILINE)
-    assert rows == [(option, str(getattr(Settings, field))) for option, field, _, _ in LIMITS]
+    assert rows == [(option, str(getattr(Settings, field_of(option)))) for option, _ in LIMITS]
 
 
 def test_access_rules_hold_for_connections(access_file: Path) -> None:
@@ -467,11 +490,11 @@ def test_all_ports_have_the_tls_of_the_options(authority: Authority) -> None:
     certificate, key = authority.issue("broker.test", "server")
     files = f"--tls-cert={certificate}", f"--tls-key={key}"
     ports = "--master-port=7001", "--master-port=unix:/run/m.sock", "--slave-port=tcp6:7002"
-    assert len(parsed(*files, *ports)[0]["encrypted"]) == 3
-    assert parsed(*ports)[0]["encrypted"] == []
+    assert len(parts_of(*files, *ports).ports.encrypted) == 3
+    assert parts_of(*ports).ports.encrypted == []
     own = f"--master-port=ssl:1:privateKey={key}:certKey={certificate}"
-    options, _ = parsed(own)
-    assert options["encrypted"] == options["master-port-endpoints"]
+    own_tls = parts_of(own).ports
+    assert own_tls.encrypted == own_tls.masters
 
 
 def test_a_reload_takes_new_access_rules(access_file: Path) -> None:

@@ -1,14 +1,14 @@
 """
-The command ``gloom``: one file a verb, and what verbs share.
+The command ``gloom``: one module or package a verb, and the modules that verbs share.
 
-    entry                        where the process begins: Ctrl-C while the rest is imported
-    main                         the command, and its verbs loaded when they are called
-    submit, map, work, demo      a verb's options and help text
-    submission, mapping,
-    demonstration, farm          what submit, map and demo do
-    connect, options             options that verbs share; a connected master
-    run                          a verb's coroutine in the reactor: signals, errors, exit status
-    streams                      standard input and output without blocking
-    values                       text to bodies, answers to text
-    output, loglines, progress   what is said on standard error
+    entry                        start of the process: Ctrl-C during the imports
+    main                         the command itself; it imports a verb when that verb is called
+    submit, map, work, token,
+    bench/, demo/                the verbs: options and help text
+    submission, mapping          the work of submit and of map, which need Twisted
+    connect, options             options that several verbs have; a connected master
+    runner                       a verb's coroutine in the reactor: signals, errors, exit status
+    stdio                        standard input and output without blocking the reactor
+    values                       command line to job bodies, answers to output
+    output, loglines, progress   messages on standard error
 """

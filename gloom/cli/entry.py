@@ -29,6 +29,6 @@ def main() -> NoReturn:
 
 
 def _interrupted(_number: int, _frame: object) -> NoReturn:
-    """End at once: until a verb's coroutine runs (`gloom.cli.run`), nothing has begun that must be ended."""
+    """End at once: until a verb's coroutine runs (`gloom.cli.runner`), nothing has begun that must be ended."""
     # Not an exception, which an import or a callback of the interpreter would print or swallow.
     os._exit(INTERRUPTED)

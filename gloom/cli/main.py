@@ -99,7 +99,7 @@ def main() -> NoReturn:
     """
     Run the command line of this process, and exit.
 
-    A verb that runs in the reactor exits by itself (`gloom.cli.run`); this is
+    A verb that runs in the reactor exits by itself (`gloom.cli.runner`); this is
     the way out of all others, and of help texts.
 
     Raises:

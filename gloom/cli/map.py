@@ -60,7 +60,7 @@ def command(master: Place, **options: Any) -> None:
     """
     # Here, not above: a help text needs no Twisted.
     from gloom.cli.mapping import MapOptions, map_lines
-    from gloom.cli.run import run
+    from gloom.cli.runner import run
 
     chosen = MapOptions(**options)
     run(lambda reactor: map_lines(reactor, master, chosen))

@@ -18,7 +18,7 @@ from twisted.internet.defer import CancelledError, Deferred, fail
 from gloom.cli.connect import Place, connected_master
 from gloom.cli.output import FAILED, descriptor, on_terminal, say
 from gloom.cli.progress import Bar, Patience, Tally
-from gloom.cli.streams import Lines, LineTooLong, Output
+from gloom.cli.stdio import Lines, LineTooLong, Output
 from gloom.cli.values import error_fields, one_line, read_body, to_json, to_plain
 from gloom.client.deferred import Master
 from gloom.client.deferred.answers import Answer, Answers

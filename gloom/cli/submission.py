@@ -17,7 +17,7 @@ from twisted.internet.defer import Deferred
 from gloom.cli.connect import Place, connected_master
 from gloom.cli.output import FAILED, on_terminal, print_out, say, tell
 from gloom.cli.progress import Patience
-from gloom.cli.run import NO_ANSWER
+from gloom.cli.runner import NO_ANSWER
 from gloom.cli.values import error_fields, one_line, to_indented_json, to_json, to_plain, without_id
 from gloom.errors import BodyError, GloomError, JobFailed, ServerError, TimedOut
 

@@ -76,7 +76,7 @@ def command(master: Place, body: str | None, text: bool, **options: Any) -> None
         git log | gloom submit --text summarize
     """
     # Here, not above: a help text needs no Twisted.
-    from gloom.cli.run import run
+    from gloom.cli.runner import run
     from gloom.cli.submission import Submission, submit
 
     try:

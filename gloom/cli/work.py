@@ -22,10 +22,10 @@ from zope.interface import implementer
 from gloom.cli.connect import Place, slave_options
 from gloom.cli.options import valid_name, valid_short_texts, valid_wait
 from gloom.cli.output import FAILED
-from gloom.cli.run import run
+from gloom.cli.runner import run
 from gloom.errors import GloomError, InvalidAction, RequestRefused
 from gloom.settings import SLAVE_PORT
-from gloom.worker.pool import ChildError, start_child
+from gloom.worker.childprocess import ChildError, start_child
 from gloom.worker.service import Refused, Worker
 
 _TARGET = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")

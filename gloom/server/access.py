@@ -1,7 +1,7 @@
 """
-Who may do what: identities with a token or a certificate name, roles, and job types.
+The access rules: identities with a token or a certificate name, their roles, and their job types.
 
-Implements docs/operations.md, "Access". Read from a TOML file:
+Implements docs/operations.md, "Access". The rules come from a TOML file:
 
     [[identity]]
     name = "renderers"
@@ -21,55 +21,57 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import hmac
-import re
 import tomllib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct, ValidationError, convert, structs
 
 from gloom.errors import SettingsError
 from gloom.wire.messages import MASTER, SLAVE
 
-_KEYS = {"name", "token_sha256", "certificate", "roles", "types"}
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+# The patterns end with \Z, since $ would admit a final newline.
+_Role = Annotated[str, Meta(pattern=rf"^({MASTER}|{SLAVE})\Z")]
+_SHA256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+_Name = Annotated[str, Meta(min_length=1)]
+_LONGEST_QUOTE = 100
 
 
 def hash_token(token: str) -> str:
     """
-    Return what an access file keeps of *token*.
+    Return the hash of *token* that an access file has.
 
-    A plain SHA-256: tokens are long and random (``gloom token``), so there is
-    nothing to guess that a slower hash would protect.
+    A plain SHA-256 is enough: tokens are long and random (``gloom token``), so
+    a slower hash would protect nothing.
     """
     return hashlib.sha256(token.encode()).hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(Struct, frozen=True, forbid_unknown_fields=True):
     """
     One entry of an access file.
 
     Attributes:
-        name: For logs and errors.
-        roles: Of ``"master"`` and ``"slave"``.
+        name: The name in logs and errors.
+        roles: ``"master"``, ``"slave"`` or both.
         types: Patterns (``*``, ``?``, ``[...]``) of job types; an untyped job needs ``*``.
         token_sha256: The hash of its token, or None.
         certificate: The name on its client certificate, or None.
     """
 
-    name: str
-    roles: frozenset[str]
-    types: tuple[str, ...]
-    token_sha256: str | None = None
-    certificate: str | None = None
+    name: _Name
+    roles: Annotated[frozenset[_Role], Meta(min_length=1)]
+    types: Annotated[tuple[str, ...], Meta(min_length=1)]
+    token_sha256: _SHA256 | None = None
+    certificate: _Name | None = None
 
     def has_role(self, role: str) -> bool:
-        """Return whether it may use the port of *role*."""
+        """Return whether this identity may use the port of *role*."""
         return role in self.roles
 
     def has_type(self, type: str | None) -> bool:
-        """Return whether it may have jobs of *type*."""
+        """Return whether this identity may submit or take jobs of *type*."""
         if type is None:
             return "*" in self.types
         return any(fnmatch.fnmatchcase(type, pattern) for pattern in self.types)
@@ -87,7 +89,7 @@ class Access:
         self._identities = tuple(identities)
 
     def with_token(self, token: str) -> Identity | None:
-        """Return whose token it is, or None; takes the same time for each wrong one."""
+        """Return the identity with *token*, or None, in the same time for every wrong token."""
         digest = hash_token(token)
         found = None
         for identity in self._identities:
@@ -96,7 +98,7 @@ class Access:
         return found
 
     def with_certificate(self, names: Iterable[str]) -> Identity | None:
-        """Return whose certificate has one of *names*, or None."""
+        """Return the identity with one of the *names* of a certificate, or None."""
         names = set(names)
         return next((identity for identity in self._identities if identity.certificate in names), None)
 
@@ -106,7 +108,7 @@ def read_access(path: Path) -> Access:
     Read an access file.
 
     Raises:
-        SettingsError: It cannot be read, or an entry is wrong; the text says which and what is allowed.
+        SettingsError: The file cannot be read, or an entry is wrong; the text names the entry and the rule.
     """
     try:
         with path.open("rb") as file:
@@ -126,34 +128,50 @@ def read_access(path: Path) -> Access:
     return Access(identities)
 
 
-def _identity(path: Path, number: int, entry: Any) -> Identity:
-    def wrong(what: str) -> SettingsError:
-        return SettingsError(f"access: {path}: identity {number}: {what}")
+# The rule of each key, for errors.
+_RULES = {
+    "name": "a string that is not empty",
+    "roles": f'a list of "{MASTER}", "{SLAVE}" or both',
+    "types": 'a list of patterns such as "render-*"; "*" is every type',
+    "token_sha256": "64 hexadecimal digits in lower case, as gloom token prints them",
+    "certificate": "the name on a client certificate",
+}
+# Never quoted: someone may have put the token itself there.
+_SECRET = frozenset({"name", "token_sha256", "certificate"})
 
+
+def _identity(path: Path, number: int, entry: Any) -> Identity:
+    try:
+        identity = convert(entry, Identity)
+    except ValidationError:
+        raise SettingsError(f"access: {path}: identity {number}: {_problem(entry)}") from None
+    if (identity.token_sha256 is None) == (identity.certificate is None):
+        raise SettingsError(f"access: {path}: identity {number}: must have token_sha256 or certificate, one of the two")
+    return identity
+
+
+def _problem(entry: Any) -> str:
+    """Return what is wrong with *entry*, which is no `Identity`."""
     if not isinstance(entry, dict):
-        raise wrong("must be a table")
-    unknown = sorted(set(entry) - _KEYS)
+        return "must be a table"
+    unknown = sorted(entry.keys() - _RULES.keys())
     if unknown:
-        raise wrong(f"{unknown[0]!r} is unknown; there are {', '.join(sorted(_KEYS))}")
-    name, token, certificate = entry.get("name"), entry.get("token_sha256"), entry.get("certificate")
-    roles, types = entry.get("roles"), entry.get("types")
-    if not isinstance(name, str) or not name:
-        raise wrong("name must be a string that is not empty")
-    if (token is None) == (certificate is None):
-        raise wrong("must have token_sha256 or certificate, one of the two")
-    if token is not None and not (isinstance(token, str) and _SHA256.fullmatch(token)):
-        raise wrong("token_sha256 must be 64 hexadecimal digits in lower case, as gloom token prints them")
-    if certificate is not None and not (isinstance(certificate, str) and certificate):
-        raise wrong("certificate must be the name on a client certificate")
-    if not isinstance(roles, list) or not roles or not all(role in (MASTER, SLAVE) for role in roles):
-        raise wrong('roles must be a list of "master", "slave" or both')
-    if not isinstance(types, list) or not types or not all(isinstance(type, str) for type in types):
-        raise wrong('types must be a list of patterns such as "render-*"; "*" is every type')
-    return Identity(name, frozenset(roles), tuple(types), token, certificate)
+        return f"{unknown[0]!r} is unknown; there are {', '.join(sorted(_RULES))}"
+    wrong = next(field.name for field in structs.fields(Identity) if not _fits(entry.get(field.name), field.type))
+    got = f", got {entry[wrong]!r}"[:_LONGEST_QUOTE] if wrong in entry and wrong not in _SECRET else ""
+    return f"{wrong} must be {_RULES[wrong]}{got}"
+
+
+def _fits(value: Any, type: Any) -> bool:
+    try:
+        convert(value, type)
+    except ValidationError:
+        return False
+    return True
 
 
 def certificate_names(transport: Any) -> list[str]:
-    """Return the common name and the DNS names of the client certificate that *transport* was shown."""
+    """Return the common name and the DNS names of the peer's certificate."""
     shown = transport.getPeerCertificate()
     if shown is None:
         return []

@@ -1,23 +1,28 @@
 """
-The worker: jobs run in child processes, beside the process that talks to the broker.
+The worker of ``gloom work``: it connects to the broker, and runs each job in a child process.
 
-    service     slots, each with one child after the other; starting, finishing, ending at once
-    slave       the one connection of all slots: which child does a job, and what the broker is told
-    pool        one child process, as its parent sees it
-    pipe        what the two say to each other
-    child       the child's own loop: a function or a program answers one job after the other
-    forked      the processes that a job forks, which have no part in the worker
-    telling     progress, told by a function while it runs
-    awaiting    functions that return coroutines and Deferreds
-    command     jobs answered by a program
-    process     what a process does so that it ends with its parent, and not before
+In the worker's own process, on Twisted and without any code of the user:
 
-Above the pipe there is Twisted and no user's code; below it, a user's code and
-no Twisted that the user's code does not bring.
+    service       the Twisted service; one slot per concurrent job, each with one child at a time
+    slave         the connection to the broker: assigns jobs to free children and returns their outcomes
+    childprocess  one child process, as the worker sees it: its pipes, its signals, its end
 
-For a function's code there is `progress`: ``from gloom.worker import progress``.
+Between the two processes:
+
+    pipe          the frames in both pipes
+
+In the child process, with the code of the user and only the Twisted that this code imports:
+
+    child         the main loop: read a job, answer it, write the outcome
+    awaiting      functions that return a coroutine or a Deferred
+    program       jobs that an external program answers
+    jobprogress   progress reports of a running job
+    forked        processes that a job forks, which do none of the worker's work
+    lifetime      the child's signals, and its end when the worker ends
+
+A job's function reports progress with `progress`: ``from gloom.worker import progress``.
 """
 
-from gloom.worker.telling import progress
+from gloom.worker.jobprogress import progress
 
 __all__ = ["progress"]

@@ -17,7 +17,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-from gloom.worker.process import disregard_stop_signals
+from gloom.worker.lifetime import disregard_stop_signals
 
 _REACTOR = "twisted.internet.reactor"
 

@@ -36,7 +36,8 @@ from gloom.wire.framebuffer import FrameBuffer
 from gloom.wire.messages import Fail
 from gloom.worker import forked
 from gloom.worker.awaiting import Awaiter
-from gloom.worker.command import Program
+from gloom.worker.jobprogress import Outlet, use
+from gloom.worker.lifetime import detach, die_with_parent, take_the_group_along
 from gloom.worker.pipe import (
     ANSWER,
     FAILURE,
@@ -52,8 +53,7 @@ from gloom.worker.pipe import (
     frame_of,
     value_of,
 )
-from gloom.worker.process import detach, die_with_parent, take_the_group_along
-from gloom.worker.telling import Outlet, use
+from gloom.worker.program import Program
 
 # What a pipe holds.
 _READ_BYTES = 1 << 16

@@ -18,7 +18,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import NoReturn
 
-from gloom.worker.process import STOP_SIGNALS, heed_stop_signals
+from gloom.worker.lifetime import STOP_SIGNALS, heed_stop_signals
 
 
 def prepare_for_forks(let_go: Callable[[], None]) -> None:

@@ -18,7 +18,7 @@ from gloom.client.deferred.link import retry_delay_seconds
 from gloom.client.tls import ClientTLS
 from gloom.errors import GloomError, RequestRefused
 from gloom.wire.messages import Fail
-from gloom.worker.pool import Child, ChildError, WorkerDied
+from gloom.worker.childprocess import Child, ChildError, WorkerDied
 from gloom.worker.slave import ChildrenSlave
 
 # Starts in a row that may end by a signal before the worker has ever been ready: memory may be short for a while.
@@ -164,7 +164,7 @@ class Worker(Service):
     Takes jobs and has them done in child processes.
 
     Args:
-        start: Starts a child; see `gloom.worker.pool.start_child`.
+        start: Starts a child; see `gloom.worker.childprocess.start_child`.
         types: The job types, one or more.
         endpoint: The broker's slave port, as for `Slave`; its text is what the log says.
         reactor: Clock, and what a string connects with.

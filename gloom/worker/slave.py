@@ -24,8 +24,8 @@ from gloom.errors import Busy, Draining, RequestRefused, TransportError
 from gloom.transport.polling import SocketPoll
 from gloom.transport.sending import FlushTurn
 from gloom.wire.messages import ExtendedJoin, Fail, Leave
+from gloom.worker.childprocess import Child, ChildError
 from gloom.worker.pipe import Job
-from gloom.worker.pool import Child, ChildError
 
 # A broker that refuses a join so may take it later.
 _PASSING = frozenset({Busy.code, Draining.code})

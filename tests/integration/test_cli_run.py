@@ -20,7 +20,7 @@ import click
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from gloom.cli.output import StdoutClosed
-from gloom.cli.run import run
+from gloom.cli.runner import run
 from gloom.errors import GloomError
 
 async def verb(reactor):

@@ -69,13 +69,22 @@ WRONG_ENTRIES = [
     (entry(roles=None), 'roles must be a list of "master", "slave" or both'),
     (entry(roles="[]"), "roles must be a list"),
     (entry(roles='"master"'), "roles must be a list"),
-    (entry(roles='["master", "admin"]'), "roles must be a list"),
+    (
+        entry(roles='["master", "admin"]'),
+        """roles must be a list of "master", "slave" or both, got ['master', 'admin']""",
+    ),
+    (entry(roles='["master\\n"]'), "roles must be a list"),
+    (entry(token_sha256=f'"{"0" * 64}\\n"'), "token_sha256 must be 64 hexadecimal digits"),
     (entry(roles="{master = 1}"), "roles must be a list"),
     (entry(roles='[["master"]]'), "roles must be a list"),
     (entry(types=None), 'types must be a list of patterns such as "render-*"; "*" is every type'),
     (entry(types="[]"), "types must be a list of patterns"),
     (entry(types='"*"'), "types must be a list of patterns"),
-    (entry(types='["a", 5]'), "types must be a list of patterns"),
+    (
+        entry(types='["a", 5]'),
+        """types must be a list of patterns such as "render-*"; "*" is every type, got ['a', 5]""",
+    ),
+    (entry(types=f"[{'5, ' * 100}]"), "types must be a list of patterns"),
 ]
 
 

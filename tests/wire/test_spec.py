@@ -33,7 +33,7 @@ SPEC = specification()
 # Transcripts
 
 
-LIMITS = {f"--{option}": (field, kind) for option, field, kind, _ in tap.LIMITS}
+LIMITS = {f"--{option}" for option, _ in tap.LIMITS}
 
 
 def settings_of(options: list[str]) -> Settings:
@@ -42,8 +42,7 @@ def settings_of(options: list[str]) -> Settings:
         return Settings(require_type=True)
     given = dict(zip(options[::2], options[1::2], strict=True))
     given.pop("--access", None)
-    fields: dict[str, Any] = {LIMITS[option][0]: LIMITS[option][1](value) for option, value in given.items()}
-    return Settings(**fields)
+    return Settings.from_texts({option.removeprefix("--"): value for option, value in given.items()})
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,8 @@ from gloom.transport.polling import SocketPoll
 from gloom.transport.sending import FlushTurn
 from gloom.wire.bodies import encode_body
 from gloom.wire.messages import Fail
+from gloom.worker.childprocess import Child, ChildError, start_child
 from gloom.worker.pipe import Job
-from gloom.worker.pool import Child, ChildError, start_child
 
 # Interpreters are started, on machines that do other things too.
 pytestmark = [pytest.mark.deferred_timeout(20), pytest.mark.usefixtures("in_the_tests_directory")]

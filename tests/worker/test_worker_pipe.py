@@ -11,6 +11,7 @@ from twisted.internet.task import Clock
 
 from gloom.wire.bodies import encode_body
 from gloom.wire.messages import Fail
+from gloom.worker.childprocess import Child, ChildError
 from gloom.worker.pipe import (
     ANSWER,
     FAILURE,
@@ -24,7 +25,6 @@ from gloom.worker.pipe import (
     frame_of,
     job_number,
 )
-from gloom.worker.pool import Child, ChildError
 
 KINDS = st.sampled_from([READY, UNUSABLE, ANSWER, FAILURE, PROGRESS, b"", b"?"])
 NUMBERS = st.sampled_from([NO_JOB, *map(job_number, range(4)), b"", b"short"])

@@ -16,8 +16,8 @@ from gloom.client.deferred.run import Run
 from gloom.server.access import Access, Identity, hash_token
 from gloom.testing import MemoryGloom, RawPeer
 from gloom.wire.messages import ExtendedRespond, Fail
+from gloom.worker.childprocess import Child, ChildError
 from gloom.worker.pipe import ANSWER, FAILURE, OUTCOMES_FD, PROGRESS, READY, UNUSABLE, Job, encode_failure, frame_of
-from gloom.worker.pool import Child, ChildError
 from gloom.worker.service import Refused, Worker
 from tests.support.logged import logged
 
@@ -477,7 +477,7 @@ def test_a_job_that_cannot_be_given_to_a_child_fails_alone(shop: Workshop, monke
     shop.ready()
     master = shop.master()
     with monkeypatch.context() as patch:
-        patch.setattr("gloom.worker.pool.encode_job", lambda _job: 1 / 0)
+        patch.setattr("gloom.worker.childprocess.encode_job", lambda _job: 1 / 0)
         _, failed = master.ask({"action": "submit", "id": 0, "type": "count", "body": 1})
     assert (failed["id"], failed["kind"]) == (0, "ZeroDivisionError")
     assert master.ask({"action": "submit", "id": 1, "type": "count", "body": 1})[0] == {"ok": True}

@@ -107,7 +107,7 @@ def command(
     """
     # Here, not above: a help text needs no Twisted.
     from gloom.cli.bench.load import bench, only_failures
-    from gloom.cli.run import run
+    from gloom.cli.runner import run
 
     if rate is not None and window is not None:
         raise click.UsageError("either --window or --rate, not both: with --rate no job waits for an answer")

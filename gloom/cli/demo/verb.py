@@ -20,6 +20,6 @@ def command(as_json: bool) -> None:
     """
     # Here, not above: a help text needs no Twisted.
     from gloom.cli.demo.counting import demonstrate
-    from gloom.cli.run import run
+    from gloom.cli.runner import run
 
     run(lambda reactor: demonstrate(reactor, as_json=as_json))

@@ -14,7 +14,7 @@ from twisted.internet.error import ConnectionLost
 from twisted.python.failure import Failure
 
 from gloom.cli.output import StdoutClosed, print_out
-from gloom.cli.streams import Lines, LineTooLong, Output
+from gloom.cli.stdio import Lines, LineTooLong, Output
 from gloom.errors import GloomError
 
 reactor: Any = untyped

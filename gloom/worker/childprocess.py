@@ -24,6 +24,7 @@ from gloom.errors import GloomError
 from gloom.transport.polling import SocketPoll
 from gloom.wire.framebuffer import FrameBuffer
 from gloom.wire.messages import Fail
+from gloom.worker.lifetime import STOP_SIGNALS
 from gloom.worker.pipe import (
     ANSWER,
     FAILURE,
@@ -40,7 +41,6 @@ from gloom.worker.pipe import (
     frame_of,
     job_number,
 )
-from gloom.worker.process import STOP_SIGNALS
 
 # What a pipe holds.
 _READ_BYTES = 1 << 16

@@ -12,8 +12,8 @@ from msgspec import Raw
 
 from gloom.errors import BodyError, SizeError
 from gloom.wire.bodies import encode_body
-from gloom.worker.command import ExitStatus, Program
 from gloom.worker.pipe import Job
+from gloom.worker.program import ExitStatus, Program
 
 MIB = 1 << 20
 

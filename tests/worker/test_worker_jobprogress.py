@@ -6,8 +6,8 @@ import pytest
 
 from gloom.errors import BodyError
 from gloom.worker import progress
+from gloom.worker.jobprogress import Outlet
 from gloom.worker.pipe import ANSWER, PROGRESS, job_number
-from gloom.worker.telling import Outlet
 
 
 def test_progress_outside_a_worker_does_nothing() -> None:

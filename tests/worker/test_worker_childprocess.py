@@ -20,8 +20,8 @@ from gloom.transport.polling import SocketPoll
 from gloom.transport.sending import FlushTurn
 from gloom.wire.bodies import decode_body, encode_body
 from gloom.wire.messages import Fail
+from gloom.worker.childprocess import Child, ChildError, Unusable, WorkerDied, spawn, start_child
 from gloom.worker.pipe import Job
-from gloom.worker.pool import Child, ChildError, Unusable, WorkerDied, spawn, start_child
 
 # Interpreters are started, on machines that do other things too.
 pytestmark = [pytest.mark.deferred_timeout(20), pytest.mark.usefixtures("in_the_tests_directory")]
