@@ -7,19 +7,16 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import partial
-from time import localtime, strftime
 from typing import Any
 
 import click
 from twisted.internet.defer import CancelledError
-from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, formatEvent
-from zope.interface import implementer
+from twisted.logger import Logger, LogLevel
 
 from gloom.cli.connect import Place, slave_options
+from gloom.cli.loglines import TimedLines
 from gloom.cli.options import valid_name, valid_short_texts, valid_wait
 from gloom.cli.output import FAILED
 from gloom.cli.runner import run
@@ -149,7 +146,7 @@ def command(
         worker = Worker(start, chosen, slave.address, reactor=reactor, **place, **options)
         return await _until_stopped(worker, work, slave.address)
 
-    run(verb, WorkLog(LogLevel.debug if verbose else LogLevel.info))
+    run(verb, TimedLines("gloom work", LogLevel.debug if verbose else LogLevel.info))
 
 
 def _work(target: str | None, program: list[str] | None, as_json: bool) -> tuple[Sequence[str], str | None]:
@@ -217,28 +214,3 @@ def _why_refused(address: str, error: RequestRefused) -> str:
     if error.error == InvalidAction.code:
         return f"{address} is the broker's port for masters; a worker needs its slave port: --slave HOST:{SLAVE_PORT}"
     return f"the broker at {address} refuses: {error}"
-
-
-@implementer(ILogObserver)
-class WorkLog:
-    """
-    A log observer that writes lines with the time to standard error.
-
-    Args:
-        level: What is less is not shown; of other packages, only warnings are.
-    """
-
-    def __init__(self, level: Any) -> None:
-        self._level = level
-
-    def __call__(self, event: LogEvent) -> None:
-        own = str(event.get("log_namespace", "")).startswith("gloom.")
-        if event.get("log_level", LogLevel.info) < (self._level if own else LogLevel.warn):
-            return
-        text = formatEvent(event)
-        failure = event.get("log_failure")
-        if failure is not None:
-            text = f"{text}\n{failure.getTraceback().rstrip()}"
-        when = strftime("%H:%M:%S", localtime(event.get("log_time")))
-        with suppress(OSError):  # nobody reads it any more
-            print(f"{when} gloom work: {text}", file=sys.stderr, flush=True)

@@ -65,8 +65,8 @@ def test_help_is_quick_because_it_loads_no_twisted() -> None:
 
 
 def test_python_m_runs_the_same_command() -> None:
-    """Where the script is not on the path, `python -m gloom.cli` is."""
-    ended = subprocess.run([sys.executable, "-m", "gloom.cli", "--version"], capture_output=True, text=True)
+    """Where the script is not on the path, `python -m gloom` is."""
+    ended = subprocess.run([sys.executable, "-m", "gloom", "--version"], capture_output=True, text=True)
     assert ended.stdout == gloom("--version").output
 
 

@@ -204,7 +204,7 @@ def test_a_full_disk_is_said(farm: Farm, verb: str) -> None:
 def test_a_standard_stream_that_is_not_there_is_said(farm: Farm, verb: str, redirection: str, complaint: str) -> None:
     """No traceback, and above all no answer in the wrong file."""
     ended = subprocess.run(
-        f"echo 1 | {sys.executable} -m gloom.cli {verb} echo --master {farm.address} {redirection}",
+        f"echo 1 | {sys.executable} -m gloom {verb} echo --master {farm.address} {redirection}",
         shell=True,
         capture_output=True,
         text=True,
@@ -218,7 +218,7 @@ def test_a_standard_stream_that_is_not_there_is_said(farm: Farm, verb: str, redi
 def test_without_standard_error_the_answers_are_what_they_were(farm: Farm) -> None:
     """`2>&-` takes the messages away, and does not mix them into the answers."""
     ended = subprocess.run(
-        f'printf "1\\n3\\n" | {sys.executable} -m gloom.cli map picky --master {farm.address} 2>&-',
+        f'printf "1\\n3\\n" | {sys.executable} -m gloom map picky --master {farm.address} 2>&-',
         shell=True,
         capture_output=True,
         timeout=SECONDS,
