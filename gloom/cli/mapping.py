@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+from msgspec import Raw
 from twisted.internet.defer import CancelledError, Deferred, fail
 
 from gloom.cli.connect import Place, connected_master
 from gloom.cli.output import FAILED, descriptor, on_terminal, say
 from gloom.cli.progress import Bar, Patience, Tally
 from gloom.cli.stdio import Lines, LineTooLong, Output
-from gloom.cli.values import error_fields, one_line, read_body, to_json, to_plain
+from gloom.cli.values import error_fields, json_slip, one_line, read_body, to_json, to_plain
 from gloom.client.deferred import Master
 from gloom.client.deferred.answers import Answer, Answers
 from gloom.errors import BodyError, GloomError, RequestRefused
@@ -105,6 +106,8 @@ class Mapping:
         # How much of the input has its answer: lines that are only read are no progress.
         self._answered_bytes = 0
         self._printed = 0
+        # Whether a line that begins like JSON and is none has been met: it is said once.
+        self._slip_told = False
         self._early: dict[int, Answer] = {}
         self._room: Deferred[None] | None = None
 
@@ -175,6 +178,8 @@ class Mapping:
         except BodyError as error:
             return fail(error)
         options = self._options
+        if not (self._slip_told or options.text):
+            self._tell_slip(body)
         self._patience.begin()
         return self._master.submit_patiently(
             options.type,
@@ -184,6 +189,18 @@ class Mapping:
             expires=options.expires,
             retries=options.retries,
             require_slave=options.require_slave,
+        )
+
+    def _tell_slip(self, body: Raw | str) -> None:
+        slip = json_slip(body)
+        if slip is None:
+            return
+        self._slip_told = True
+        # The line that was read last is the one that is submitted.
+        number = next(reversed(self._in_work.values()))[0]
+        say(
+            f"line {number} begins like JSON and is none ({slip}): it is sent as a string, and so are others like it; "
+            "with --text, without this line"
         )
 
     # Answers to lines

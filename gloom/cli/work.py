@@ -55,7 +55,6 @@ def _cpus() -> int:
 
 @click.command(cls=_ProgramAfterDashes)
 @click.argument("target", metavar="MODULE:FUNCTION", required=False)
-@slave_options
 @click.option(
     "-t",
     "--type",
@@ -91,6 +90,7 @@ def _cpus() -> int:
     help="How long Ctrl-C or SIGTERM waits for jobs in hand.",
 )
 @click.option("-v", "--verbose", is_flag=True, help="Log tracebacks of jobs that fail, and connections.")
+@slave_options
 @click.pass_context
 def command(
     ctx: click.Context,
