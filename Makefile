@@ -9,8 +9,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-# The name of each package, while pip looks for it: an installation takes a minute or two on a slow machine.
-NAMES := awk '/^Collecting/ { print "    " $$2; fflush() }'
+# The name of each package, while pip fetches it: an installation takes a minute or two on a slow machine.
+# Not awk, which may read ahead.
+NAMES := while read -r step name rest; do case "$$step $$name" in \
+	"Installing collected") echo "    all fetched; putting them in place";; \
+	Collecting* | Processing*) echo "    $${name\#\#*/}";; esac; done
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test faults lint bench check-package clean
