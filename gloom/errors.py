@@ -1,10 +1,10 @@
 """
-Every exception of gloom; those that travel on the wire carry their code.
+Every exception of gloom; those that travel on the wire have a code.
 
-Two branches: a `ProtocolError` says that the other end broke
-docs/protocol.md (a broker answers it, see section 2 there); a
-`TransportError` or a `ServerError` is what a client library raises to its
-user. Anything else that escapes is a bug. This room imports nothing.
+A `ProtocolError` means that the other end broke docs/protocol.md; the broker
+replies with it (section 2 there). The client libraries raise a `TransportError`
+or a `ServerError` to their users. Any other exception is a bug. This module
+imports nothing.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ class GloomError(Exception):
 
 
 class SettingsError(GloomError, ValueError):
-    """A value of `gloom.settings.Settings` is out of its range; the text says which and why."""
+    """An option, a limit or a file of the configuration is wrong; the text names it and the rule."""
 
 
 class StartupError(GloomError):
-    """The daemon cannot start; the text is all that the operator needs."""
+    """The daemon cannot start; the text is complete for the operator."""
 
 
 class ProtocolError(GloomError):
@@ -30,9 +30,9 @@ class ProtocolError(GloomError):
     The other end broke the protocol.
 
     Attributes:
-        code: The stable ``error`` value that goes on the wire.
+        code: The stable value of ``error`` on the wire.
         closes: Whether the connection ends after this error.
-        reason: What was wrong, where, and what is allowed, for a person.
+        reason: The mistake, its place and the rule, for a person.
     """
 
     code: ClassVar[str] = "protocol_error"
@@ -100,7 +100,7 @@ class UnknownJob(ProtocolError):
 
 
 class NoSlaves(ProtocolError):
-    """``require_slave`` was asked for, and no slave of the type has joined."""
+    """The job has ``require_slave``, and no slave has joined its type."""
 
     code = "no_slaves"
 
@@ -131,7 +131,7 @@ class Forbidden(ProtocolError):
 
 
 class UnsupportedVersion(ProtocolError):
-    """The ``hello`` asked for a version that this broker does not speak."""
+    """The ``hello`` names a protocol version that this broker does not have."""
 
     code = "unsupported_version"
 
@@ -145,10 +145,10 @@ class InternalError(ProtocolError):
 
 class BodyError(GloomError, ValueError):
     """
-    A Python value cannot be a body, or a body is more than Python reads.
+    A Python value cannot become a body, or Python cannot read a body.
 
     Attributes:
-        id: The id of the job that came with it, or None.
+        id: The id of the job of this body, or None.
     """
 
     def __init__(self, text: str, id: str | int | None = None) -> None:
@@ -157,25 +157,25 @@ class BodyError(GloomError, ValueError):
 
 
 class TryAgain(GloomError):
-    """Raised by a slave's function: spend this attempt, and give the job to a slave once more."""
+    """Raised by a slave's function to end this attempt and have the job tried again."""
 
 
 class TransportError(GloomError):
-    """The connection could not be made, or it ended."""
+    """The connection could not be made, or it has ended."""
 
 
 class TimedOut(TransportError, TimeoutError):
-    """Nothing came within the time that the caller allowed."""
+    """Nothing arrived within the caller's timeout."""
 
 
 class ServerError(GloomError):
     """
-    The broker answered with an error.
+    The broker replied with an error.
 
     Attributes:
         error: The stable code (docs/protocol.md, section 2).
         reason: The broker's explanation.
-        id: The job it concerns, where one is known.
+        id: The job's id, if the error concerns one job.
     """
 
     def __init__(self, error: str, reason: str, id: str | int | None = None) -> None:
@@ -189,7 +189,7 @@ class ServerError(GloomError):
 
 
 class RequestRefused(ServerError):
-    """The broker did not accept a request; nothing was queued."""
+    """The broker refused a request; nothing was queued."""
 
 
 class JobFailed(ServerError):
@@ -197,9 +197,9 @@ class JobFailed(ServerError):
     An accepted job ended without an answer.
 
     Attributes:
-        kind: The exception's name on the slave, or None where no exception was raised.
+        kind: The name of the exception on the slave, or None if there was none.
         traceback: The slave's traceback as text, or None.
-        attempts: One mapping an attempt: ``slave``, ``seconds``, ``ended``.
+        attempts: One mapping per attempt: ``slave``, ``seconds``, ``ended``.
     """
 
     def __init__(

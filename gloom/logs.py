@@ -1,10 +1,9 @@
 """
-Log lines: the text of peers is escaped, and journald gets lines in its own form.
+Log lines: text from peers is escaped, and lines for journald have its priorities.
 
-`PeerLogger` is the logger of every module that logs text of peers. `journal`
-is a log observer: ``twistd --logger=gloom.logs.journal``. Each of its lines
-begins with its priority in the form of sd-daemon(3), and carries no time of its
-own, since the journal adds one.
+Modules that log text from peers use `PeerLogger`. `journal` is a log observer:
+``twistd --logger=gloom.logs.journal``. Each of its lines begins with a priority
+in the form of sd-daemon(3) and has no time, since the journal adds one.
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ _PRIORITIES = {
 
 
 def printable(text: str) -> str:
-    """Return *text* with an escape for each character that prints nothing, such as a newline, ESC or a bidi control."""
+    """Return *text* with escapes for unprintable characters, such as a newline, ESC or a bidi control."""
     if text.isprintable():
         return text
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 class PeerLogger(Logger):
-    """A logger whose events have their texts in escapes, so that no peer can forge a line of the log."""
+    """A logger that escapes the texts of its events, so that no peer can forge a line of the log."""
 
     def emit(self, level: Any, format: str | None = None, **kwargs: object) -> None:
         super().emit(level, format, **{key: _shown(value) for key, value in kwargs.items()})
@@ -50,6 +49,6 @@ def _with_priority(event: LogEvent) -> str | None:
     text = eventAsText(event, includeTimestamp=False, includeSystem=False)
     prefix = f"<{_PRIORITIES.get(event.get('log_level', LogLevel.info), 6)}>"
     first, *more = text.splitlines() or [""]
-    # Indented, so that no line of a traceback looks like an event of its own.
+    # Indented, so that no line of a traceback looks like another event.
     lines = [printable(first), *(f"\t{printable(line.expandtabs())}" for line in more)]
     return "".join(f"{prefix}{line}\n" for line in lines) if text else None

@@ -1,7 +1,7 @@
 """
-The broker's limits and times, checked once, when they are made.
+The broker's limits and times, checked when they are created.
 
-Nothing here reads a command line or the environment: `gloom.tap` does.
+`gloom.tap` reads the command line; nothing here reads the environment.
 """
 
 from __future__ import annotations
@@ -24,34 +24,34 @@ SLAVE_PORT = 9999
 @dataclass(frozen=True)
 class Settings:
     """
-    What a broker allows.
+    The limits and times of a broker.
 
     Attributes:
         max_frame_bytes: Largest payload of one frame, 1 KiB to 2 GiB (docs/protocol.md, section 1).
-        retries: How often a job whose slave disappeared is tried again, 0 to 100.
+        retries: How often a job is tried again after its slave disappeared, 0 to 100.
         require_type: Whether a ``submit`` without a type is refused.
-        linger_seconds: How long the peer of a connection that the broker closes
-            may take none of the bytes that are left for it, before it is dropped.
+        linger_seconds: How long the peer of a closing connection may take none of
+            the bytes that are left for it, before it is dropped.
         max_heartbeat_seconds: Longest silence that a peer may agree on with ``hello``.
-        max_jobs: How many jobs may be in flight.
-        max_queued_bytes: How many bytes the jobs in flight may have together.
-        master_share: Which part of these two one master may hold, over 0 up to 1.
-        max_joined_types: How many joined types all slaves may have together.
-        max_memory_bytes: Memory of the process from which on jobs are refused;
+        max_jobs: Most jobs in flight.
+        max_queued_bytes: Most bytes of all jobs in flight together.
+        master_share: Largest part of these two limits for one master, over 0 up to 1.
+        max_joined_types: Most joined types of all slaves together.
+        max_memory_bytes: Memory of the process at which jobs are refused;
             0 for three quarters of the system's limit.
-        max_connections: How many connections may be open, both ports together.
-        max_unread_bytes: How many bytes may wait for a peer that does not read, before it is dropped.
-        max_total_unread_bytes: How many may wait for all peers together, before the slowest is dropped.
-        unread_seconds: How long a peer over the first of these may make no progress.
-        least_read_bytes: How much it must take in that time for it to count as progress.
-        pause_unread_bytes: From how many on nothing more is read from it.
-        stall_seconds: How long a frame may stand still half way; and how long
-            the first frame of a connection may take in all.
+        max_connections: Most open connections, both ports together.
+        max_unread_bytes: Most bytes that wait for one peer that does not read, before it is dropped.
+        max_total_unread_bytes: Most bytes that wait for all peers together, before the slowest is dropped.
+        unread_seconds: How long a peer over max_unread_bytes may make no progress.
+        least_read_bytes: Bytes that it must take in that time to make progress.
+        pause_unread_bytes: Bytes waiting for a peer at which the broker stops reading from it.
+        stall_seconds: How long a half-received frame may make no progress; and how
+            long the first frame of a connection may take in all.
         drain_seconds: How long a shutdown waits for the jobs in hand.
-        max_stranger_frame_bytes: Largest payload of a frame from a peer that has to identify itself and has not.
-        max_stranger_hellos: How many requests such a peer has.
-        verbose: Whether refused requests are logged, at debug level. Here, since
-            twistd has no level of its own: what is emitted is written.
+        max_stranger_frame_bytes: Largest payload of a frame from a peer that must identify itself and has not.
+        max_stranger_hellos: Most requests of such a peer.
+        verbose: Whether refused requests are logged, at debug level. A setting,
+            since twistd cannot filter events by their level.
 
     Raises:
         SettingsError: A value is out of its range.

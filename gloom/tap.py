@@ -222,11 +222,11 @@ def make_service(parts: Parts, reactor: IReactor) -> MultiService:
     top = MultiService()
     for service in (
         DescriptorService(parts.settings.max_connections),
-        SignalService(reactor, broker.hurry, Reload(around, parts.access_file, parts.tls)),
+        SignalService(reactor, reactor, broker.hurry, Reload(around, parts.access_file, parts.tls)),
         broker,
         MemoryService(reactor, lambda: jobs.used_bytes, settle=_settle_collector),
         MemoryAlarm(reactor, jobs, bounds, find_trim(), find_usage(), find_kept()),
-        SystemdService(reactor),
+        SystemdService(reactor, reactor),
     ):
         service.setServiceParent(top)
     return top

@@ -1,10 +1,10 @@
 """
 A double for tests: the real broker, protocols and clients over an in-memory wire and a clock.
 
-No socket, no reactor, no waiting: `MemoryGloom.advance` moves time and carries
-bytes until nothing is left to carry. A test of a program that uses gloom gives
-its clients `MemoryGloom.master_endpoint`, `MemoryGloom.slave_endpoint` and
-`MemoryGloom.clock` instead of real ones:
+There is no socket, no reactor and no waiting: `MemoryGloom.advance` moves time
+and carries bytes until none are left. A test of a program that uses gloom
+passes `MemoryGloom.master_endpoint`, `MemoryGloom.slave_endpoint` and
+`MemoryGloom.clock` to its clients instead of real ones:
 
     gloom = MemoryGloom()
     slave = Slave(gloom.slave_endpoint, "double", lambda n: 2 * n, reactor=gloom.clock)
@@ -56,7 +56,7 @@ class MemoryTransport:
 
     Attributes:
         connected: Whether this end still takes writes.
-        stalled: Set it to keep what is written to this end in its buffer, as a peer that does not read would.
+        stalled: Set it to deliver nothing to this end, as if it did not read.
     """
 
     def __init__(self, host: IPv4Address, peer: IPv4Address) -> None:
@@ -73,7 +73,7 @@ class MemoryTransport:
         self._closing = False
 
     def link(self, other: MemoryTransport) -> None:
-        """Make *other* the other end."""
+        """Connect this end to *other*."""
         self._other, other._other = other, self
 
     def write(self, data: bytes) -> None:
@@ -118,7 +118,7 @@ class MemoryTransport:
         return self._host
 
     def carry(self) -> bool:
-        """Move what this end has written to the other end; return whether anything happened."""
+        """Deliver the output of this end to the other end; return whether anything happened."""
         other = self._other
         if not self.connected or other is None or other.stalled or not other._reading:
             return False
@@ -142,7 +142,7 @@ class MemoryTransport:
                 cast(IProtocol, end.protocol).connectionLost(Failure(reason))
         other, self._other = self._other, None
         if other is not None:
-            # The client's end stays in `MemoryEndpoint.connections`, the broker's must not.
+            # `MemoryEndpoint.connections` keeps the client's end, which must not keep the broker's.
             other._other = None
 
 
@@ -152,8 +152,8 @@ class MemoryEndpoint:
     A client endpoint that reaches a server factory without a network.
 
     Attributes:
-        refusing: Set it to refuse connections, as a broker that is down would.
-        connections: The client's ends of the connections that were made, oldest first.
+        refusing: Set it to refuse connections, as if the broker were down.
+        connections: The client's end of each connection, oldest first.
     """
 
     def __init__(self, server: IProtocolFactory, port: int) -> None:
@@ -184,10 +184,10 @@ class MemoryEndpoint:
 
 class RawPeer(FrameProtocol):
     """
-    A peer that speaks whole messages, as a client in another language would.
+    A peer that writes and reads raw messages, as a client in another language would.
 
     Attributes:
-        frames: The payloads that came and were not taken yet, as bytes.
+        frames: The received payloads that were not taken yet, as bytes.
     """
 
     def __init__(self, gloom: MemoryGloom) -> None:
@@ -196,10 +196,10 @@ class RawPeer(FrameProtocol):
         self._gloom = gloom
 
     def stringReceived(self, string: bytes) -> None:
-        self.frames.append(bytes(string))  # a very large one comes in a buffer of another kind
+        self.frames.append(bytes(string))  # a very large payload is no bytes object
 
     def send(self, message: Any) -> None:
-        """Send *message* as JSON, or as it is where it is bytes, and carry it."""
+        """Send *message*, bytes as they are or any other value as JSON, and carry it."""
         self.sendString(message if isinstance(message, bytes) else json.dumps(message).encode())
         self._gloom.advance()
 
@@ -209,12 +209,12 @@ class RawPeer(FrameProtocol):
         self._gloom.advance()
 
     def take(self) -> list[Any]:
-        """Return the messages that came since the last call."""
+        """Return the messages received since the last call."""
         frames, self.frames = self.frames, []
         return [json.loads(frame) for frame in frames]
 
     def ask(self, message: Any) -> list[Any]:
-        """Send *message* and return what comes back."""
+        """Send *message* and return the replies."""
         self.send(message)
         return self.take()
 
@@ -229,8 +229,8 @@ class MemoryGloom:
     A whole broker in memory.
 
     Args:
-        settings: The broker's limits; the defaults when absent.
-        access: Who may do what; everyone everything when absent.
+        settings: The broker's limits; the defaults if absent.
+        access: The access rules; without any, everyone may do everything.
 
     Attributes:
         broker: The real in-memory broker.
@@ -248,7 +248,7 @@ class MemoryGloom:
         self.slave_endpoint = MemoryEndpoint(self.slaves, SLAVE_PORT)
 
     def restart(self) -> None:
-        """Begin anew with an empty broker, as after a crash; call `drop_all` for the connections."""
+        """Start an empty broker, as after a crash; call `drop_all` for the connections."""
         around = memory_surroundings(self.settings, self.clock, self.access)
         self.broker = around.broker
         self.flushes = around.flushes
@@ -259,7 +259,7 @@ class MemoryGloom:
             self.slave_endpoint.server = self.slaves
 
     def advance(self, seconds: float = 0.0) -> None:
-        """Let *seconds* pass, and carry bytes all along, until nothing is left to carry."""
+        """Let *seconds* pass, and carry bytes meanwhile, until none are left."""
         end = self.clock.seconds() + seconds
         while self.master_endpoint.carry() | self.slave_endpoint.carry() or self._pass_to_next_call(end):
             pass
@@ -270,7 +270,7 @@ class MemoryGloom:
         due = min((call.getTime() for call in self.clock.getDelayedCalls()), default=None)
         if due is None or due > end:
             return False
-        # Set, since adding a difference of floats may fall short of it.
+        # Set exactly: adding a difference of floats may fall short of it.
         self.clock.rightNow = max(due, self.clock.rightNow)
         self.clock.advance(0)
         return True
@@ -289,9 +289,9 @@ class MemoryGloom:
         return peer
 
     def drop_all(self) -> None:
-        """End every connection, as a broker that crashes does."""
+        """End every connection, as in a crash of the broker."""
         for endpoint in (self.master_endpoint, self.slave_endpoint):
-            # A client may come back at once: that connection is a new one, and stays.
+            # A client may reconnect at once; its new connection stays.
             connections, endpoint.connections = endpoint.connections, []
             for transport in connections:
                 transport.abortConnection()
@@ -299,7 +299,7 @@ class MemoryGloom:
     @staticmethod
     def result(deferred: Deferred[Result]) -> Result:
         """
-        Return what *deferred* has fired with, or raise what it has failed with.
+        Return the result of *deferred*, or raise its failure.
 
         Raises:
             AssertionError: It has not fired.

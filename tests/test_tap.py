@@ -25,7 +25,7 @@ from gloom.server.service import BrokerService, memory_surroundings
 from gloom.server.surroundings import Surroundings
 from gloom.settings import GIB, MIB, Settings
 from gloom.tap import LIMITS, Options, Parts, make_service, makeService, read_parts
-from gloom.transport.sending import to_frame
+from gloom.wire.framebuffer import to_frame
 from tests.support.authority import Authority
 from tests.support.deployment import CHECKOUT
 from tests.support.in_memory import carry, connect

@@ -1,5 +1,5 @@
 """
-Where the broker is and what it is shown: the options for that, and a master that is connected.
+The address of the broker and the client's credentials: their options, and a connected master.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from gloom.settings import MASTER_PORT, SLAVE_PORT
 
 if TYPE_CHECKING:
     from gloom.client.deferred import Master
+    from gloom.reactor import IReactor
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -29,12 +30,12 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 @dataclass(frozen=True)
 class Place:
     """
-    A port of a broker, and what it is shown there.
+    A port of a broker, and the credentials to show there.
 
     Attributes:
-        address: What `gloom.client.deferred.address.client_endpoint` understands.
-        token: Who this is, or None.
-        tls: How TLS is spoken, or None for not at all.
+        address: As `gloom.client.deferred.address.client_endpoint` takes it.
+        token: The client's token, or None.
+        tls: The TLS options, or None for a connection without TLS.
     """
 
     address: str
@@ -89,7 +90,7 @@ def _token(file: str | None) -> str | None:
 
 def _token_of_environment() -> str | None:
     token = os.environ.get("GLOOM_TOKEN", "").strip()
-    # Nothing of it is quoted.
+    # A token is never quoted.
     if len(token.splitlines()) > 1:
         raise click.UsageError("GLOOM_TOKEN must hold one line, the token")
     try:
@@ -99,7 +100,7 @@ def _token_of_environment() -> str | None:
     return token or None
 
 
-def _place_options(role: str, port: int, what_for: str) -> Decorator:
+def _place_options(role: str, port: int) -> Decorator:
     options = [
         click.option(
             f"--{role}",
@@ -110,22 +111,22 @@ def _place_options(role: str, port: int, what_for: str) -> Decorator:
             show_envvar=True,
             default=f"127.0.0.1:{port}",
             show_default=True,
-            help=f"Where the broker {what_for}: HOST:PORT or a Twisted client endpoint description.",
+            help=f"Address of the broker's port for {role}s: HOST:PORT or a Twisted client endpoint description.",
         ),
         click.option(
             "--token-file",
             metavar="FILE",
-            help="Holds the token that says who this is; else GLOOM_TOKEN does. "
-            "There is no option for the token itself: everyone on this host could see it.",
+            help="File with this client's token.  [default: the token in GLOOM_TOKEN]  "
+            "No option takes the token itself: everyone on this host could see it.",
         ),
-        click.option("--tls", "use_tls", is_flag=True, help="Speak TLS; implied by the four below."),
-        _tls_option("--tls-ca", "PEM file: trust these authorities, not the system's.", "GLOOM_TLS_CA"),
-        _tls_option("--tls-cert", "PEM file: the certificate, and chain, that says who this is.", "GLOOM_TLS_CERT"),
-        _tls_option("--tls-key", "PEM file: its private key.  [default: in the file of --tls-cert]", "GLOOM_TLS_KEY"),
+        click.option("--tls", "use_tls", is_flag=True, help="Use TLS; implied by each of the four options below."),
+        _tls_option("--tls-ca", "PEM file: trust these authorities instead of the system's.", "GLOOM_TLS_CA"),
+        _tls_option("--tls-cert", "PEM file: this client's certificate and its chain.", "GLOOM_TLS_CERT"),
+        _tls_option("--tls-key", "PEM file: the private key.  [default: in the file of --tls-cert]", "GLOOM_TLS_KEY"),
         click.option(
             "--tls-server-name",
             metavar="NAME",
-            help="Whose certificate the broker must have.  [default: the host of ADDRESS]",
+            help="Name that the broker's certificate must have.  [default: the host of ADDRESS]",
         ),
     ]
 
@@ -149,32 +150,32 @@ def _tls_option(name: str, help: str, variable: str) -> Any:
 
 
 #: Where masters connect; the parameter ``master``, a `Place`.
-master_options = _place_options("master", MASTER_PORT, "takes jobs")
+master_options = _place_options("master", MASTER_PORT)
 
 #: Where slaves connect; the parameter ``slave``, a `Place`.
-slave_options = _place_options("slave", SLAVE_PORT, "hands out jobs")
+slave_options = _place_options("slave", SLAVE_PORT)
 
 
 @asynccontextmanager
-async def connected_master(reactor: Any, place: Place, *, waits: bool = False) -> AsyncIterator[Master]:
+async def connected_master(reactor: IReactor, place: Place, *, waits: bool = False) -> AsyncIterator[Master]:
     """
     Yield a master that is connected to *place*, and stop it afterwards.
 
     Args:
-        reactor: What it connects with.
-        place: Where the broker is.
-        waits: Whether a broker that is not there is waited for; it is said once.
+        reactor: Connects.
+        place: The broker's port for masters.
+        waits: Whether to wait for a broker that cannot be reached; one message says so.
 
     Raises:
-        TransportError: There is no broker and it is not waited for, or it
-            does not let this client in.
+        TransportError: No broker can be reached, and *waits* is false; or the
+            broker refuses this client.
     """
     from twisted.logger import Logger, LogPublisher
 
     from gloom.client.deferred import Master
 
     master = Master(place.address, reactor=reactor, token=place.token, tls=place.tls)
-    # What is said of the first connection is said here.
+    # This module itself reports on the first connection.
     master.log = Logger(observer=LogPublisher())
     master.startService()
     try:
@@ -206,7 +207,7 @@ def _failed(place: Place, error: TransportError) -> TransportError:
 
 
 def _may_pass(cause: BaseException | None) -> bool:
-    """Return whether a broker may be there later: nobody listens yet, or one has just died."""
+    """Return whether the broker may be reachable later: nothing listens yet, or it has just died."""
     from twisted.internet.error import ConnectError, UnknownHostError
 
     from gloom.client.deferred.connection import TLSFailed

@@ -1,5 +1,5 @@
 """
-The log of a verb, for the person who runs it.
+The log of a verb, as short lines on standard error.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from gloom.cli.output import say, tell
 
 @implementer(ILogObserver)
 class LogLines:
-    """A log observer that says warnings, and what is worse, as short lines."""
+    """A log observer that prints warnings and errors as short lines."""
 
     def __call__(self, event: LogEvent) -> None:
         if event.get("log_level", LogLevel.info) < LogLevel.warn:
             return
         text = formatEvent(event)
-        # This process's own name on the wire tells its user nothing.
+        # The name of this process on the wire is of no use to its user.
         text = text.removeprefix(f"{event.get('name')}: ")
         failure = event.get("log_failure")
         say(text if failure is None else f"{text}\n{failure.getTraceback()}")
@@ -34,7 +34,7 @@ class TimedLines:
 
     Args:
         name: Begins each line, after the time.
-        level: Least level of gloom's own lines; other packages' lines are shown from warnings on.
+        level: The least level of gloom's own events; events of other packages need a warning.
     """
 
     def __init__(self, name: str, level: Any) -> None:

@@ -2,8 +2,8 @@
 The command ``gloom`` and its verbs.
 
 A verb is the object ``command`` of the module ``gloom.cli.<verb>``. It is
-imported when it is called: what a verb needs (Twisted, the reactor, rich)
-costs more time than reading a help text may.
+imported only when it is called: its imports (Twisted, the reactor, rich) take
+too long for a help text.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ import gloom
 from gloom.cli.output import FAILED, STDOUT_CLOSED, StdoutClosed, leave_stdout, say, writing_stdout
 from gloom.errors import GloomError
 
-#: Each verb with what it does, as ``gloom --help`` says it.
+#: Each verb with its line in ``gloom --help``.
 VERBS = {
     "broker": "Run the broker, to which masters and slaves connect.",
     "submit": "Have one job done, and print its answer.",
     "map": "Have a job done for each line of standard input.",
     "work": "Take jobs, and answer them with a Python function or a program.",
-    "bench": "Measure what a broker that runs does for a Python program.",
+    "bench": "Measure the speed of a running broker for a Python program.",
     "token": "Make a token for a broker's access file.",
     "demo": "Show a broker and two workers at work on real input.",
 }
@@ -52,7 +52,7 @@ class _Verbs(click.Group):
         command: click.Command = import_module(f"gloom.cli.{cmd_name}").command
         return command
 
-    # click prints help texts in these two, and makes status 1 of a closed standard output.
+    # click prints help texts in these two, and would turn a closed standard output into status 1.
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         with writing_stdout():
@@ -80,18 +80,19 @@ A broker, a worker and a job:
 A job for each line of a file:
     gloom map count < lines.txt > answers.jsonl
 
-Where the broker is: --master ADDRESS (submit, map, bench) and --slave ADDRESS
-(work, bench), or the variables GLOOM_MASTER and GLOOM_SLAVE. ADDRESS is HOST:PORT,
-or a Twisted client endpoint description such as unix:/run/gloom/masters.sock.
+The address of the broker: --master ADDRESS (submit, map, bench) and --slave
+ADDRESS (work, bench), or the variables GLOOM_MASTER and GLOOM_SLAVE. ADDRESS is
+HOST:PORT, or a Twisted client endpoint description such as
+unix:/run/gloom/masters.sock.
 
-A broker with access rules wants a token: --token-file FILE, or the variable
-GLOOM_TOKEN. TLS: --tls and its options, or GLOOM_TLS_CA, GLOOM_TLS_CERT and
-GLOOM_TLS_KEY.
+A broker with access rules asks for a token: --token-file FILE, or the variable
+GLOOM_TOKEN. For TLS: --tls and its options, or the variables GLOOM_TLS_CA,
+GLOOM_TLS_CERT and GLOOM_TLS_KEY.
 
 \b
 Exit status:
-    0    all was answered, or the broker or work was asked to stop
-    1    a job failed, the broker is not there, or it cannot listen
+    0    every job was answered, or the broker or work was asked to stop
+    1    a job failed, or the broker cannot be reached, or cannot listen
     2    wrong usage
     124  no answer within --timeout
     141  standard output was closed
@@ -109,17 +110,17 @@ def main() -> NoReturn:
     """
     Run the command line of this process, and exit.
 
-    A verb that runs in the reactor exits by itself (`gloom.cli.runner`); this is
-    the way out of all others, and of help texts.
+    A verb that runs in the reactor exits by itself (`gloom.cli.runner`). All
+    other verbs, and help texts, return here.
 
     Raises:
         SystemExit: Always; the statuses are in ``gloom --help``.
     """
     try:
-        # Of a help text it is the status; a verb that returns has succeeded.
+        # A help text returns its status; a verb that returns has succeeded.
         status = command.main(prog_name="gloom", standalone_mode=False) or 0
     except click.ClickException as error:
-        with suppress(OSError):  # standard error is closed, and with it the one place to say so
+        with suppress(OSError):  # standard error is closed: nowhere to report it
             error.show()
         status = error.exit_code
     except StdoutClosed:

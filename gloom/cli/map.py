@@ -14,8 +14,8 @@ from gloom.cli.options import priority_option, terms_options, text_option, type_
 
 @click.command()
 @type_argument
-@click.option("--ordered", is_flag=True, help="Print answers in the order of the lines, not as they come.")
-@click.option("--raw", is_flag=True, help="Print answers alone: strings as they are, anything else as JSON.")
+@click.option("--ordered", is_flag=True, help="Print answers in the order of the lines, not in the order of arrival.")
+@click.option("--raw", is_flag=True, help="Print only the answers: strings as they are, all others as JSON.")
 @text_option
 @priority_option
 @click.option(
@@ -25,32 +25,33 @@ from gloom.cli.options import priority_option, terms_options, text_option, type_
     type=click.IntRange(1, 100_000),
     default=256,
     show_default=True,
-    help="Lines in work at a time, from reading to printing; memory is that many lines and answers.",
+    help="Most lines between reading and printing; they and their answers are held in memory.",
 )
 @terms_options
-@click.option("-q", "--quiet", is_flag=True, help="No progress bar, and no summary at the end.")
+@click.option("-q", "--quiet", is_flag=True, help="Print no progress bar, and no summary at the end.")
 @master_options
 def command(master: Place, **options: Any) -> None:
     """
     Have a job done for each line of standard input.
 
-    TYPE says which slaves can do them. A job gets its line: as JSON where it
-    is JSON, else as a string. Empty lines are skipped, and counted in the line
-    numbers. Each job prints one line of JSON, as its answer comes:
+    TYPE is the job type; slaves that joined it can take the jobs. The body of
+    a job is its line: JSON if it is valid JSON, else a string. Empty lines are
+    skipped, but count in the line numbers. Each job prints one line of JSON
+    when its answer arrives:
 
     \b
         {"line":1,"answer":42}
         {"line":3,"error":"job_failed","reason":"not a number","kind":"ValueError"}
 
-    An error is job_failed, size_error (the broker takes no line of that size)
-    or body_error (the line is not UTF-8, or Python cannot read the answer).
+    The error is job_failed, size_error (the line is larger than the broker
+    accepts) or body_error (the line is not UTF-8, or Python cannot read the
+    answer). A failed job does not stop the others, but makes the exit status
+    1. With --raw a failure is printed on standard error.
 
-    With --raw a failure goes to standard error. A job that fails does not
-    stop the others; the exit status is then 1. A broker that is not there is
-    waited for. One that is lost on the way is waited for too, and what it had
-    not answered is submitted again; one that has as much as it may hold is
-    tried again, ever more slowly. Ctrl-C cancels what is unanswered at the
-    broker.
+    If the broker cannot be reached, map waits for it. If the connection is
+    lost, map reconnects and submits the unanswered jobs again. If the broker
+    is full, map tries again after growing pauses. Ctrl-C cancels the
+    unanswered jobs at the broker.
 
     \b
     Examples:

@@ -1,5 +1,5 @@
 """
-Lines of standard input to jobs, answers to standard output: what ``gloom map`` does.
+The work of ``gloom map``: lines of standard input become jobs, answers go to standard output.
 """
 
 from __future__ import annotations
@@ -24,28 +24,29 @@ from gloom.cli.values import error_fields, json_slip, one_line, read_body, to_js
 from gloom.client.deferred import Master
 from gloom.client.deferred.answers import Answer, Answers
 from gloom.errors import BodyError, GloomError, RequestRefused
+from gloom.reactor import IReactor
 
-# What the broker refuses for the sake of one line; anything else it would say of each line.
+# Refusals that concern one line; the broker would repeat any other for every line.
 _ABOUT_ONE_LINE = ("size_error", "invalid_json")
 
 
 @dataclass(frozen=True)
 class MapOptions:
     """
-    What ``gloom map`` was asked to do.
+    The options of ``gloom map``.
 
     Attributes:
-        type: The jobs' type.
-        priority: Theirs too.
-        window: How many lines may be between reading and printing.
-        ordered: Whether answers are printed in the order of the lines.
-        raw: Whether the answers alone are printed.
-        text: Whether each line is a string, also where it is JSON.
-        quiet: Whether nothing is said of progress.
+        type: The job type.
+        priority: The priority of all jobs.
+        window: Most lines between reading and printing.
+        ordered: Whether to print answers in the order of the lines.
+        raw: Whether to print only the answers.
+        text: Whether each line is a string, even if it is valid JSON.
+        quiet: Whether to print no progress bar and no summary.
         job_timeout: Seconds that an attempt may run, or None.
         expires: Seconds that a job may wait for a slave, or None.
         retries: How often a job is tried again, or None for the broker's default.
-        require_slave: Whether a job is refused if no slave is there.
+        require_slave: Whether to refuse a job if no slave has joined its type.
     """
 
     type: str
@@ -61,7 +62,7 @@ class MapOptions:
     require_slave: bool = False
 
 
-async def map_lines(reactor: Any, place: Place, options: MapOptions) -> int:
+async def map_lines(reactor: IReactor, place: Place, options: MapOptions) -> int:
     """
     Have a job done for each line of standard input, by the broker at *place*.
 
@@ -69,9 +70,9 @@ async def map_lines(reactor: Any, place: Place, options: MapOptions) -> int:
         The exit status.
 
     Raises:
-        StdoutClosed: Nobody reads the answers any more.
-        GloomError: The broker does not let this client in, standard input
-            cannot be read, or the broker refuses every job.
+        StdoutClosed: The reader of standard output is gone.
+        GloomError: The broker refuses this client, standard input cannot be
+            read, or the broker refuses every job.
     """
     stdin, stdout = descriptor(sys.stdin, "standard input"), descriptor(sys.stdout, "standard output")
     async with connected_master(reactor, place, waits=True) as master:
@@ -83,14 +84,14 @@ class Mapping:
     Standard input to jobs, answers to standard output.
 
     Args:
-        reactor: Clock, and what the streams wait with.
+        reactor: Waits for the streams, and is the clock.
         master: Connected.
-        options: What to do.
-        stdin: Where the lines are read; a file descriptor.
-        stdout: Where the answers go; a file descriptor.
+        options: Of the command line.
+        stdin: File descriptor of the lines.
+        stdout: File descriptor for the answers.
     """
 
-    def __init__(self, reactor: Any, master: Master, options: MapOptions, stdin: int, stdout: int) -> None:
+    def __init__(self, reactor: IReactor, master: Master, options: MapOptions, stdin: int, stdout: int) -> None:
         self._reactor = reactor
         self._master = master
         self._options = options
@@ -101,9 +102,9 @@ class Mapping:
         self._output = Output(reactor, stdout, self._stdout_ended)
         self._answers = Answers(self._submit, self._bodies(), options.window)
         self._running: Deferred[None] | None = None
-        # The number of a line and its bytes, by the index of its job: empty lines have none.
+        # Line number and size of a line, by the index of its job; empty lines have no job.
         self._in_work: dict[int, tuple[int, int]] = {}
-        # How much of the input has its answer: lines that are only read are no progress.
+        # Bytes of the lines that are answered: reading a line is no progress yet.
         self._answered_bytes = 0
         self._printed = 0
         # Whether a line that begins like JSON and is none has been met: it is said once.
@@ -119,7 +120,7 @@ class Mapping:
             The exit status.
 
         Raises:
-            StdoutClosed: Nobody reads the answers any more.
+            StdoutClosed: The reader of standard output is gone.
             GloomError: Standard input cannot be read, or the broker refuses every job.
         """
         try:
@@ -142,7 +143,7 @@ class Mapping:
             say(str(self._tally))
 
     def _bar(self) -> Any:
-        # Where the answers are on the terminal too, they are the progress.
+        # Answers on the terminal show the progress by themselves.
         if self._options.quiet or not on_terminal(sys.stderr) or on_terminal(sys.stdout):
             return nullcontext()
         return Bar(self._reactor, self._tally, lambda: self._answered_bytes, _bytes_to_read(self._lines.fileno()))
@@ -256,7 +257,7 @@ class Mapping:
 
 
 def _bytes_to_read(descriptor: int) -> int | None:
-    """Return how much of a regular file is before its reader, or None for anything else."""
+    """Return the unread bytes of a regular file, or None for any other kind of file."""
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         return None

@@ -1,4 +1,4 @@
-"""What verbs have in common on their command lines."""
+"""Options and checks that several verbs share."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _LONGEST_SECONDS = 1e9
 
 def valid_short_text(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
     """
-    Return *value*, a job type or a job id, or None where it is absent.
+    Return *value*, a job type or a job id, or None if it is absent.
 
     Raises:
-        click.BadParameter: It has not 1 to 255 characters, or is not UTF-8.
+        click.BadParameter: Its length is not 1 to 255 characters, or it is not UTF-8.
     """
     if value is None:
         return None
@@ -30,7 +30,7 @@ def valid_short_text(_context: click.Context, _parameter: click.Parameter, value
 
 
 def _typed(value: str) -> str:
-    """Return *value* as it was typed: where the locale is not UTF-8, Python has read UTF-8 as half surrogates."""
+    """Return *value* as it was typed: in another locale than UTF-8, Python decodes UTF-8 to half surrogates."""
     with suppress(UnicodeEncodeError):
         value.encode()
         return value
@@ -43,13 +43,13 @@ def _typed(value: str) -> str:
 def valid_short_texts(
     context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
 ) -> tuple[str | None, ...]:
-    """Return *values*, each of them valid for `valid_short_text`, which says what is raised."""
+    """Return *values*, each checked by `valid_short_text`, with its errors."""
     return tuple(valid_short_text(context, parameter, value) for value in values)
 
 
 def valid_name(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
     """
-    Return *value*, the name of a peer, or None where it is absent.
+    Return *value*, the name of a peer, or None if it is absent.
 
     Raises:
         click.BadParameter: As `valid_short_text`, or it holds a control character.
@@ -62,10 +62,10 @@ def valid_name(context: click.Context, parameter: click.Parameter, value: str | 
 
 def valid_seconds(_context: click.Context, _parameter: click.Parameter, value: float | None) -> float | None:
     """
-    Return *value*, or None where it is absent.
+    Return *value*, or None if it is absent.
 
     Raises:
-        click.BadParameter: It is not above 0, or not a time that a clock can wait.
+        click.BadParameter: It is not above 0, or longer than a timer can wait.
     """
     if value is not None and not 0 < value <= _LONGEST_SECONDS:
         raise click.BadParameter(f"must be above 0 and at most {_LONGEST_SECONDS:.0f} seconds, got {value:g}")
@@ -90,19 +90,19 @@ priority_option = click.option(
     callback=_valid_priority,
     default=0,
     show_default=True,
-    help="Larger first; equal ones in the order of submission.",
+    help="Jobs of larger priority go first, equal ones in order of submission.",
 )
 
 #: The parameter ``text``.
-text_option = click.option("--text", is_flag=True, help="Send a string, also where it could be read as JSON.")
+text_option = click.option("--text", is_flag=True, help="Send the input as a string, even if it is valid JSON.")
 
 
 def valid_wait(_context: click.Context, _parameter: click.Parameter, value: float | None) -> float | None:
     """
-    Return *value*, or None where it is absent.
+    Return *value*, or None if it is absent.
 
     Raises:
-        click.BadParameter: It is below 0, or not a time that a clock can wait.
+        click.BadParameter: It is below 0, or longer than a timer can wait.
     """
     if value is not None and not 0 <= value <= _LONGEST_SECONDS:
         raise click.BadParameter(f"must be 0 to {_LONGEST_SECONDS:.0f} seconds, got {value:g}")
@@ -111,7 +111,7 @@ def valid_wait(_context: click.Context, _parameter: click.Parameter, value: floa
 
 #: The parameter ``delay``.
 delay_option = click.option(
-    "--delay", metavar="SECONDS", type=float, callback=valid_wait, help="Let no slave begin it before that."
+    "--delay", metavar="SECONDS", type=float, callback=valid_wait, help="Start the job no earlier than this."
 )
 
 _TERMS = (
@@ -120,27 +120,27 @@ _TERMS = (
         metavar="SECONDS",
         type=float,
         callback=valid_seconds,
-        help="Let a slave be at a job no longer than that; another may try then.",
+        help="End an attempt that runs longer; the job may be tried again.",
     ),
     click.option(
         "--expires",
         metavar="SECONDS",
         type=float,
         callback=valid_wait,
-        help="Fail a job that no slave has begun by then.",
+        help="Fail a job that no slave has started after this time.",
     ),
     click.option(
         "--retries",
         metavar="N",
         type=click.IntRange(0, 100),
-        help="How often a job is tried again.  [default: the broker's]",
+        help="How often a job is tried again.  [default: the broker's --retries]",
     ),
-    click.option("--require-slave", is_flag=True, help="Refuse a job for which no slave is there."),
+    click.option("--require-slave", is_flag=True, help="Refuse a job if no slave has joined its type."),
 )
 
 
 def terms_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add what a job may be asked for: ``job_timeout``, ``expires``, ``retries`` and ``require_slave``."""
+    """Add the options for a job's terms: ``job_timeout``, ``expires``, ``retries`` and ``require_slave``."""
     for option in reversed(_TERMS):
         command = option(command)
     return command

@@ -1,5 +1,5 @@
 """
-What people read, on standard error, one line a message; and what programs read, on standard output.
+Messages for people, one a line on standard error; data for programs, on standard output.
 """
 
 from __future__ import annotations
@@ -18,35 +18,35 @@ STDOUT_CLOSED = 128 + signal.SIGPIPE
 
 
 class StdoutClosed(GloomError):
-    """Nobody reads standard output any more, as after ``| head``."""
+    """The reader of standard output is gone, as after ``| head``."""
 
 
 def say(text: str) -> None:
-    """Print *text* on standard error, as gloom's among the messages of other programs."""
+    """Print *text* on standard error, after ``gloom:``."""
     tell(f"gloom: {text}")
 
 
 def tell(text: str) -> None:
     """Print *text* on standard error."""
-    # Looked up at each call: a progress bar puts its own stream there, and stays below the line.
+    # Looked up at each call: a progress bar replaces the stream, so that the bar stays below the line.
     if sys.stderr is not None:
-        # An OSError: the terminal is gone, and with it whoever would have read this.
+        # An OSError: the terminal is gone, and nobody would read this.
         with suppress(OSError):
             print(text, file=sys.stderr, flush=True)
 
 
 def on_terminal(stream: TextIO | None) -> bool:
-    """Return whether a standard stream is there and is a terminal."""
+    """Return whether a standard stream exists and is a terminal."""
     return stream is not None and stream.isatty()
 
 
 @contextmanager
 def writing_stdout() -> Iterator[None]:
     """
-    Turn the errors of writing standard output into ours.
+    Turn errors of writing to standard output into gloom's own.
 
     Raises:
-        StdoutClosed: Nobody reads it.
+        StdoutClosed: Its reader is gone.
         GloomError: It cannot be written.
     """
     try:
@@ -61,10 +61,10 @@ def writing_stdout() -> Iterator[None]:
 
 def print_out(data: bytes) -> None:
     """
-    Write *data* to standard output, all of it.
+    Write all of *data* to standard output.
 
     Raises:
-        StdoutClosed: Nobody reads it.
+        StdoutClosed: Its reader is gone.
         GloomError: It cannot be written.
     """
     descriptor(sys.stdout, "standard output")
@@ -75,13 +75,13 @@ def print_out(data: bytes) -> None:
 
 def leave_stdout(status: int) -> int:
     """
-    Write the rest of standard output here, where a failure can be handled: the interpreter would print it.
+    Flush standard output here, where a failure can be handled: at its exit the interpreter would print it.
 
     Args:
         status: The exit status so far.
 
     Returns:
-        The exit status; where it was 0 and the rest cannot be written, another.
+        The exit status: *status*, or another than 0 if the flush has failed.
     """
     try:
         with writing_stdout():

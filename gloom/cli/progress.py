@@ -1,5 +1,5 @@
 """
-How far a verb is: a bar on a terminal, one line at the end, and a word when nothing happens.
+The progress of a verb: a bar on a terminal, lines elsewhere, and a hint while nothing happens.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Tally:
     Counts jobs that have ended.
 
     Attributes:
-        done: How many have ended.
-        failed: How many of them without an answer.
+        done: Number of jobs that have ended.
+        failed: Number of those without an answer.
     """
 
     def __init__(self, clock: IReactorTime) -> None:
@@ -44,16 +44,16 @@ class Tally:
 
     @property
     def seconds(self) -> float:
-        """How long ago the counting began."""
+        """Seconds since the counting began."""
         return self._clock.seconds() - self._began
 
     @property
     def jobs_per_second(self) -> float:
-        """The mean since the counting began."""
+        """The mean rate since the counting began."""
         return self.done / max(self.seconds, 1e-6)
 
     def recent_jobs_per_second(self) -> float:
-        """Return the mean of the last seconds; meant to be called at each refresh."""
+        """Return the mean rate of the last seconds; call it at each refresh."""
         now = self._clock.seconds()
         self._recent.append((now, self.done))
         while len(self._recent) > 2 and now - self._recent[0][0] > _RECENT_SECONDS:
@@ -62,7 +62,7 @@ class Tally:
         return (self.done - done) / max(now - then, 1e-6)
 
     def jobs(self) -> str:
-        """Return how many have ended, in words."""
+        """Return the number of jobs, in words."""
         return "1 job" if self.done == 1 else f"{self.done:,} jobs"
 
     def __str__(self) -> str:
@@ -73,14 +73,13 @@ class Bar:
     """
     A progress bar on standard error; a context manager.
 
-    Drawn from the reactor, not by a thread: a thread would take the time of
-    the thread that it tells of.
+    The reactor draws it: a thread would take CPU time from the work itself.
 
     Args:
-        clock: When to draw.
-        tally: What to tell.
-        position: How far, in the unit of *total*; called at each refresh.
-        total: How far there is to go, or None where nobody knows.
+        clock: Times the refreshes.
+        tally: The jobs that have ended.
+        position: Returns the progress in the unit of *total*; called at each refresh.
+        total: The end, or None if it is unknown.
     """
 
     def __init__(self, clock: IReactorTime, tally: Tally, position: Callable[[], float], total: float | None) -> None:
@@ -122,12 +121,12 @@ class Bar:
 
 class ProgressLines:
     """
-    Progress where there is no terminal: now and then a line on standard error; a context manager.
+    Progress without a terminal: a line a second on standard error; a context manager.
 
     Args:
-        clock: When to print.
-        tally: What to tell.
-        total: How many jobs there are.
+        clock: Times the lines.
+        tally: The jobs that have ended.
+        total: Number of all jobs.
     """
 
     def __init__(self, clock: IReactorTime, tally: Tally, total: int) -> None:
@@ -150,11 +149,11 @@ class ProgressLines:
 
 class Patience:
     """
-    Says on a terminal, once, that the first answer takes long.
+    Prints one hint on a terminal when the first answer takes long.
 
     Args:
-        clock: For the time that it waits.
-        type: The job type that is waited for.
+        clock: Times the wait.
+        type: The job type, for the hint.
     """
 
     def __init__(self, clock: IReactorTime, type: str) -> None:
@@ -164,14 +163,14 @@ class Patience:
         self._needed = on_terminal(sys.stderr)
 
     def begin(self) -> None:
-        """Begin to wait, unless that has begun: a job was submitted."""
+        """Start the wait for the first answer, once: a job was submitted."""
         if self._needed:
             self._needed = False
             text = f"waiting for an answer; does a slave serve {self._type!r}? (Ctrl-C gives up)"
             self._call = self._clock.callLater(_PATIENCE_SECONDS, say, text)
 
     def end(self) -> None:
-        """Say nothing any more: an answer has come, or none is waited for."""
+        """Cancel the hint: an answer has arrived, or the verb ends."""
         self._needed = False
         if self._call is not None and self._call.active():
             self._call.cancel()

@@ -11,7 +11,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Coroutine
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import click
 from twisted.internet.defer import CancelledError, Deferred
@@ -20,28 +20,28 @@ from twisted.logger import ILogObserver, globalLogBeginner
 from gloom.cli.loglines import LogLines
 from gloom.cli.output import FAILED, STDOUT_CLOSED, StdoutClosed, leave_stdout, say
 from gloom.errors import GloomError
+from gloom.reactor import IProcessReactor
 from gloom.transport.clock import make_monotonic
 
 NO_ANSWER = 124  # as timeout(1) has it
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-#: What a verb is: called with the reactor, it returns its exit status.
-Verb = Callable[[Any], Coroutine[Any, Any, int]]
+#: A verb's coroutine function: takes the reactor, returns the exit status.
+Verb = Callable[[IProcessReactor], Coroutine[Any, Any, int]]
 
 
 def run(verb: Verb, log: ILogObserver | None = None) -> NoReturn:
     """
     Run *verb* in the global reactor, and exit with the status that it returns.
 
-    SIGINT, SIGTERM and SIGHUP cancel what it awaits: it ends what it has begun
-    in its ``finally``, and the status is 128 and the signal's number. A second
-    signal cancels what it awaits there.
+    SIGINT, SIGTERM and SIGHUP cancel the verb: its ``finally`` clauses end its
+    work, and the status is 128 plus the signal's number. A second signal
+    cancels these clauses too.
 
     Args:
-        verb: What to run. A `GloomError` that it raises is one line on
-            standard error and status 1; a `click.ClickException` is shown as
-            click does.
-        log: What the log is given to; by default `LogLines`.
+        verb: Its `GloomError` becomes one line on standard error and status 1;
+            click shows a `click.ClickException`.
+        log: The log observer; `LogLines` if absent.
 
     Raises:
         SystemExit: Always.
@@ -50,13 +50,13 @@ def run(verb: Verb, log: ILogObserver | None = None) -> NoReturn:
 
     make_monotonic(reactor)
     globalLogBeginner.beginLoggingTo([LogLines() if log is None else log], redirectStandardIO=False)
-    sys.exit(_Run(reactor, verb).until_it_ends())
+    sys.exit(_Run(cast(IProcessReactor, reactor), verb).until_it_ends())
 
 
 class _Run:
     """One verb, from the start of the reactor to its end."""
 
-    def __init__(self, reactor: Any, verb: Verb) -> None:
+    def __init__(self, reactor: IProcessReactor, verb: Verb) -> None:
         self._reactor = reactor
         self._verb = verb
         self._running: Deferred[int] | None = None
@@ -69,7 +69,7 @@ class _Run:
         return leave_stdout(self._status)
 
     def _start(self) -> None:
-        # The reactor has just set its own, which would end it at once.
+        # The reactor has just installed its own handlers, which would stop it at once.
         for number in _SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:  # else: nohup, or a shell's background job
                 signal.signal(number, self._signalled)
@@ -91,7 +91,7 @@ class _Run:
             return STDOUT_CLOSED
         except GloomError as error:
             if self._signal:
-                # Of what the signal has ended too: Ctrl-C reaches every process of the terminal.
+                # The signal may have ended the broker too: Ctrl-C reaches every process of the terminal.
                 return 128 + self._signal
             say(str(error))
         except click.ClickException as error:
@@ -100,7 +100,7 @@ class _Run:
         except Exception as error:
             if self._signal and isinstance(error, CancelledError):
                 return 128 + self._signal
-            # A bug; the person who meets it can only report it.
+            # A bug: its traceback is for a report.
             traceback.print_exc()
         return FAILED
 

@@ -1,7 +1,7 @@
 """
 Standard input and output without blocking the reactor.
 
-Neither is made non-blocking: that is a property of the open file, which the
+Neither is set to non-blocking: that flag belongs to the open file, which the
 shell and the other programs of a pipeline share.
 """
 
@@ -12,15 +12,15 @@ import select
 import stat
 from collections import deque
 from collections.abc import Callable
-from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReadDescriptor, IWriteDescriptor
+from twisted.internet.interfaces import IReactorFDSet, IReadDescriptor, IWriteDescriptor
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from gloom.cli.output import StdoutClosed
 from gloom.errors import GloomError, RequestRefused
+from gloom.reactor import IReactor
 
 _READ_BYTES = 64 * 1024
 _PENDING_BYTES = 64 * 1024
@@ -28,10 +28,10 @@ _PENDING_BYTES = 64 * 1024
 
 class LineTooLong(RequestRefused):
     """
-    A line has more bytes than the broker takes in a frame; nothing of it was kept.
+    A line has more bytes than the broker accepts in a frame; it was discarded.
 
     Attributes:
-        size: The bytes that it had.
+        size: Bytes of the line.
     """
 
     def __init__(self, size: int, limit: int) -> None:
@@ -42,30 +42,30 @@ class LineTooLong(RequestRefused):
 @implementer(IReadDescriptor)
 class Lines:
     """
-    The lines of a file, as an asynchronous iterator that reads only when it is asked.
+    The lines of a file: an asynchronous iterator that reads on demand.
 
-    Yields each line without its end, or `LineTooLong` for a line over the
-    limit. A last line may lack its end.
+    Yields each line without its newline, or `LineTooLong` for a line over the
+    limit. The last line may lack a newline.
 
     Args:
-        reactor: Says when there is something to read.
+        reactor: Reports when there is something to read.
         descriptor: The file; a pipe, a terminal or a regular file.
         max_line_bytes: Longest line that is kept.
 
     Attributes:
-        taken_bytes: How much of the file the lines that were taken are.
+        taken_bytes: Bytes of all lines that the iterator has returned.
 
     Raises:
         GloomError: From the iteration, when the file cannot be read.
     """
 
-    def __init__(self, reactor: Any, descriptor: int, max_line_bytes: int) -> None:
+    def __init__(self, reactor: IReactorFDSet, descriptor: int, max_line_bytes: int) -> None:
         self.taken_bytes = 0
         self._reactor = reactor
         self._descriptor = descriptor
         self._max_line_bytes = max_line_bytes
         self._lines: deque[bytes | LineTooLong] = deque()
-        # A long line comes in many pieces: joined once, when its end is there.
+        # A long line arrives in many pieces, which are joined once, at its end.
         self._pieces: list[bytes] = []
         self._pieces_bytes = 0
         self._ended = False
@@ -96,7 +96,7 @@ class Lines:
 
     def doRead(self) -> None:
         try:
-            # One read after the reactor has seen input: it returns what is there.
+            # A single read after the reactor has seen input does not block.
             data = os.read(self._descriptor, _READ_BYTES)
         except OSError as error:
             self._error = error
@@ -107,7 +107,7 @@ class Lines:
             self._tell()
 
     def connectionLost(self, reason: Failure) -> None:
-        """Learn from the reactor that the writers of a pipe have gone, and nothing is left in it."""
+        """Take the end of the input: the writers of the pipe are gone, and it is empty."""
         self._take(b"")
         self._tell()
 
@@ -149,35 +149,35 @@ class Output:
     """
     A file that is written as fast as its reader reads.
 
-    What one reactor turn writes leaves together, when the turn ends.
+    The data of one reactor turn is written together, at the end of the turn.
 
     Args:
-        reactor: Says when there is room.
+        reactor: Reports when there is room.
         descriptor: The file; a pipe, a terminal or a regular file.
-        closed: Called once when the file can be written no more.
+        closed: Called once when writing has failed.
 
     Attributes:
-        error: Why it can be written no more, or None.
+        error: The reason of the failure, or None.
     """
 
-    def __init__(self, reactor: Any, descriptor: int, closed: Callable[[], None]) -> None:
+    def __init__(self, reactor: IReactor, descriptor: int, closed: Callable[[], None]) -> None:
         self.error: GloomError | None = None
         self._reactor = reactor
         self._descriptor = descriptor
         self._closed = closed
         self._pending: list[bytes] = []
         self._pending_bytes = 0
-        # What is being written; a slow reader takes it in many turns.
+        # Partly written; a slow reader takes it in many turns.
         self._current = memoryview(b"")
         self._flushing = False
         self._room: Deferred[None] | None = None
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLOUT)
-        # What a pipe that is ready takes without blocking; a regular file takes anything.
+        # A pipe that is ready takes PIPE_BUF bytes without blocking; a regular file takes any amount.
         self._chunk = _PENDING_BYTES if stat.S_ISREG(os.fstat(descriptor).st_mode) else select.PIPE_BUF
 
     def write(self, data: bytes) -> None:
-        """Write *data*, at the end of this turn or later."""
+        """Write *data* at the end of this turn, or later if the reader is slow."""
         if self.error is not None:
             return
         self._pending.append(data)
@@ -188,11 +188,11 @@ class Output:
 
     @property
     def full(self) -> bool:
-        """Whether so much waits for the reader that the writer should wait too, for `drained`."""
+        """Whether the buffer is so full that the writer should await `drained`."""
         return self._pending_bytes > _PENDING_BYTES
 
     async def drained(self) -> None:
-        """Wait until everything is written, or nothing more can be."""
+        """Wait until everything is written, or writing has failed."""
         if self._flushing:
             self._room = Deferred()
             await self._room
@@ -217,7 +217,7 @@ class Output:
                 self._reactor.addWriter(self)
 
     def connectionLost(self, reason: Failure) -> None:
-        """Learn from the reactor that the readers of a pipe have gone."""
+        """Fail: the readers of the pipe are gone."""
         self._fail(StdoutClosed())
 
     def _write_what_fits(self) -> bool:

@@ -1,5 +1,5 @@
 """
-One job's way there and back: what ``gloom submit`` does.
+The work of ``gloom submit``: one job, from its submission to its answer.
 """
 
 from __future__ import annotations
@@ -20,23 +20,24 @@ from gloom.cli.progress import Patience
 from gloom.cli.runner import NO_ANSWER
 from gloom.cli.values import error_fields, one_line, to_indented_json, to_json, to_plain, without_id
 from gloom.errors import BodyError, GloomError, JobFailed, ServerError, TimedOut
+from gloom.reactor import IReactor
 
 
 @dataclass(frozen=True)
 class Submission:
     """
-    What ``gloom submit`` was asked to do.
+    The job and the options of ``gloom submit``.
 
     Attributes:
         type: The job's type.
-        body: What the slave's function gets, as JSON, or a string.
+        body: Its body: JSON, or a string.
         priority: Larger first.
-        id: The job's id, or None for one that is made up.
-        timeout: Seconds until it is given up, or None for never.
-        as_json: Whether the outcome is printed, as JSON, and not the answer alone.
-        traceback: Whether the slave's traceback is printed when the job fails.
-        progress: Whether progress is printed as JSON, on standard error.
-        delay: Seconds before it may begin, or None.
+        id: The job's id, or None for a generated one.
+        timeout: Seconds until the job is cancelled, or None for no limit.
+        as_json: Whether to print the outcome as JSON, instead of the answer alone.
+        traceback: Whether to print the slave's traceback when the job fails.
+        progress: Whether to print progress as JSON, on standard error.
+        delay: Seconds before the job may start, or None.
         job_timeout: Seconds that an attempt may run, or None.
         expires: Seconds that it may wait for a slave, or None.
         retries: How often it is tried again, or None for the broker's default.
@@ -58,15 +59,15 @@ class Submission:
     require_slave: bool = False
 
 
-async def submit(reactor: Any, place: Place, job: Submission) -> int:
+async def submit(reactor: IReactor, place: Place, job: Submission) -> int:
     """
-    Have *job* done by the broker at *place*, and print how it ended.
+    Have *job* done by the broker at *place*, and print its outcome.
 
     Returns:
         The exit status.
 
     Raises:
-        GloomError: There is no broker, it refuses the job, or the answer
+        GloomError: No broker can be reached, it refuses the job, or the answer
             cannot be printed.
     """
     id = uuid.uuid4().hex if job.id is None else job.id
@@ -85,7 +86,7 @@ async def submit(reactor: Any, place: Place, job: Submission) -> int:
     return 0
 
 
-async def _answer(reactor: Any, place: Place, job: Submission, id: str) -> Any:
+async def _answer(reactor: IReactor, place: Place, job: Submission, id: str) -> Any:
     async with connected_master(reactor, place) as master:
         patience = Patience(reactor, job.type)
 
@@ -95,7 +96,7 @@ async def _answer(reactor: Any, place: Place, job: Submission, id: str) -> Any:
 
         patience.begin()
         try:
-            # A signal cancels it, here and at the broker.
+            # A signal cancels the job, here and at the broker.
             return await master.submit(
                 job.type,
                 job.body,

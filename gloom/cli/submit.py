@@ -35,7 +35,7 @@ from gloom.errors import BodyError
     "--id",
     metavar="ID",
     callback=valid_short_text,
-    help="The job's id; no other job in flight may have it.  [default: made up]",
+    help="Id of the job; no other job in flight may have it.  [default: a generated one]",
 )
 @click.option(
     "-t",
@@ -43,27 +43,27 @@ from gloom.errors import BodyError
     metavar="SECONDS",
     type=float,
     callback=valid_seconds,
-    help="Cancel it when there is no answer by then, with exit status 124.",
+    help="Cancel the job if there is no answer after this time; the exit status is 124.",
 )
 @terms_options
 @delay_option
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome, answer or failure, as one line of JSON.")
-@click.option("--progress", is_flag=True, help="Print what the slave tells of the job as lines of JSON on stderr.")
-@click.option("-v", "--traceback", is_flag=True, help="When the job fails, print the slave's traceback too.")
+@click.option("--progress", is_flag=True, help="Print the slave's progress reports as lines of JSON on standard error.")
+@click.option("-v", "--traceback", is_flag=True, help="If the job fails, print the slave's traceback too.")
 @master_options
 def command(master: Place, body: str | None, text: bool, **options: Any) -> None:
     """
     Have one job done, and print its answer.
 
-    TYPE says which slaves can do it. BODY is what the job gets: JSON where it
-    is JSON, else a string. @FILE is what a file holds, and without BODY, or
-    with -, it is what standard input holds. A BODY that begins with - comes
-    after --.
+    TYPE is the job type; slaves that joined it can take the job. BODY is the
+    job's input: JSON if it is valid JSON, else a string. @FILE reads it from a
+    file; without BODY, or with -, it is read from standard input. Put --
+    before a BODY that begins with -.
 
-    An answer that is a string is printed as it is, any other as JSON. With
-    --json the outcome is printed, on one line: {"id":..., "answer":...}, or
-    {"id":..., "error":..., "reason":...} and what else is known of a failure.
-    What the slave tells while it works is shown on a terminal.
+    A string answer is printed as it is, any other answer as JSON. --json
+    prints the outcome on one line: {"id":..., "answer":...}, or {"id":...,
+    "error":..., "reason":...} with further fields of the failure. On a
+    terminal the slave's progress reports are shown.
 
     Ctrl-C cancels the job at the broker.
 
@@ -90,7 +90,7 @@ def command(master: Place, body: str | None, text: bool, **options: Any) -> None
 
 
 def _bytes(body: str | None) -> bytes:
-    """Return what BODY stands for."""
+    """Return the bytes that BODY names."""
     if body is None or body == "-":
         return _read_stdin()
     if body.startswith("@"):
@@ -98,7 +98,7 @@ def _bytes(body: str | None) -> bytes:
             return Path(body[1:]).read_bytes()
         except OSError as error:
             raise click.BadParameter(f"cannot read {body[1:]}: {error.strerror}", param_hint="BODY") from None
-    # What was typed, where it is not the locale's text too.
+    # The bytes that were typed, even if the locale cannot decode them.
     return os.fsencode(body)
 
 

@@ -1,5 +1,5 @@
 """
-``gloom token``: a new token, and its line of an access file.
+``gloom token``: a new token, and its line for the access file.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ def command() -> None:
     """
     Make a token for a broker's access file.
 
-    Standard output is the token, for the client: it reads it from a file of
-    its own (--token-file), or from GLOOM_TOKEN. Standard error has what goes
-    into the broker's access file (twistd gloom --access FILE), under
-    [[identity]]: a hash, from which nobody gets the token back.
+    The token is printed on standard output. The client reads it from a file
+    (--token-file) or from GLOOM_TOKEN. Standard error has the line for the
+    broker's access file (twistd gloom --access FILE), under [[identity]]: a
+    hash, from which the token cannot be computed.
 
     \b
     Examples:
@@ -38,10 +38,10 @@ def command() -> None:
         say("the token is on standard output; this is for the broker's access file:")
     tell(f'token_sha256 = "{hash_token(token)}"')
     if _others_may_read():
-        say("everybody on this host can read that file: chmod 600")
+        say("other users of this host can read the token's file: chmod 600")
 
 
 def _others_may_read() -> bool:
-    """Return whether standard output is a file that its mode shows to more than its owner."""
+    """Return whether standard output is a file that others than its owner may read."""
     mode = os.fstat(sys.stdout.fileno()).st_mode
     return stat.S_ISREG(mode) and bool(mode & (stat.S_IRGRP | stat.S_IROTH))

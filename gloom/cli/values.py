@@ -1,5 +1,5 @@
 """
-What a person writes -> a job's body; an answer -> what a person or a program reads.
+Texts of the command line become job bodies; answers become output for people and programs.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ _BEGINS_LIKE_JSON = re.compile(r"[ \t\r\n]*[{\[]")
 
 def read_body(data: bytes, *, as_text: bool = False) -> Raw | str:
     """
-    Return the body that *data* stands for.
+    Return *data* as a job's body.
 
     Args:
-        data: What was written.
-        as_text: Whether it is a string also where it is JSON.
+        data: The user's input.
+        as_text: Whether the body is a string, even if *data* is valid JSON.
 
     Returns:
-        JSON, byte for byte, where *data* is JSON; else its text.
+        JSON, byte for byte, if *data* is JSON; else a string.
 
     Raises:
-        BodyError: It is not UTF-8, or is JSON that is nested too deeply.
+        BodyError: *data* is not UTF-8, or is JSON that is nested too deeply.
     """
     try:
         text = data.decode()
@@ -70,14 +70,14 @@ def to_json(answer: Any) -> bytes:
     Return *answer* as JSON on one line.
 
     Raises:
-        BodyError: It holds a number that no double can hold.
+        BodyError: It holds a number beyond the range of a double.
     """
     try:
         return bytes(encode_body(answer))
     except BodyError:
         pass
     try:
-        # Half a surrogate pair, which JSON can say and UTF-8 cannot; or so many levels that msgspec's stack ends.
+        # Half a surrogate pair, which JSON has and UTF-8 has not; or too many levels for msgspec's stack.
         return "".join(_pieces(answer)).encode()
     except ValueError:
         raise BodyError("the answer holds a number beyond the range of a double") from None
@@ -85,7 +85,7 @@ def to_json(answer: Any) -> bytes:
 
 def to_indented_json(answer: Any) -> bytes:
     """
-    Return *answer* as JSON for a person: on lines of their own, indented, unless it is too deep for that.
+    Return *answer* as indented JSON, for a person; on one line if it is nested too deeply for that.
 
     Raises:
         BodyError: As `to_json`.
@@ -97,8 +97,8 @@ def to_indented_json(answer: Any) -> bytes:
 
 
 def _pieces(answer: Any) -> Iterator[str]:
-    """Yield the JSON of *answer* in pieces, however deep it is: `json` would need a level of the stack for each."""
-    # What is still to be written, last first: text, or a value in a tuple of its own.
+    """Yield the JSON of *answer* in pieces, at any depth: `json` would recurse into each level."""
+    # Rest of the output, in reverse: a text, or a value wrapped in a tuple.
     rest: list[str | tuple[Any]] = [(answer,)]
     while rest:
         one = rest.pop()
@@ -121,12 +121,12 @@ def _pieces(answer: Any) -> Iterator[str]:
 
 
 def to_plain(answer: Any) -> bytes:
-    """Return a string as it is, and anything else as JSON."""
+    """Return a string as it is, any other answer as JSON."""
     return answer.encode(errors="surrogatepass") if isinstance(answer, str) else to_json(answer)
 
 
 def error_fields(error: Exception) -> dict[str, Any]:
-    """Return what a program is told of a job without an answer: ``error``, ``reason``, perhaps ``kind``."""
+    """Return the fields of a failed job's JSON: ``error``, ``reason``, perhaps ``kind``."""
     if not isinstance(error, ServerError):
         return {"error": "body_error", "reason": without_id(error)}
     fields = {"error": error.error, "reason": error.reason}
@@ -136,11 +136,11 @@ def error_fields(error: Exception) -> dict[str, Any]:
 
 
 def one_line(error: Exception) -> str:
-    """Return what *error* says, on one line: the reason of a failed job may have many."""
+    """Return the text of *error* on one line: the reason of a failed job may have several."""
     return " ".join(without_id(error).split("\n"))
 
 
 def without_id(error: Exception) -> str:
-    """Return what *error* says, without the job's id: a person asked for one job, or has the number of its line."""
+    """Return the text of *error* without the job's id: the user knows the job, or its line number."""
     text = str(error)
     return text.removeprefix(f"job {error.id!r}: ") if isinstance(error, BodyError) else text

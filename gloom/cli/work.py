@@ -21,6 +21,7 @@ from gloom.cli.options import valid_name, valid_short_texts, valid_wait
 from gloom.cli.output import FAILED
 from gloom.cli.runner import run
 from gloom.errors import GloomError, InvalidAction, RequestRefused
+from gloom.reactor import IProcessReactor
 from gloom.settings import SLAVE_PORT
 from gloom.worker.childprocess import ChildError, start_child
 from gloom.worker.service import Refused, Worker
@@ -30,11 +31,11 @@ _PROGRAM = "gloom.cli.work.program"
 
 
 class CannotWork(GloomError):
-    """There is nothing that could answer jobs; the text is all that the user needs."""
+    """The worker cannot start, or the broker refuses it; the text is complete for the user."""
 
 
 class _ProgramAfterDashes(click.Command):
-    """A command that leaves what comes after ``--`` alone."""
+    """A command that does not parse the arguments after ``--``."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if "--" in args:
@@ -62,7 +63,7 @@ def _cpus() -> int:
     metavar="TYPE",
     multiple=True,
     callback=valid_short_texts,
-    help="The job type; may be given more than once.  [default: the function's name]",
+    help="Job type to take; may be given more than once.  [default: the function's name]",
 )
 @click.option(
     "-c",
@@ -71,14 +72,14 @@ def _cpus() -> int:
     type=click.IntRange(1, 1000),
     default=_cpus,
     show_default="the number of CPUs",
-    help="Jobs at once, each in a process of its own.",
+    help="Jobs at a time, each in a process of its own.",
 )
-@click.option("--json", "as_json", is_flag=True, help="The program reads and prints JSON, not text.")
+@click.option("--json", "as_json", is_flag=True, help="The program reads and prints JSON instead of text.")
 @click.option(
     "--name",
     metavar="NAME",
     callback=valid_name,
-    help="How the broker names this worker, in failures for example.  [default: host:pid]",
+    help="Name of this worker in the broker's reports, such as failures.  [default: host:pid]",
 )
 @click.option(
     "--finish-seconds",
@@ -87,9 +88,9 @@ def _cpus() -> int:
     callback=valid_wait,
     default=30,
     show_default=True,
-    help="How long Ctrl-C or SIGTERM waits for jobs in hand.",
+    help="How long the worker finishes running jobs after Ctrl-C or SIGTERM.",
 )
-@click.option("-v", "--verbose", is_flag=True, help="Log tracebacks of jobs that fail, and connections.")
+@click.option("-v", "--verbose", is_flag=True, help="Log connections, and the tracebacks of failed jobs.")
 @slave_options
 @click.pass_context
 def command(
@@ -105,28 +106,29 @@ def command(
     """
     Take jobs, and answer them with a Python function or a program.
 
-    A function gets a job's body and returns the answer: plain Python values
-    that JSON has. It may be a coroutine function, of asyncio or of Twisted,
-    or return a Deferred. An exception fails the job; gloom.errors.TryAgain
-    gives it to a worker once more. The module is looked for in the current
-    directory too.
+    A function takes a job's body and returns the answer: plain Python values
+    that JSON can express. It may be a coroutine function, of asyncio or of
+    Twisted, or return a Deferred. An exception fails the job;
+    gloom.errors.TryAgain has the job tried once more. Python looks for the
+    module in the current directory first.
 
-    A program is run for each job: a body that is a JSON string is its input
-    as plain text, any other body as JSON, and what it prints, without the
-    last newline, is the answer: a string. With --json input and output are
-    JSON. An exit status that is not 0 fails the job. The environment has
-    GLOOM_JOB_ID and GLOOM_JOB_TYPE.
+    A program runs once per job. Its input is the body: the text of a JSON
+    string, or the JSON of any other body. Its output, without the last
+    newline, is the answer: a string. With --json, input and output are JSON.
+    An exit status other than 0 fails the job. The environment has GLOOM_JOB_ID
+    and GLOOM_JOB_TYPE.
 
-    A function tells how it gets on with gloom.worker.progress(value). A job
-    that its master cancels, or that takes longer than its --job-timeout, is
-    ended: its process is killed, with all that it has started.
+    A function reports progress with gloom.worker.progress(value). If the
+    master cancels a job, or the job runs longer than its --job-timeout, its
+    process is killed with all that it has started.
 
-    A job ends when its function returns or its process ends, whatever it has
-    forked or started: nothing of the worker runs in a forked process.
+    A job ends when its function returns or its process ends; processes that it
+    has forked or started do not delay its end.
 
-    Ctrl-C, SIGTERM or SIGHUP: no more jobs are taken, those in hand are
-    finished, and the exit status is 0, or 1 if some took too long. A second
-    one ends at once. A broker that is not there is waited for.
+    After Ctrl-C, SIGTERM or SIGHUP the worker takes no more jobs and finishes
+    the running ones; the exit status is 0, or 1 if some took too long. A
+    second signal ends the worker at once. If the broker cannot be reached, the
+    worker waits for it.
 
     \b
     Examples:
@@ -140,7 +142,7 @@ def command(
         raise click.UsageError("a program needs --type TYPE")
     chosen = types or (str(default_type),)
 
-    async def verb(reactor: Any) -> int:
+    async def verb(reactor: IProcessReactor) -> int:
         start = partial(start_child, reactor, work)
         place: Any = {"token": slave.token, "tls": slave.tls}
         worker = Worker(start, chosen, slave.address, reactor=reactor, **place, **options)
@@ -150,17 +152,17 @@ def command(
 
 
 def _work(target: str | None, program: list[str] | None, as_json: bool) -> tuple[Sequence[str], str | None]:
-    """Return what answers jobs, as arguments of a child, and the type that it has by itself."""
+    """Return the arguments of a child process for the work, and the default job type."""
     if target is not None and program is not None:
-        raise click.UsageError("either MODULE:FUNCTION, or a program after --, not both")
+        raise click.UsageError("give either MODULE:FUNCTION or a program after --, not both")
     if program is not None:
         return _program(program, as_json), None
     if target is None:
-        raise click.UsageError("what shall answer the jobs? MODULE:FUNCTION, or: --type TYPE -- PROGRAM")
+        raise click.UsageError("nothing answers the jobs: give MODULE:FUNCTION, or --type TYPE -- PROGRAM")
     if not _TARGET.fullmatch(target):
         raise click.UsageError(f"expected MODULE:FUNCTION, got {target!r}; a program comes after --")
     if as_json:
-        raise click.UsageError("--json is for programs")
+        raise click.UsageError("--json goes with a program, not with a function")
     return ["function", target], re.split("[:.]", target)[-1]
 
 

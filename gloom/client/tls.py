@@ -13,9 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gloom.errors import SettingsError
-
-#: A client that offers ALPN says this.
-ALPN = "gloom/1"
+from gloom.wire.tls import ALPN, read_pem
 
 
 @dataclass(frozen=True)
@@ -48,33 +46,20 @@ class ClientTLS:
         if self.ca is None:
             context.load_default_certs()
         else:
-            read_pem("ca", self.ca)
+            read_pem("tls ca", self.ca)
             try:
                 context.load_verify_locations(self.ca)
             except ssl.SSLError as error:
                 raise SettingsError(f"tls ca: {self.ca} holds no PEM certificate: {error.reason}") from None
         if self.certificate is not None:
-            read_pem("certificate", self.certificate)
-            read_pem("key", self.key or self.certificate)
+            read_pem("tls certificate", self.certificate)
+            read_pem("tls key", self.key or self.certificate)
             try:
                 # Never asked for on the terminal: an encrypted key is an error here.
                 context.load_cert_chain(self.certificate, self.key, password="")
             except (ssl.SSLError, ValueError) as error:
                 raise SettingsError(f"tls certificate: {self.certificate} and its key do not fit: {error}") from None
         return context
-
-
-def read_pem(what: str, path: Path | str) -> bytes:
-    """
-    Return what a file holds; *what* it is begins the text of an error.
-
-    Raises:
-        SettingsError: It cannot be read.
-    """
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise SettingsError(f"tls {what}: cannot read {path}: {error.strerror}") from None
 
 
 class TLSSocket:

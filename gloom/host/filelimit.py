@@ -1,8 +1,8 @@
 """
-Room for connections: each takes a file descriptor, and a shell gives a process few.
+The limit on file descriptors: each connection takes one, and a shell's default allows few.
 
-Raises the soft limit of this process, which needs no privilege; the hard limit
-is the system's business (docs/operations.md, "Limits").
+The soft limit is raised up to the hard limit, which needs no privilege
+(docs/operations.md, "Limits").
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from twisted.application.service import Service
 from twisted.logger import Logger
 
-#: The process's own: standard streams, log, ports, epoll, systemd; and one to accept and refuse with.
+#: Descriptors for all else: standard streams, log, ports, epoll, systemd, and one to accept and refuse with.
 RESERVED_DESCRIPTORS = 64
 
 Limits = tuple[int, int]
@@ -42,12 +42,12 @@ def fitting_connections(wanted: int, get_limits: Callable[[], Limits] = _get_lim
 
 class DescriptorService(Service):
     """
-    Raises the soft limit of descriptors when it starts, and warns where that is not enough.
+    Raises the soft limit of descriptors at its start, and warns if the hard limit is too low.
 
     Args:
-        max_connections: How many connections there must be room for.
+        max_connections: Connections that need a descriptor each.
         get_limits: Returns the soft and the hard limit.
-        set_limits: Sets them.
+        set_limits: Sets both.
     """
 
     log = Logger()
@@ -76,7 +76,7 @@ class DescriptorService(Service):
             )
 
     def _raise_to(self, wanted: int) -> int:
-        """Return the soft limit, which is *wanted* if that may be."""
+        """Raise the soft limit to *wanted* if the hard limit allows it, and return it."""
         soft, hard = self._get_limits()
         if _is_at_least(soft, wanted):
             return wanted
@@ -84,7 +84,7 @@ class DescriptorService(Service):
         try:
             self._set_limits((most, hard))
         except (OSError, ValueError):
-            # A sandbox may forbid even that.
+            # A sandbox may forbid it.
             return soft
         return most
 

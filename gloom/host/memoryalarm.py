@@ -1,9 +1,9 @@
 """
-The memory alarm: jobs are refused before the system ends the process, and all jobs with it.
+The memory alarm: the broker refuses jobs before the system kills the process, and all jobs with it.
 
-The memory of the process is measured now and then, never for each job: from one
-measurement to the next `gloom.broker.limits` lets jobs take half of the free memory, and
-then asks for another measurement (decision 20).
+The memory of the process is measured at intervals, not for each job: between two
+measurements `gloom.broker.limits` lets jobs take half of the free memory, and
+then asks for the next measurement (decision 20).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-#: How often it is measured.
+#: Interval between two measurements.
 INTERVAL_SECONDS = 0.25
 #: The share of a system limit that jobs may take, in quarters; the rest is for buffers,
 #: and for memory that the system counts differently.
@@ -50,7 +50,7 @@ class Bound:
 
 def find_bounds(max_memory_bytes: int, root: Path = Path("/")) -> list[Bound]:
     """
-    Return the bounds of this process; none where none can be found.
+    Return the memory bounds of this process; none if the system has none.
 
     Args:
         max_memory_bytes: The option; 0 for three quarters of the system's limit.
@@ -68,7 +68,7 @@ def find_bounds(max_memory_bytes: int, root: Path = Path("/")) -> list[Bound]:
 
 
 def _cgroup_limits(root: Path) -> Iterator[int]:
-    """Yield the limits of the cgroups that this process is in, of version 2 and of version 1."""
+    """Yield the limits of this process's cgroups, of version 2 and of version 1."""
     for line in _read(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers == "":
@@ -108,7 +108,7 @@ def _read(file: Path) -> str:
 
 
 def find_usage() -> Callable[[], Sequence[int]] | None:
-    """Return a reader of /proc/self/statm, in bytes, or None where the system has no such file."""
+    """Return a reader of /proc/self/statm, in bytes, or None if the system has no such file."""
     try:
         descriptor = os.open("/proc/self/statm", os.O_RDONLY)
     except OSError:
@@ -136,7 +136,7 @@ class _MallInfo(ctypes.Structure):
 
 
 def find_kept() -> Callable[[], int]:
-    """Return a reader of the bytes that glibc keeps for later: the process holds them, and jobs may use them."""
+    """Return a reader of glibc's free bytes: the process holds them, and jobs may use them."""
     try:
         mallinfo2 = ctypes.CDLL(None).mallinfo2
     except (OSError, AttributeError):
@@ -150,12 +150,12 @@ class MemoryAlarm(Service):
     Has the broker refuse jobs while the memory of the process is nearly full.
 
     Args:
-        clock: Time, for the measurements.
+        clock: Times the measurements.
         broker: The `gloom.broker.memory.MemoryBroker`.
-        bounds: The limits; without any nothing is measured.
-        trim: Gives back what the allocator does not use.
-        usage: Returns the memory that the process takes, by the columns of `Bound`; None where that cannot be told.
-        kept: Returns the part of it that is free for jobs all the same.
+        bounds: The limits; without any, nothing is measured.
+        trim: Returns the allocator's free memory to the system.
+        usage: Returns the memory of the process by the columns of `Bound`; None if it cannot be measured.
+        kept: Returns the allocator's free bytes, which jobs may use.
     """
 
     log = Logger()
@@ -193,13 +193,13 @@ class MemoryAlarm(Service):
     def _measure(self) -> None:
         bound, free = self._tightest(0)
         if free < bound.most_bytes // _ENOUGH_PART:
-            # The memory of jobs that have ended must not count as taken.
+            # Memory of ended jobs must not count as used.
             if self._is_on:
                 self._trim()
             bound, free = self._tightest(self._kept())
         part = _ENOUGH_PART if self._is_on else _LOW_PART
         low = bound.most_bytes // _LOW_PART
-        # When jobs hold next to nothing, refusing jobs would free nothing.
+        # If jobs hold next to nothing, refusing jobs would free nothing.
         is_on = free < bound.most_bytes // part and self._broker.used_bytes > low
         if is_on != self._is_on:
             self._tell(is_on, bound, free)
@@ -209,7 +209,7 @@ class MemoryAlarm(Service):
             self._broker.allow_memory(max(free, low))
 
     def _tightest(self, kept: int) -> tuple[Bound, int]:
-        """Return the bound that is nearest, and how many bytes are free below it."""
+        """Return the nearest bound, and the free bytes below it."""
         used = self._usage()
 
         def free(bound: Bound) -> int:

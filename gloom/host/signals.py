@@ -1,8 +1,8 @@
 """
-What the daemon does on signals: SIGTERM and SIGINT drain and then end at once, SIGHUP reloads.
+The daemon's signals: SIGTERM and SIGINT drain it, a second one ends it at once, SIGHUP reloads.
 
-Twisted's own way ends the process by the signal that it got, whatever the
-services did; a daemon that was asked to stop and did has status 0.
+Twisted's own handlers end the process by the signal, even after a clean stop; a
+daemon that has stopped on request exits with status 0.
 """
 
 from __future__ import annotations
@@ -10,38 +10,46 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
 
 from twisted.application.service import Service
+from twisted.internet.interfaces import IReactorCore, IReactorFromThreads
 from twisted.logger import Logger
 
 
 class SignalService(Service):
     """
-    Takes over the signals once the reactor runs.
+    Installs the signal handlers once the reactor runs.
 
     Args:
-        reactor: What the first signal stops.
-        hurry: Called on each further one: end now.
+        reactor: Stopped by the first signal.
+        threads: The same reactor, which signal handlers call as other threads would.
+        hurry: Called on each further signal, to end now.
         reload: Called on SIGHUP.
     """
 
     log = Logger()
 
-    def __init__(self, reactor: Any, hurry: Callable[[], None], reload: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        reactor: IReactorCore,
+        threads: IReactorFromThreads,
+        hurry: Callable[[], None],
+        reload: Callable[[], None],
+    ) -> None:
         self._reactor = reactor
+        self._threads = threads
         self._hurry = hurry
         self._reload = reload
         self._stopping = False
 
     def startService(self) -> None:
         super().startService()
-        # Twisted sets its own when the reactor starts.
+        # Not before: the reactor installs its own handlers when it starts.
         self._reactor.callWhenRunning(self._take_over)
 
     def stopService(self) -> None:
         super().stopService()
-        # Whatever stopped the reactor: from now on a signal is for ending at once.
+        # Also if no signal has stopped the reactor: the next signal ends the drain at once.
         self._stopping = True
 
     def _take_over(self) -> None:
@@ -49,11 +57,11 @@ class SignalService(Service):
             signal.signal(number, self._signalled)
 
     def _signalled(self, number: int, frame: FrameType | None) -> None:
-        # In the middle of anything: the reactor does the rest in its own time.
+        # Python runs handlers between any two instructions; the reactor calls the rest in a turn of its own.
         if number == signal.SIGHUP:
-            self._reactor.callFromThread(self._reload)
+            self._threads.callFromThread(self._reload)
         else:
-            self._reactor.callFromThread(self._stop, signal.Signals(number))
+            self._threads.callFromThread(self._stop, signal.Signals(number))
 
     def _stop(self, number: signal.Signals) -> None:
         if self._stopping:

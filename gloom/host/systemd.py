@@ -1,7 +1,7 @@
 """
-What systemd is told: ready, alive, stopping (sd_notify(3), sd_watchdog_enabled(3)).
+Notifications to systemd: ready, alive, stopping (sd_notify(3), sd_watchdog_enabled(3)).
 
-A plain datagram socket: the protocol is one ``sendto``, not worth a dependency
+A datagram socket is enough: the protocol is one ``sendto``, not worth a dependency
 (docs/decisions/0006-dependencies.md). Without ``NOTIFY_SOCKET`` nothing happens.
 """
 
@@ -10,19 +10,19 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping
-from typing import Any
 
 from twisted.application.service import Service
+from twisted.internet.interfaces import IReactorCore, IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 
 class ServiceManager:
     """
-    The way to systemd, if systemd started this process.
+    The socket of systemd, if systemd has started this process.
 
     Args:
-        environ: Where ``NOTIFY_SOCKET`` is.
+        environ: Has ``NOTIFY_SOCKET``.
     """
 
     log = Logger()
@@ -32,13 +32,13 @@ class ServiceManager:
         self._address = "\0" + path[1:] if path[:1] == "@" else path
         self._socket: socket.socket | None = None
         if path[:1] in ("/", "@"):
-            # Kept open: a broker that has no descriptor left is alive, and must be able to say so.
+            # Kept open: a broker without a free descriptor must still send its pings.
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-            # Nor may a systemd that does not read stop the broker.
+            # A systemd that does not read must not block the broker.
             self._socket.setblocking(False)
 
     def tell(self, *lines: str) -> None:
-        """Send *lines* in one datagram; a failure is logged, and no reason to stop."""
+        """Send *lines* in one datagram; a failure is only logged."""
         if self._socket is None:
             return
         try:
@@ -47,7 +47,7 @@ class ServiceManager:
             self.log.warn("systemd was not told {lines}: {error}", lines=" ".join(lines), error=error)
 
     def close(self) -> None:
-        """Tell nothing more."""
+        """Close the socket; `tell` does nothing from now on."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
@@ -55,17 +55,19 @@ class ServiceManager:
 
 class SystemdService(Service):
     """
-    Tells systemd ``READY=1`` once the reactor runs, ``WATCHDOG=1`` while it turns, ``STOPPING=1`` at the end.
+    Sends ``READY=1`` once the reactor runs, ``WATCHDOG=1`` at intervals, ``STOPPING=1`` at the end.
 
-    The pings come from the reactor on purpose: a reactor that hangs stops them.
+    The reactor sends the pings on purpose: if it hangs, they stop.
 
     Args:
-        reactor: Clock and event loop.
-        environ: Where systemd's variables are.
+        reactor: Says when it runs.
+        clock: Times the pings of the watchdog.
+        environ: Has systemd's variables.
     """
 
-    def __init__(self, reactor: Any, environ: Mapping[str, str] = os.environ) -> None:
+    def __init__(self, reactor: IReactorCore, clock: IReactorTime, environ: Mapping[str, str] = os.environ) -> None:
         self._reactor = reactor
+        self._clock = clock
         self._environ = environ
         self._manager: ServiceManager | None = None
         self._watchdog: LoopingCall | None = None
@@ -82,8 +84,8 @@ class SystemdService(Service):
         seconds = self._watchdog_seconds()
         if seconds:
             self._watchdog = LoopingCall(self._manager.tell, "WATCHDOG=1")
-            self._watchdog.clock = self._reactor
-            # Three in the allowed time: one late ping is no reason to be killed.
+            self._watchdog.clock = self._clock
+            # Three pings in the allowed time: a single late one has no consequence.
             self._watchdog.start(seconds / 3)
 
     def _watchdog_seconds(self) -> float:

@@ -151,7 +151,7 @@ def _identity(path: Path, number: int, entry: Any) -> Identity:
 
 
 def _problem(entry: Any) -> str:
-    """Return what is wrong with *entry*, which is no `Identity`."""
+    """Return the mistake in *entry*, which is no `Identity`."""
     if not isinstance(entry, dict):
         return "must be a table"
     unknown = sorted(entry.keys() - _RULES.keys())

@@ -32,7 +32,7 @@ class Ports:
     Attributes:
         masters: Endpoints for masters.
         slaves: Endpoints for slaves.
-        encrypted: Those of both whose connections are TLS.
+        encrypted: Those of both with TLS.
     """
 
     masters: Sequence[IStreamServerEndpoint]
@@ -72,7 +72,7 @@ def _check_interface(interface: str | None, texts: Mapping[str, Sequence[str]]) 
 
 
 class _Reader:
-    """Makes endpoints of the options' texts, and collects those whose connections are TLS in `encrypted`."""
+    """Makes endpoints of the options' texts, and collects those with TLS in `encrypted`."""
 
     def __init__(self, reactor: IReactor, interface: str, tls: ServerTLS | None) -> None:
         self.encrypted: list[IStreamServerEndpoint] = []

@@ -38,8 +38,9 @@ from gloom.logs import PeerLogger
 from gloom.server.authorization import AuthorizedProtocol
 from gloom.server.refusallog import RefusalLog
 from gloom.server.surroundings import Surroundings
-from gloom.transport.sending import FlushTurn, has_own_socket, to_frame
+from gloom.transport.sending import FlushTurn, has_own_socket
 from gloom.wire.encoding import QUIET, encode_error, encode_welcome
+from gloom.wire.framebuffer import to_frame
 from gloom.wire.messages import KINDS, OK, PROTOCOL_VERSION, Hello, Ping, Vocabulary
 from gloom.wire.refusals import quote
 

@@ -1,8 +1,8 @@
 """
-The daemon's life: listening, stopping, and the MultiService of both ports.
+The daemon's service: both ports listen, drain and close.
 
-Parts are passed in (surroundings, reactor, endpoints); `gloom.tap` makes
-them from a command line, tests make them from doubles.
+Surroundings, reactor and endpoints are passed in: `gloom.tap` makes them from a
+command line, tests from doubles.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from twisted.application.service import MultiService, Service
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IListeningPort, IReactorTime, IStreamServerEndpoint
+from twisted.internet.interfaces import IListeningPort, IReactorCore, IReactorTime, IStreamServerEndpoint
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -32,12 +32,13 @@ from gloom.server.surroundings import Surroundings
 from gloom.server.timer import Alarm
 from gloom.settings import Settings
 from gloom.transport.clock import monotonic
+from gloom.transport.deferreds import fire
 
 _LOOPBACK = ("127.", "::1", "::ffff:127.")
 
 
 def exit_with(status: int) -> None:
-    """Make the process end with *status* once it ends: neither twistd nor twist has a way to say so."""
+    """Set the exit status of the process: neither twistd nor twist has a way to do so."""
 
     def leave() -> None:
         sys.stdout.flush()
@@ -48,45 +49,40 @@ def exit_with(status: int) -> None:
 
 
 def memory_surroundings(settings: Settings, clock: IReactorTime, access: Access | None = None) -> Surroundings:
-    """Return surroundings with a new in-memory broker, whose alarm is on *clock*."""
+    """Return surroundings with a new in-memory broker and its alarm on *clock*."""
     alarm = Alarm(monotonic(clock))
     broker = MemoryBroker(settings, alarm.set)
     alarm.ring = broker.deadline_passed
     return Surroundings(broker, settings, clock, access, alarm)
 
 
-def _fire(deferred: Deferred[None]) -> None:
-    if not deferred.called:
-        deferred.callback(None)
-
-
 class ListenService(Service):
     """
-    One listening endpoint that is up, or has stopped the daemon.
+    One listening endpoint; a failure to listen stops the daemon.
 
-    Twisted's `StreamServerEndpointService` logs a failure and runs on deaf.
+    Twisted's `StreamServerEndpointService` logs the failure and runs on without a port.
 
     Args:
-        reactor: What to stop when listening fails late.
+        reactor: Stopped when listening fails after the start.
         role: ``"masters"`` or ``"slaves"``, for the log.
-        endpoint: Where to listen.
+        endpoint: The endpoint.
         factory: Makes the protocols.
-        is_encrypted: Whether its connections are TLS.
-        exit_with: Is told the process's exit status when listening fails late.
+        is_encrypted: Whether its connections use TLS.
+        exit_with: Sets the exit status when listening fails after the start.
 
     Attributes:
         port: The listening port, or None.
         is_encrypted: As above.
 
     Raises:
-        StartupError: From the start of the service, when it cannot listen.
+        StartupError: From the start of the service, if the endpoint cannot listen.
     """
 
     log = Logger()
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: IReactorCore,
         role: str,
         endpoint: IStreamServerEndpoint,
         factory: PeerFactory[Any],
@@ -153,7 +149,7 @@ class ListenService(Service):
         problem = f"cannot listen for {self._role} on {_where_and_why(failure.value)}"
         if _is_taken(failure.value):
             problem += f" (--{self._role.removesuffix('s')}-port takes another port)"
-        # Not critical: twist would print that before its log begins, and so the same line twice.
+        # Not critical: twist prints critical events before its log begins, so the line would appear twice.
         self.log.error("{problem}", problem=problem)
         if self._starting:
             self._problem = problem
@@ -176,7 +172,7 @@ def _where_and_why(error: Any) -> str:
         host = os.fsdecode(error.interface or "any address")
         return f"{address_name(IPv4Address('TCP', host, error.port))}: {why}"
     if isinstance(error, OSError) and error.filename2 is not None:
-        # A unix socket's lock file, made before the socket.
+        # The lock file of a unix socket, created before the socket.
         return f"{os.fsdecode(error.filename2).removesuffix('.lock')}: {error.strerror}"
     return f"its endpoint: {error}"
 
@@ -186,18 +182,18 @@ class BrokerService(MultiService):
     Both ports in front of one broker.
 
     Args:
-        reactor: Clock, and what to stop when listening fails late.
-        around: The broker and what else both ports share.
-        master_endpoints: Where masters connect.
-        slave_endpoints: Where slaves connect.
-        encrypted: Those of them whose connections are TLS.
+        reactor: Says when it runs; stopped when listening fails after the start.
+        around: The broker, and the other state that both ports share.
+        master_endpoints: Endpoints for masters.
+        slave_endpoints: Endpoints for slaves.
+        encrypted: Those of both with TLS.
     """
 
     log = Logger()
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: IReactorCore,
         around: Surroundings,
         master_endpoints: Sequence[IStreamServerEndpoint],
         slave_endpoints: Sequence[IStreamServerEndpoint],
@@ -207,7 +203,7 @@ class BrokerService(MultiService):
         super().__init__()
         self._around = around
         self._reactor = reactor
-        # Fires when no job is in hand any more, or when somebody is in a hurry.
+        # Fires when no job is in hand any more, or on `hurry`.
         self._drained: Deferred[None] = Deferred()
         self.masters = PeerFactory(MasterProtocol, around)
         self.slaves = PeerFactory(SlaveProtocol, around)
@@ -226,7 +222,7 @@ class BrokerService(MultiService):
     def startService(self) -> None:
         super().startService()
         self._warn_if_open()
-        # Not before signals are heard: who waits for this line may stop it at once.
+        # After the signal handlers are installed: a script may send a signal as soon as it reads this line.
         self._reactor.callWhenRunning(self._is_up)
 
     def _is_up(self) -> None:
@@ -241,18 +237,18 @@ class BrokerService(MultiService):
             self.log.warn("open to other hosts, and anyone who can connect may submit and take jobs (--access)")
 
     def stopService(self) -> Deferred[None]:
-        """Drain and close (docs/operations.md, "Stopping"); fires when no connection is left."""
+        """Drain and close (docs/operations.md, "Stopping"); the Deferred fires when no connection is left."""
         Service.stopService(self)
         return Deferred.fromCoroutine(self._stop())
 
     def hurry(self) -> None:
-        """Drain no longer: end what is in hand, and drop every connection."""
-        _fire(self._drained)
+        """End the drain: fail the jobs in hand, and drop every connection."""
+        fire(self._drained)
         for factory in (self.masters, self.slaves):
             factory.abort()
 
     async def _stop(self) -> None:
-        # In this order, and each waited for: MultiService would stop all at once.
+        # One after the other: MultiService would stop all at once.
         for listener in self.listeners:
             stopped = listener.stopService()
             if stopped is not None:
@@ -278,12 +274,12 @@ class BrokerService(MultiService):
         ended: Deferred[None] = Deferred()
 
         def no_job_is_left() -> None:
-            _fire(drained)
-            _fire(ended)
+            fire(drained)
+            fire(ended)
 
         for factory in (self.masters, self.slaves):
             factory.quiet()
-        # In a turn of its own: the broker may not be called, and here every connection is closed, while it tells.
+        # In a later turn: this closes connections, which must not call the broker while it is in a call.
         broker.drain(now(), lambda: clock.callLater(0, no_job_is_left))
         if not broker.unanswered:
             self.log.info("drained: no job was in hand")

@@ -1,5 +1,5 @@
 """
-The broker's one timer on a Twisted clock.
+The broker's timer: a single delayed call on a Twisted clock.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 class Alarm:
     """
-    Rings at the earliest moment that it was set to.
+    Calls `ring` at the earliest of the times that were set.
 
     Args:
-        clock: Time, and the timer.
+        clock: Schedules the call.
 
     Attributes:
-        ring: Called with the time when it rings; returns the next moment, or None.
-        after_reading: Takes a function and the alarm's delay, and calls the function once
-            the input that has arrived is read, and perhaps at once.
+        ring: Called with the present time; returns the next time, or None.
+        after_reading: Takes a function and the delay of the alarm in seconds; calls the
+            function once the input that has already arrived is read, perhaps at once.
     """
 
     def __init__(self, clock: IReactorTime) -> None:
@@ -27,11 +27,11 @@ class Alarm:
         self.after_reading: Callable[[Callable[[], None], float], None] = lambda call, late_seconds: call()
         self._clock = clock
         self._call: IDelayedCall | None = None
-        # Whether it is due, and waits until the sockets have been read; ringing says when to ring next.
+        # True between the due time and `ring`, while the sockets are read; `ring` then returns the next time.
         self._is_due = False
 
     def set(self, when: float) -> None:
-        """Ring at *when*, in seconds of the clock, or before."""
+        """Ring no later than *when*, in seconds of the clock."""
         if self._is_due:
             return
         if self._call is not None:
@@ -41,7 +41,7 @@ class Alarm:
         self._call = self._clock.callLater(max(0.0, when - self._clock.seconds()), self._due)
 
     def stop(self) -> None:
-        """Ring no more."""
+        """Cancel the alarm."""
         self._is_due = False
         if self._call is not None:
             self._call.cancel()

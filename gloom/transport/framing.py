@@ -24,11 +24,12 @@ from twisted.python.failure import Failure
 
 from gloom.transport.lingering import LONGEST_LINGER_SECONDS, Linger
 from gloom.transport.polling import SocketPoll
-from gloom.transport.sending import LARGE_BYTES, LARGEST_FRAME_BYTES, FlushTurn, socket_under
+from gloom.transport.sending import LARGE_BYTES, FlushTurn, socket_under
 from gloom.transport.slicing import SlicedSender
 from gloom.transport.stalls import StallWatch
 from gloom.transport.turns import Turns
 from gloom.transport.unread import UnreadWatch
+from gloom.wire.framebuffer import LARGEST_FRAME_BYTES
 from gloom.wire.largebytes import LargePayload
 from gloom.wire.tcpoptions import set_tcp_options
 

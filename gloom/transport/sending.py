@@ -12,7 +12,6 @@ from __future__ import annotations
 import socket
 from collections import deque
 from collections.abc import Callable
-from struct import Struct
 from typing import Any
 
 from twisted.internet.interfaces import (
@@ -27,7 +26,6 @@ from zope.interface import implementer
 
 from gloom.transport.unread import UnreadWatch, unacknowledged_bytes, unread_input_bytes
 
-_pack_length = Struct("!I").pack
 _Send = Callable[["bytes | memoryview"], int]
 #: A frame over this goes to the socket as it is, where smaller ones are joined.
 LARGE_BYTES = 256 * 1024
@@ -35,14 +33,6 @@ LARGE_BYTES = 256 * 1024
 _MOST_SENT_BYTES = 8 << 20
 # The transport gets only this much of the backlog, so that it reports when the socket takes bytes again.
 _PROBE_BYTES = 4096
-
-#: The header alone can say no more than this.
-LARGEST_FRAME_BYTES = 2**32 - 1
-
-
-def to_frame(payload: bytes) -> bytes:
-    """Return *payload* behind its length."""
-    return _pack_length(len(payload)) + payload
 
 
 class FlushTurn:

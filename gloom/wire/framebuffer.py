@@ -11,6 +11,7 @@ from struct import Struct
 
 _HEADER = Struct("!I")
 _HEADER_BYTES = _HEADER.size
+_pack_length = _HEADER.pack
 _unpack_length = _HEADER.unpack_from
 _CHUNK_BYTES = 1 << 16
 
@@ -20,7 +21,7 @@ LARGEST_FRAME_BYTES = 2**32 - 1
 
 def to_frame(payload: bytes) -> bytes:
     """Return *payload* behind its length."""
-    return _HEADER.pack(len(payload)) + payload
+    return _pack_length(len(payload)) + payload
 
 
 class FrameBuffer:

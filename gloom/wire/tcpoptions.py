@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import socket
 
-# A vanished host is noticed within about a minute: idle connections by
-# keepalive (30 s + 3 x 10 s), those with unacknowledged data by the timeout.
-# The timeout also ends a connection whose peer lives and reads nothing for as
-# long, while more waits for it than the sockets hold.
+# A dead host is detected within about a minute: on an idle connection by
+# keepalive (30 s + 3 x 10 s), with unacknowledged data by the user timeout.
+# The user timeout also ends a connection to a live peer that reads nothing for
+# as long, while more data waits for it than the sockets hold.
 _TCP_OPTIONS = [
     (getattr(socket, option), value)
     for option, value in (
@@ -24,8 +24,7 @@ _TCP_OPTIONS = [
 
 
 def set_tcp_options(sock: socket.socket) -> None:
-    """Set the options on *sock*, unless it is no TCP socket."""
-    # A unix socket takes none of them.
+    """Set the options on *sock* if it is a TCP socket."""
     if sock.family in (socket.AF_INET, socket.AF_INET6):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, value in _TCP_OPTIONS:

@@ -1,9 +1,9 @@
 """
 Functions that return coroutines or Deferreds, in a process that runs one job at a time.
 
-asyncio's loop runs while such a job runs. Twisted's reactor, if the function's
-code imports it, is the asyncio one on that same loop, so that one coroutine
-may await both kinds. Nothing of Twisted is imported before that.
+asyncio's loop runs during such a job. If the function's code imports Twisted's
+reactor, it gets the asyncio reactor on the same loop, so that one coroutine may
+await both kinds. No part of Twisted is imported before that.
 """
 
 from __future__ import annotations
@@ -15,34 +15,37 @@ from contextlib import suppress
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gloom.worker.lifetime import disregard_stop_signals
+
+if TYPE_CHECKING:
+    from twisted.internet.asyncioreactor import AsyncioSelectorReactor
 
 _REACTOR = "twisted.internet.reactor"
 
 
 class Awaiter(MetaPathFinder, Loader):
     """
-    Waits for awaitables; and, as an import hook, provides Twisted's reactor.
+    Waits for awaitables, and as an import hook provides Twisted's reactor.
 
     Attributes:
-        reactor: The reactor on this loop, or None as long as nothing has imported it.
+        reactor: The reactor on this loop, or None until the job's code imports it.
     """
 
     def __init__(self) -> None:
-        self.reactor: Any = None
+        self.reactor: AsyncioSelectorReactor | None = None
         self._runner = asyncio.Runner()
 
     def result_of(self, awaitable: Awaitable[Any]) -> Any:
-        """Return the result of a coroutine, a Deferred or an asyncio future, or raise what it raises."""
+        """Return the result of a coroutine, a Deferred or an asyncio future, or raise its exception."""
         return self._runner.run(_drive(awaitable))
 
     def close(self) -> None:
-        """Stop the reactor and cancel what earlier jobs have left behind."""
+        """Stop the reactor and cancel the remaining tasks of earlier jobs."""
         if self.reactor is not None:
             self.reactor.stop()
-            # Its threads are not daemons, and would keep the process; it ends this run itself.
+            # This run ends the threads of the reactor, which would keep the process alive; the reactor stops it.
             self._runner.get_loop().run_forever()
         self._runner.close()
 
@@ -56,7 +59,7 @@ class Awaiter(MetaPathFinder, Loader):
         return ModuleSpec(fullname, self)
 
     def create_module(self, spec: ModuleSpec) -> Any:
-        """Return the reactor, running: its loop runs while a job does."""
+        """Return the reactor, in its running state: its loop runs during jobs."""
         from twisted.internet.asyncioreactor import AsyncioSelectorReactor
 
         loop = self._runner.get_loop()
@@ -69,8 +72,8 @@ class Awaiter(MetaPathFinder, Loader):
         """Leave the reactor as it is."""
 
     def foreign_reactor(self) -> str | None:
-        """Return the kind of reactor that the function's code has installed itself, or None."""
-        installed = sys.modules.get(_REACTOR)
+        """Return the name of a reactor that the function's code has installed, or None."""
+        installed: object = sys.modules.get(_REACTOR)
         return None if installed is self.reactor else type(installed).__name__
 
 
@@ -107,7 +110,7 @@ class _Bridge:
                 step, value = self._coroutine.throw, error
 
     def _fired(self, deferred: Any) -> Generator[Any, Any, None]:
-        """Wait until *deferred* has fired; the coroutine that awaits it takes the result out itself."""
+        """Wait until *deferred* has fired; the awaiting coroutine itself takes the result."""
         fired = self._loop.create_future()
 
         def wake(result: Any) -> Any:
@@ -124,6 +127,6 @@ class _Bridge:
 
 
 def _is_deferred(awaited: Any) -> bool:
-    # None is asyncio's own pause. A Deferred can only come from code that has imported its module.
+    # None is a bare yield of asyncio. Code that has a Deferred has imported its module.
     defer = sys.modules.get("twisted.internet.defer")
     return awaited is not None and defer is not None and isinstance(awaited, defer.Deferred)

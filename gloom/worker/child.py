@@ -4,10 +4,10 @@ The child process: answers one job after the other until its parent has no more.
     python -m gloom.worker.child PARENT function MODULE:FUNCTION
     python -m gloom.worker.child PARENT text|json PROGRAM [ARGUMENT ...]
 
-Jobs come in on one descriptor and what became of them goes out on another
-(`gloom.worker.pipe`); the standard streams are the job's own. Nothing that a
-job does or raises ends the loop, except the end of the process. A process that a
-job forks has no part in the loop (`gloom.worker.forked`).
+Jobs arrive on one descriptor and outcomes leave on another
+(`gloom.worker.pipe`); the standard streams belong to the job. No exception of a
+job ends the loop, only the end of the process does. Processes that a job forks
+stay out of the loop (`gloom.worker.forked`).
 """
 
 from __future__ import annotations
@@ -55,18 +55,18 @@ from gloom.worker.pipe import (
 )
 from gloom.worker.program import Program
 
-# What a pipe holds.
+# Capacity of a pipe.
 _READ_BYTES = 1 << 16
 _LONGEST_REASON = 8 * 1024
 _OWN_FILES = str(Path(__file__).parent) + os.sep
 _IMPORT_FILES = (importlib.__file__, "<frozen importlib")
 
-# Descriptors under this one are often closed by a loop over all of them.
+# Programs often close all low descriptors in a loop; the pipes are moved above this one.
 _FIRST_OWN_FD = 32
 
 _process_id = os.getpid
 
-# No need to look what they can do.
+# Types that need no check for an awaitable or raw JSON.
 _PLAIN_TYPES = frozenset({type(None), bool, int, float, str, list, dict})
 
 #: Answers one job, or raises.
@@ -74,16 +74,16 @@ Work = Callable[[Job], Raw]
 
 
 class CannotLoad(GloomError):
-    """There is no such function."""
+    """There is no such module or function."""
 
 
 class FunctionCall:
     """
-    Answers jobs with what a function returns.
+    Answers jobs with the results of a function.
 
     Args:
         function: Called with a job's body.
-        awaiter: Waits where it returns a coroutine or a Deferred.
+        awaiter: Waits for a coroutine or a Deferred that it returns.
     """
 
     def __init__(self, function: Callable[[Any], Any], awaiter: Awaiter) -> None:
@@ -108,7 +108,7 @@ class FunctionCall:
             raise BodyError(f"the answer is {error}") from None
 
     def _plain(self, answer: Any) -> Any:
-        """Return *answer*, or its result where it is awaitable; check it where it is JSON already."""
+        """Return *answer*, or its result if it is awaitable; check raw JSON."""
         if isawaitable(answer):
             answer = self._awaiter.result_of(self._result_of(answer))
         if isinstance(answer, Raw):
@@ -131,7 +131,7 @@ class FunctionCall:
 
 
 def _check_raw(answer: Raw) -> None:
-    """Check JSON that the function has made itself: the broker drops a slave that sends anything else."""
+    """Check raw JSON from the function: the broker drops a slave that sends invalid JSON."""
     try:
         bytes(answer).decode()
         msgspec.json.decode(answer, type=Raw)
@@ -144,11 +144,11 @@ def load(target: str) -> Callable[[Any], Any]:
     Return the function that *target* names.
 
     Args:
-        target: ``MODULE:FUNCTION``; dots in FUNCTION lead into objects.
+        target: ``MODULE:FUNCTION``; dots in FUNCTION select attributes.
 
     Raises:
         CannotLoad: There is no such module, or it has no such function.
-        BaseException: Whatever the module raises when it is imported.
+        BaseException: Any exception of the module's import.
     """
     module_name, _, path = target.partition(":")
     try:
@@ -176,7 +176,7 @@ def _name_of(thing: Any) -> str:
 
 def outcome_of(work: Work, encoded: bytes | memoryview, outlet: Outlet | None = None) -> tuple[bytes, memoryview]:
     """
-    Return the kind and the content of the payload with the outcome of the job in *encoded*.
+    Run the job in *encoded*; return the kind and the content of the payload for its outcome.
 
     Args:
         work: Answers the job.
@@ -192,7 +192,7 @@ def outcome_of(work: Work, encoded: bytes | memoryview, outlet: Outlet | None = 
             raise SizeError(f"the answer has {len(body)} bytes, the broker takes {job.max_answer_bytes}")
         return ANSWER, body
     except BaseException as error:
-        # SystemExit and asyncio's CancelledError too: a job that raises them has failed, no more.
+        # SystemExit and asyncio's CancelledError too: they only fail the job.
         return FAILURE, memoryview(encode_failure(_described(error)))
 
 
@@ -200,12 +200,12 @@ def _described(error: BaseException) -> Fail:
     try:
         return describe(error)
     except BaseException as second:
-        # The methods of an exception may raise others, and memory may run out: the job has failed either way.
+        # The exception's own methods may raise, or memory may run out: the job has failed either way.
         return Fail(f"an exception that cannot be described: {type(second).__name__}", kind="Exception")
 
 
 def describe(error: BaseException) -> Fail:
-    """Return what the master is told of *error*, its traceback without this runner's frames."""
+    """Return *error* for the master, with the traceback from the user's frames on."""
     said = failure_of(error, traceback_of=partial(_traceback_of, error))
     return structs.replace(said, reason=said.reason[:_LONGEST_REASON])
 
@@ -213,13 +213,13 @@ def describe(error: BaseException) -> Fail:
 def _traceback_of(error: BaseException) -> str | None:
     frames = _users_frames(error.__traceback__)
     if frames is None:
-        # Raised by this runner: the reason says all.
+        # Raised by the worker's own code: the reason is enough.
         return None
     return "".join(format_exception(type(error), error, frames))
 
 
 def _users_frames(traceback: TracebackType | None) -> TracebackType | None:
-    """Return what lies below this runner's frames, and those of the import that it called; None for nothing."""
+    """Return the user's frames, below those of the worker and of its import; None if there are none."""
     users = here = traceback
     while here is not None:
         if here.tb_frame.f_code.co_filename.startswith(_OWN_FILES):
@@ -238,10 +238,10 @@ def main(arguments: list[str]) -> int:
     Answer jobs until there are no more.
 
     Args:
-        arguments: The parent's process id, the kind of work, and what it takes (see the module).
+        arguments: The parent's process id, the kind of work, and its arguments (see the module).
 
     Returns:
-        The process's exit status: 1 where the work cannot be loaded.
+        The process's exit status: 1 if the work cannot be loaded.
     """
     parent, kind, *arguments = arguments
     detach()
@@ -249,7 +249,7 @@ def main(arguments: list[str]) -> int:
     pipes = _Pipes()
     forked.prepare_for_forks(pipes.close)
     if isinstance(sys.stdout, TextIOWrapper):
-        # What a job prints is seen when it prints it, also if it is killed later.
+        # A job's output is visible at once, even if the job is killed later.
         sys.stdout.reconfigure(line_buffering=True)
     awaiter = Awaiter()
     process_id = os.getpid()
@@ -271,7 +271,7 @@ def main(arguments: list[str]) -> int:
 def _prepare(kind: str, arguments: list[str], awaiter: Awaiter) -> Work:
     if kind != "function":
         return Program(arguments, as_json=kind == "json")
-    # First, as python puts it for a script: the directory in which the worker was started.
+    # The working directory first, as Python does for a script.
     sys.path.insert(0, "")
     sys.meta_path.insert(0, awaiter)
     function = load(arguments[0])
@@ -282,7 +282,7 @@ def _prepare(kind: str, arguments: list[str], awaiter: Awaiter) -> Work:
 
 
 class _Pipes:
-    """The child's ends of the pipes, out of the way of a job that closes or replaces low descriptors."""
+    """The child's ends of the pipes, moved up: a job may close or replace low descriptors."""
 
     def __init__(self) -> None:
         self.jobs, self.outcomes = _moved_up(JOBS_FD), _moved_up(OUTCOMES_FD)
@@ -295,18 +295,18 @@ class _Pipes:
             written += os.write(self.outcomes, memoryview(frame)[written:])
 
     def close(self) -> None:
-        """Close both, in a process that has no part in them."""
+        """Close both, in a forked process."""
         for descriptor in (self.jobs, self.outcomes):
             with suppress(OSError):  # the job's code has closed it
                 os.close(descriptor)
 
 
 def _moved_up(descriptor: int) -> int:
-    """Move *descriptor*; its new number is not inherited by programs."""
+    """Move *descriptor* up; programs do not inherit the new one."""
     try:
         moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _FIRST_OWN_FD)
     except OSError:
-        # The system allows fewer descriptors than the number asked for.
+        # The limit on descriptors is lower than the number asked for.
         os.set_inheritable(descriptor, False)
         return descriptor
     os.close(descriptor)

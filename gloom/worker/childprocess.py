@@ -1,5 +1,5 @@
 """
-One child process, as its parent sees it. Knows pipes, signals and outcomes; knows no broker.
+One child process, as its parent sees it: its pipes, its signals, the outcome of its job; no broker.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from typing import Any
 from msgspec import MsgspecError, Raw
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone, ProcessExitedAlready
-from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
 from gloom.errors import GloomError
+from gloom.reactor import IProcessReactor
 from gloom.transport.polling import SocketPoll
 from gloom.wire.framebuffer import FrameBuffer
 from gloom.wire.messages import Fail
@@ -42,26 +43,26 @@ from gloom.worker.pipe import (
     job_number,
 )
 
-# What a pipe holds.
+# Capacity of a pipe.
 _READ_BYTES = 1 << 16
-# What a run that nobody waits for any more may take: most jobs end sooner than a new process is up.
+# Time for an abandoned run to end: most jobs end sooner than a new process would be ready.
 _ABANDONED_SECONDS = 1.0
-# What a child may take to end when there are no more jobs: its functions' threads, and atexit.
+# Time for an idle child to end: the threads of its functions, and atexit.
 _ENDING_SECONDS = 5.0
-# How long a child may take to end once it has closed a pipe: an ending process closes its pipes first.
+# Time for a child to end after it has closed a pipe: an ending process closes its pipes first.
 _CLOSED_SECONDS = 1.0
 # A payload's kind and the number of its job.
 _HEAD_BYTES = 1 + NUMBER_BYTES
-# More than the texts of a failure can be.
+# More than the texts of a failure can have.
 _LONGEST_FAILURE_BYTES = 1 << 20
 
 
 class ChildError(GloomError):
     """
-    A child could not answer.
+    A child did not answer a job.
 
     Attributes:
-        fail: What the master is told, without the job's id.
+        fail: The failure for the master, without the job's id.
     """
 
     def __init__(self, fail: Fail) -> None:
@@ -74,7 +75,7 @@ class WorkerDied(ChildError):
     The child ended while it had the job in hand, or before it was ready.
 
     Attributes:
-        by_signal: Whether a signal has ended it, and not its own code.
+        by_signal: Whether a signal has ended it.
     """
 
     def __init__(self, how: str, by_signal: bool = False) -> None:
@@ -83,7 +84,7 @@ class WorkerDied(ChildError):
 
 
 class Unusable(ChildError):
-    """The child could not load what is to answer jobs."""
+    """The child could not load the function or the program."""
 
 
 class Child(ProcessProtocol):
@@ -91,51 +92,51 @@ class Child(ProcessProtocol):
     One child; make it with `start_child`.
 
     Args:
-        clock: For the time that an abandoned run, or the end, may take.
+        clock: Limits the time of an abandoned run, and of the end.
 
     Attributes:
-        ready: Fires when jobs may come, or fails with a `ChildError`.
-        ended: Fires when the process has ended, with how, before the job in hand fails.
-        pid: The process's id, and its group's.
+        ready: Fires when the child can take jobs, or fails with a `ChildError`.
+        ended: Fires with a text when the process has ended, before its job fails.
+        pid: The id of the process, and of its group.
         number: The number of the job in hand, or of the last one.
     """
 
     pid: int
 
-    def __init__(self, clock: Any) -> None:
+    def __init__(self, clock: IReactorTime) -> None:
         self.ready: Deferred[None] = Deferred()
         self.ended: Deferred[str] = Deferred()
         self.number = NO_JOB
         self._count = 0
         self._died: WorkerDied | None = None
-        # The reason for killing the process, where the signal alone would not show it.
+        # The reason why the worker killed the process; None if it did not.
         self._why: str | None = None
         # Whether it has closed a pipe, without being asked to end.
         self._deaf = self._ending = False
         self._longest_payload_bytes = _LONGEST_FAILURE_BYTES
         self._clock = clock
         self._buffer = FrameBuffer()
-        # What reads its pipe, and the pipe's number; None for the reactor.
+        # The poll that reads its pipe, None for the reactor; and the pipe's descriptor.
         self._poll: SocketPoll | None = None
         self._outcomes_fd = -1
         self._jobs_fd: int | None = None
         self._busy = False
-        # Who waits for the job that runs; None where nobody does.
+        # Receive the outcome and the progress of the running job; None after `abandon`.
         self._on_end: Callable[[Raw | ChildError], object] | None = None
         self._on_progress: Callable[[Raw], object] | None = None
         self._free: Deferred[None] | None = None
         self._limit: IDelayedCall | None = None
 
-    # What its owner calls
+    # Called by its owner
 
     @property
     def busy(self) -> bool:
-        """Whether a job runs, even one that was abandoned."""
+        """Whether a job runs, even an abandoned one."""
         return self._busy
 
     @property
     def worked(self) -> bool:
-        """Whether it was given a job, ever."""
+        """Whether it has ever had a job."""
         return self._count > 0
 
     def run(
@@ -145,13 +146,13 @@ class Child(ProcessProtocol):
         on_progress: Callable[[Raw], object] | None = None,
     ) -> None:
         """
-        Have a job done; only one at a time, see `when_free`.
+        Start a job; one at a time, see `when_free`.
 
         Args:
             job: The job.
             on_end: Called once, unless the job is abandoned: with the answer, as JSON, or
-                with why there is none, because the job failed there or the process ended.
-            on_progress: Called with each word of how it gets on, as JSON.
+                with an error, if the job failed or the process ended.
+            on_progress: Called with each progress report, as JSON.
         """
         if self._died is not None:
             on_end(self._died)
@@ -166,41 +167,41 @@ class Child(ProcessProtocol):
         self._send(frame)
 
     def abandon(self) -> None:
-        """Wait no more for the job that runs; if it does not end soon, the process is killed."""
+        """Drop the outcome of the running job; if it does not end soon, the process is killed."""
         self._on_end = self._on_progress = None
         self._kill_after(_ABANDONED_SECONDS)
 
     def when_free(self) -> Deferred[None]:
-        """Return a Deferred that fires when no job runs; of several, only the last one does."""
+        """Return a Deferred that fires when no job runs; it replaces an earlier one."""
         self._free = Deferred()
         free = self._free
         self._tell_if_free()
         return free
 
     def end(self) -> None:
-        """Have the process end, after its job; it is killed if it takes long."""
+        """Have the process end after its job; it is killed if that takes long."""
         self._ending = True
         if self._died is None:
             self._kill_after(_ENDING_SECONDS)
         self._process.closeChildFD(JOBS_FD)
 
     def kill(self) -> None:
-        """End the process, and all that it has started, now."""
+        """Kill the process, and all processes that it has started."""
         with suppress(ProcessExitedAlready):
             self._process.signalProcess("KILL")
             self._kill_group()
 
     def read_by(self, poll: SocketPoll) -> None:
-        """Have *poll* read what the process says, in the reactor's place."""
+        """Have *poll* read the pipe, instead of the reactor."""
         pipe = self._process.pipes[OUTCOMES_FD]
         pipe.stopReading()
         self._poll, self._outcomes_fd = poll, pipe.fileno()
         poll.add(self._outcomes_fd, self)
 
-    # What the process does
+    # Events of the process
 
     def read_socket(self) -> None:
-        """Read once what the process says; the poll calls it when there is something to read."""
+        """Read the pipe once; called by the poll when there is something to read."""
         try:
             data = os.read(self._outcomes_fd, _READ_BYTES)
         except BlockingIOError:
@@ -213,14 +214,14 @@ class Child(ProcessProtocol):
             self._read_by_reactor()
 
     def _read_by_reactor(self) -> None:
-        """Have the reactor read again: it knows what an end means."""
+        """Have the reactor read again: it handles the end of the pipe."""
         if self._poll is not None:
             self._poll.remove(self._outcomes_fd)
             self._poll = None
             self._process.pipes[OUTCOMES_FD].startReading()
 
     def abort(self) -> None:
-        """As `kill`; the poll calls it where reading has raised an exception."""
+        """As `kill`; called by the poll if reading has raised an exception."""
         self._read_by_reactor()
         self.kill()
 
@@ -233,10 +234,10 @@ class Child(ProcessProtocol):
 
     def childConnectionLost(self, childFD: int) -> None:
         if childFD == JOBS_FD:
-            # Its number may soon be another's.
+            # The system may reuse its number.
             self._jobs_fd = None
         if not self._ending and not self._deaf:
-            # The process ends; if it does not, the job's code has closed a descriptor of the worker's by mistake.
+            # Usually the process ends now; else the job's code has closed the worker's descriptor by mistake.
             self._deaf = True
             self._kill_after(_CLOSED_SECONDS, "closed its pipe to its parent, and was killed")
 
@@ -245,16 +246,16 @@ class Child(ProcessProtocol):
         self._jobs_fd = self._process.pipes[JOBS_FD].fileno()
 
     def processExited(self, reason: Failure) -> None:
-        # What it has started holds its pipes, perhaps, and has nobody to work for.
+        # Its own child processes may hold the pipes, and their work is useless now.
         self._kill_group()
         try:
             self._read_the_rest()
         finally:
-            # A daemon that it has left may hold them for ever: the end of the process is the end of the attempt.
+            # A daemon that it has started may hold them for ever: the attempt ends with the process.
             self._close_pipes()
 
     def _read_the_rest(self) -> None:
-        """Read the output of the process until its end, and none of other processes after it."""
+        """Read the remaining output of the process, and no later output of other processes."""
         pipe = self._process.pipes.get(OUTCOMES_FD)
         rest = 0 if pipe is None else _unread_bytes(pipe.fileno())
         while rest and (data := os.read(pipe.fileno(), rest)):
@@ -267,7 +268,7 @@ class Child(ProcessProtocol):
             self._poll.remove(self._outcomes_fd)
             self._poll = None
         for pipe in list(self._process.pipes.values()):
-            # Not loseConnection, which would wait until a job that is still in the pipe has been read.
+            # Not loseConnection, which would wait until an unread job in the pipe has been read.
             pipe.connectionLost(Failure(ConnectionDone()))
 
     def processEnded(self, reason: Failure) -> None:
@@ -285,7 +286,7 @@ class Child(ProcessProtocol):
     def _heard(self, payload: bytes) -> None:
         kind, number, content = payload[:1], payload[1:_HEAD_BYTES], memoryview(payload)[_HEAD_BYTES:]
         if number != self.number:
-            # It is about a job that has ended, or about no job, not about the job in hand.
+            # About an earlier job, or none.
             if len(number) < NUMBER_BYTES:
                 self._distrust("a payload without a job's number")
         elif kind == ANSWER:
@@ -312,16 +313,16 @@ class Child(ProcessProtocol):
             self._settle(ChildError(fail))
 
     def _failure_in(self, content: memoryview) -> Fail | None:
-        """Return the failure that *content* tells of; None for garbage, which ends the process."""
+        """Return the failure in *content*; None for garbage, after which the process is killed."""
         try:
             return decode_failure(content)
         except (MsgspecError, ValueError) as error:
             self._distrust(f"a failure that cannot be read: {error}")
             return None
 
-    def _distrust(self, what: str) -> None:
-        """End a process when other code than this package's has written to its pipe."""
-        self._why = self._why or f"wrote {what} into its pipe to its parent, and was killed"
+    def _distrust(self, payload: str) -> None:
+        """Kill a process if other code than this package's has written to its pipe."""
+        self._why = self._why or f"wrote {payload} into its pipe to its parent, and was killed"
         self.kill()
 
     def _settle(self, result: Raw | ChildError) -> None:
@@ -342,9 +343,9 @@ class Child(ProcessProtocol):
 
     def _send(self, data: bytes) -> None:
         if self._jobs_fd is None:
-            return  # it is about to be reported as ended
+            return  # the reactor is about to report the end of the process
         try:
-            # Straight into the pipe, which the child has emptied: Twisted's way costs a turn and two epoll_ctl.
+            # Straight into the pipe, which is empty: through Twisted it takes one more turn and two epoll_ctl.
             sent = os.write(self._jobs_fd, data)
         except OSError:
             sent = 0
@@ -371,7 +372,7 @@ class Child(ProcessProtocol):
 
 
 def _unread_bytes(descriptor: int) -> int:
-    """Return how many bytes wait in a pipe."""
+    """Return the number of unread bytes in a pipe."""
     return int.from_bytes(fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
@@ -383,24 +384,24 @@ def _how(end: Any) -> str:
     return f"ended with exit status {end.exitCode}"
 
 
-def start_child(reactor: Any, work: Sequence[str]) -> Child:
+def start_child(reactor: IProcessReactor, work: Sequence[str]) -> Child:
     """
     Start a child process.
 
     Args:
-        reactor: What starts it, and its clock.
-        work: What answers jobs: the arguments of `gloom.worker.child` after the parent's process id.
+        reactor: Starts it, and is its clock.
+        work: The arguments of `gloom.worker.child` after the parent's process id.
     """
     child = Child(reactor)
     spawn(reactor, child, work)
     return child
 
 
-def spawn(reactor: Any, child: Child, work: Sequence[str]) -> None:
+def spawn(reactor: IProcessReactor, child: Child, work: Sequence[str]) -> None:
     """Start the process of *child*; the rest is as for `start_child`."""
     command = [sys.executable, "-P", "-m", "gloom.worker.child", str(os.getpid()), *work]
     null = os.open(os.devnull, os.O_RDONLY)
-    # Blocked in the child too, until it has left this terminal's session.
+    # The child inherits the blocked signals, until it has left this terminal's session.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         reactor.spawnProcess(

@@ -1,8 +1,8 @@
 """
-Processes that a job's function forks: nothing of the worker runs in them. Imports no Twisted.
+Processes that a job's function forks: none of the worker's code runs in them. Imports no Twisted.
 
 Such a process inherits the worker's pipes, its signal handlers and, when the
-function returns, its loop. It keeps none of them, and ends as its own code says
+function returns, its loop. It keeps none of them, and ends by its own code
 (docs/decisions/0023-forks-in-jobs.md).
 """
 
@@ -23,11 +23,10 @@ from gloom.worker.lifetime import STOP_SIGNALS, heed_stop_signals
 
 def prepare_for_forks(let_go: Callable[[], None]) -> None:
     """
-    Have each process that is forked from this one, from now on, begin without the worker.
+    Have each process that is forked from this one drop the worker's state at its start.
 
-    A fork that Python does not make (a library's own call of ``fork``) begins
-    unprepared: the worker's own code asks for the process id before it reads or
-    writes.
+    This cannot prepare a fork outside Python (a C library that calls ``fork``):
+    so the worker's code compares the process id before it reads or writes.
 
     Args:
         let_go: Called in the new process: closes the worker's pipes.
@@ -36,7 +35,7 @@ def prepare_for_forks(let_go: Callable[[], None]) -> None:
     blocked = _Blocked()
 
     def before() -> None:
-        # A text that waits in a buffer would be written by both.
+        # Both processes would write buffered text.
         _flush()
         blocked.before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
 
@@ -44,7 +43,7 @@ def prepare_for_forks(let_go: Callable[[], None]) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked.before)
 
     def after_in_child() -> None:
-        # Functions that were registered with atexit before the fork are called by the parent only.
+        # Only the parent calls functions that were registered with atexit before the fork.
         atexit._clear()
         heed_stop_signals()
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked.before)
@@ -54,7 +53,7 @@ def prepare_for_forks(let_go: Callable[[], None]) -> None:
 
 
 class _Blocked(threading.local):
-    """The signals that a thread had blocked before it began to fork: one that comes meanwhile must not be lost."""
+    """The signals that a thread had blocked before its fork: a signal during the fork must not be lost."""
 
     before: Iterable[int] = ()
 
@@ -66,10 +65,10 @@ def end(error: BaseException | None, frames: TracebackType | None) -> NoReturn:
     It waits for its threads, and calls the functions that it has registered with `atexit`.
 
     Args:
-        error: The exception that left the function: `SystemExit` says the exit
-            status, any other is shown and makes it 1. None for a function that
-            has returned: 0.
-        frames: The part of the traceback that is shown.
+        error: The exception of the function: `SystemExit` has the exit status, any
+            other is printed and the status is 1. None, and the status 0, if the
+            function has returned.
+        frames: The part of the traceback to print.
     """
     status = 1
     try:
@@ -95,5 +94,5 @@ def _status(error: BaseException | None, frames: TracebackType | None) -> int:
 
 def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
-        with suppress(Exception):  # closed, or replaced by anything
+        with suppress(Exception):  # closed, or replaced by another object
             stream.flush()

@@ -1,8 +1,8 @@
 """
-How a function that runs in a worker's child tells of its progress. Imports no Twisted.
+Progress reports of a function that runs in a worker's child. Imports no Twisted.
 
-What it says leaves through the pipe that the answers take (`gloom.worker.pipe`),
-so a lock keeps what a job's own threads say apart from the answer.
+Reports and answers leave through the same pipe (`gloom.worker.pipe`), so a lock
+keeps reports from a job's own threads apart from the answer.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from gloom.errors import BodyError
 from gloom.wire.bodies import encode_body
 from gloom.worker.pipe import NO_JOB, PROGRESS
 
-# An answer's frame says "respond" where this one says "progress": one byte more.
+# On the wire "progress" is one byte longer than "respond", the verb of an answer.
 _LONGER_VERB_BYTES = 1
 
 
 class Outlet:
     """
-    What leaves a child, one payload at a time, and whether a job may say something now.
+    The output of a child: one payload at a time, and progress only during a job.
 
     Args:
         write: Writes one payload, given in two parts.
 
     Attributes:
-        number: The number of the job in hand, which leads each payload about it.
+        number: The number of the job in hand, which begins each payload about it.
     """
 
     def __init__(self, write: Callable[[bytes, bytes | memoryview], None]) -> None:
@@ -37,19 +37,19 @@ class Outlet:
         self._lock = Lock()
         self._max_bytes: int | None = None
         self._process_id = os.getpid()
-        # Whether a payload may have left in part, because a signal's handler raised an exception meanwhile.
+        # Whether a payload may be written in part, because a signal handler raised an exception meanwhile.
         self._torn = False
 
     def begin(self, max_answer_bytes: int) -> None:
-        """A job begins, of which an answer may be so large."""
+        """Start a job, with the largest size of its answer."""
         self._max_bytes = max_answer_bytes - _LONGER_VERB_BYTES
 
     def end(self, kind: bytes, content: bytes | memoryview) -> None:
         """
-        Write the last word of a job: what its threads say after it, nobody hears.
+        Write the outcome of a job; later progress of its threads is discarded.
 
         Raises:
-            OSError: Words of the job have left in part, and the parent cannot tell them from this one.
+            OSError: A progress report is written in part, so the parent could not separate the outcome from it.
         """
         with self._lock:
             self._max_bytes = None
@@ -59,10 +59,10 @@ class Outlet:
 
     def say(self, body: memoryview) -> None:
         """
-        Write how the job that runs gets on; where none does, or in a forked process, nothing.
+        Write a progress report of the running job; without one, or in a forked process, do nothing.
 
         Raises:
-            BodyError: It is larger than the broker takes.
+            BodyError: It is larger than the broker accepts.
         """
         if os.getpid() != self._process_id:
             return  # before the lock: another thread may have held it at the fork
@@ -82,23 +82,23 @@ _outlet: Outlet | None = None
 
 
 def use(outlet: Outlet) -> None:
-    """Have `progress` speak through *outlet*."""
+    """Have `progress` write to *outlet*."""
     global _outlet
     _outlet = outlet
 
 
 def progress(value: Any) -> None:
     """
-    Tell the master of the job that runs how it gets on.
+    Report the progress of the running job to its master.
 
-    Outside a job of ``gloom work`` it does nothing, so that a function that
+    Outside a job of ``gloom work`` this does nothing, so that a function that
     calls it can be called anywhere.
 
     Args:
-        value: Any value that JSON has.
+        value: Any value that JSON can express.
 
     Raises:
-        BodyError: It is not JSON, or larger than the broker takes.
+        BodyError: It is not JSON, or larger than the broker accepts.
     """
     if _outlet is not None:
         _outlet.say(memoryview(encode_body(value)))

@@ -1,5 +1,5 @@
 """
-What a worker's processes do so that they end with their parent, and not before. Imports no Twisted.
+The lifetime of a worker's processes: they end with their parent, and not before. Imports no Twisted.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import sys
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
-#: What ends a worker when it comes from a terminal or a service manager, which send it to the children too.
+#: Signals that end a worker; terminals and service managers send them to the children too.
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def die_with_parent(parent: int) -> None:
     """
-    Have the kernel kill this process when its parent ends, however that ends and whatever this one does.
+    Have the kernel kill this process when its parent ends, for any reason and at any time.
 
     Args:
         parent: The parent's process id; if it has ended already, this process ends now.
@@ -27,11 +27,11 @@ def die_with_parent(parent: int) -> None:
 
 def take_the_group_along(parent: int) -> None:
     """
-    Kill this process and its group when its parent ends: the program that runs for a job too.
+    Kill this process and its group, with the program of a job, when its parent ends.
 
-    For a process that only waits for its programs: a signal handler does it,
-    which a function that does not return to Python would hold up. To have the
-    kernel kill each program takes a slower way to start it.
+    Only for a process that waits for programs: a Python signal handler does it,
+    and a function that does not return to Python would delay the handler. The
+    kernel could kill each program only if programs were started in a slower way.
 
     Args:
         parent: As for `die_with_parent`.
@@ -41,7 +41,7 @@ def take_the_group_along(parent: int) -> None:
 
 
 def _signal_at_the_end_of(parent: int, number: signal.Signals) -> None:
-    # Only Linux can do this; elsewhere a busy child ends after its job.
+    # Linux only; on other systems a busy child ends after its job.
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, number)
     if os.getppid() != parent:
@@ -50,9 +50,9 @@ def _signal_at_the_end_of(parent: int, number: signal.Signals) -> None:
 
 def detach() -> None:
     """
-    Leave the terminal's session, and let the parent decide when this process stops.
+    Leave the terminal's session and ignore `STOP_SIGNALS`: the parent ends this process.
 
-    The parent blocks `STOP_SIGNALS` while it starts a child, so none comes earlier.
+    The parent blocks these signals while it starts a child, so none arrives earlier.
     """
     os.setsid()
     disregard_stop_signals()
@@ -60,14 +60,14 @@ def detach() -> None:
 
 
 def disregard_stop_signals() -> None:
-    """Do nothing on `STOP_SIGNALS`."""
+    """Have `STOP_SIGNALS` do nothing."""
     for number in STOP_SIGNALS:
-        # SIG_IGN would be inherited by the programs that a job starts; a handler is not.
+        # Programs that a job starts would inherit SIG_IGN; they do not inherit a handler.
         signal.signal(number, _nothing)
 
 
 def heed_stop_signals() -> None:
-    """Undo `disregard_stop_signals`, where the handlers are still those."""
+    """Undo `disregard_stop_signals`, unless other code has replaced the handlers."""
     for number in STOP_SIGNALS:
         if signal.getsignal(number) is _nothing:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)

@@ -1,11 +1,11 @@
 """
-What a worker and its child say to each other: frames, as on the wire, through two pipes.
+The protocol between a worker and its child: frames, as on the wire, through two pipes.
 
-The parent writes jobs to the child's descriptor 3, each a number of eight bytes
-and a `Job`; the child writes to 4, each payload led by one byte that says its
-kind, and by the number of the job that it is about. One job at a time, so one
-answer or failure for each job, in order, and progress of the one that runs. The
-parent ignores a payload with another number than that of the job in hand.
+The parent writes jobs to the child's descriptor 3; each is a number of eight
+bytes and a `Job`. The child writes to descriptor 4; each payload begins with one
+byte for its kind and the number of its job. The child runs one job at a time: it
+sends one answer or failure per job, in order, and progress of the running job.
+The parent ignores payloads with another number than that of the job in hand.
 Imports no Twisted.
 """
 
@@ -20,15 +20,15 @@ from gloom.errors import BodyError
 from gloom.wire.bodies import decode_body
 from gloom.wire.messages import Fail, encode_request
 
-#: The child's descriptors: jobs come in, and what became of them goes out. 0 to 2 stay the job's own.
+#: The child's descriptors for jobs and outcomes; 0 to 2 belong to the job.
 JOBS_FD, OUTCOMES_FD = 3, 4
 
-#: What leads a payload from the child.
-READY = b"r"  # nothing follows: jobs may come
-UNUSABLE = b"u"  # a `Fail` follows: what is to answer jobs cannot be loaded; the child ends
+#: The kinds of payloads from the child: their first byte.
+READY = b"r"  # nothing follows: the child can take jobs
+UNUSABLE = b"u"  # a `Fail` follows: the function or program cannot be loaded, and the child ends
 ANSWER = b"a"  # the answer follows, one JSON value
 FAILURE = b"f"  # a `Fail` follows
-PROGRESS = b"p"  # how the job that runs gets on, one JSON value
+PROGRESS = b"p"  # a progress report of the running job follows, one JSON value
 
 
 class Job(Struct, array_like=True):
@@ -39,7 +39,7 @@ class Job(Struct, array_like=True):
         id: The job's id.
         type: The job type, or None for an untyped job.
         max_answer_bytes: A larger answer is a failure.
-        body: What the master sent, as JSON.
+        body: The body from the master, as JSON.
     """
 
     id: str | int
@@ -61,12 +61,12 @@ decode_failure = msgspec.json.Decoder(Fail).decode
 
 
 def job_number(count: int) -> bytes:
-    """Return the number of the job that is a child's *count*-th."""
+    """Return the number of a child's *count*-th job."""
     return count.to_bytes(NUMBER_BYTES)
 
 
 def frame_of(head: bytes, content: bytes | memoryview) -> bytes:
-    """Return a frame with the payload *head* + *content*, which is copied once."""
+    """Return a frame with the payload *head* + *content*; *content* is copied once."""
     return (len(head) + len(content)).to_bytes(_LENGTH_BYTES) + head + content
 
 
@@ -75,10 +75,10 @@ def value_of(job: Job) -> Any:
     Return the Python value of the job's body.
 
     Raises:
-        BodyError: It is more than Python reads.
+        BodyError: Python cannot read it.
     """
     try:
         return decode_body(job.body)
     except BodyError as error:
-        # Where it was raised tells nobody anything.
+        # The frames of the decoder are of no use to the user.
         raise error.with_traceback(None) from None

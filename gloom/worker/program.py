@@ -1,7 +1,7 @@
 """
 Jobs answered by a program: its standard input is the body, its standard output the answer.
 
-Runs in a child of the worker, one program at a time. Imports no Twisted.
+A child of the worker runs one program at a time. Imports no Twisted.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ from gloom.worker.pipe import Job, value_of
 _CHUNK_BYTES = 1 << 16
 _TAIL_BYTES = 4096
 _TAIL_LINES = 10
-# How often a system that has no descriptor for the end of a process is asked for it.
+# Interval of checks for the end of a process, on systems that have no descriptor for it.
 _LOOK_SECONDS = 0.05
 _INT = Struct("i")
 
 
 class ExitStatus(GloomError):
-    """The program ended with a status that is not 0, or by a signal."""
+    """The program ended with a status other than 0, or by a signal."""
 
 
 class Program:
     """
-    Answers jobs by running a program for each.
+    Answers each job with one run of a program.
 
-    As text, a body that is a JSON string is given as the string itself, any
-    other as JSON, and the output, without its final newline, is the answer, a
-    string. As JSON, both are JSON.
+    As text, the input is the text of a JSON string, or the JSON of any other
+    body; the answer is a string, the output without its final newline. As JSON,
+    input and output are JSON.
 
     Args:
         arguments: The program and its arguments.
@@ -60,8 +60,8 @@ class Program:
         Run the program on *job*, and return its answer.
 
         Raises:
-            ExitStatus: It ended with another status than 0, or by a signal.
-            BodyError: Its output is not what the answer has to be.
+            ExitStatus: It ended with a status other than 0, or by a signal.
+            BodyError: Its output is not UTF-8, or not JSON where it must be.
             SizeError: Its output is larger than an answer may be; it was killed.
             OSError: It could not be started.
         """
@@ -88,19 +88,19 @@ class Program:
                 env=environment,
             )
         except OSError as error:
-            # The frames of subprocess tell nobody anything.
+            # The frames of subprocess are of no use to the user.
             raise error.with_traceback(None) from None
 
 
 class _Run:
     """
-    One run of a program: feeds it, and collects its output until it ends.
+    One run of a program: writes its input, and collects its output until it ends.
 
-    The end of the program is the end of the run: another process that it has
-    left behind may hold its streams open for ever.
+    The run ends with the program: other processes that it has started may hold
+    its streams open for ever.
 
     Attributes:
-        output: What it has printed on standard output.
+        output: Its standard output so far.
     """
 
     def __init__(self, process: subprocess.Popen[bytes], body: bytes, max_output_bytes: int) -> None:
@@ -116,7 +116,7 @@ class _Run:
         Return when the program has ended and its output until then is read.
 
         Raises:
-            SizeError: It has printed too much; it still runs.
+            SizeError: Its output is too large; it still runs.
         """
         assert self._process.stdin and self._process.stdout and self._process.stderr  # noqa: S101 (for mypy)
         os.set_blocking(self._process.stdin.fileno(), False)
@@ -139,7 +139,7 @@ class _Run:
             self._open.unregister(ended)
 
     def _take_the_rest(self, pipe: IO[bytes]) -> None:
-        """Read all that is in *pipe* now: it may be held open, and written to, by others."""
+        """Read the present content of *pipe*: other processes may hold it open and write to it."""
         if pipe.closed:
             return
         act = self._open.get_key(pipe).data
@@ -148,7 +148,7 @@ class _Run:
             act()
 
     def last_lines(self) -> str:
-        """Return the end of what it has printed on standard error."""
+        """Return the last lines of its standard error."""
         lines = self._tail.decode(errors="replace").splitlines()[-_TAIL_LINES:]
         return "\n".join(lines).strip()
 
@@ -163,7 +163,7 @@ class _Run:
         try:
             self._input = self._input[os.write(pipe.fileno(), self._input[:_CHUNK_BYTES]) :]
         except BrokenPipeError:
-            # It does not read its input, as it may.
+            # A program need not read its input.
             self._input = self._input[:0]
         if not self._input:
             self._close(pipe)
@@ -181,13 +181,13 @@ class _Run:
         if not data:
             self._close(pipe)
         self._tail = (self._tail + data)[-_TAIL_BYTES:]
-        with suppress(OSError):  # nobody reads it
+        with suppress(OSError):  # the worker's standard error is closed
             os.write(2, data)
 
 
 @contextmanager
 def _exit_descriptor(process_id: int) -> Iterator[int | None]:
-    """Yield a descriptor that is readable when a process has ended; None where the system has none."""
+    """Yield a descriptor that becomes readable when a process has ended; None if the system has none."""
     try:
         descriptor = os.pidfd_open(process_id)
     except (AttributeError, OSError):
@@ -229,7 +229,7 @@ def _json_input(job: Job) -> bytes:
 
 def _json_answer(output: bytes) -> Raw:
     try:
-        # Only checked: numbers and the order of keys go on as the program wrote them.
+        # Only checked: numbers and the order of keys stay as the program wrote them.
         output.decode()
         msgspec.json.decode(output, type=Raw)
     except (ValueError, RecursionError) as error:

@@ -1,16 +1,15 @@
 """
-The worker: slots, each with one child process after the other, and one slave that gives them jobs.
+The worker's service: slots with child processes, and the slave that assigns jobs to them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
@@ -21,13 +20,13 @@ from gloom.wire.messages import Fail
 from gloom.worker.childprocess import Child, ChildError, WorkerDied
 from gloom.worker.slave import ChildrenSlave
 
-# Starts in a row that may end by a signal before the worker has ever been ready: memory may be short for a while.
+# Starts in a row that a signal may end before the worker has ever been ready: memory may be short for a while.
 _MOST_EARLY_DEATHS = 5
 
 
 class Refused(GloomError):
     """
-    The broker refuses the worker's first join.
+    The broker has refused the worker's first join.
 
     Attributes:
         error: The broker's refusal.
@@ -39,7 +38,7 @@ class Refused(GloomError):
 
 
 class NotStarted(ChildError):
-    """The system has no process for a child now."""
+    """The system could not start a process for a child."""
 
     def __init__(self, error: OSError) -> None:
         super().__init__(Fail(f"the system cannot start a process: {error.strerror}", kind="WorkerDied", retry=True))
@@ -47,15 +46,15 @@ class NotStarted(ChildError):
 
 class Slot:
     """
-    Has one job done at a time, by one child after the other.
+    Keeps one child alive: when it ends, the next one starts.
 
     Args:
-        reactor: Clock, and what starts processes.
+        clock: Times the pauses between failed starts.
         start: Starts a child.
-        serve: Gives jobs to a child that is ready, until `dismiss`.
-        dismiss: Gives no more jobs to a child: it has ended.
-        cannot_start: Takes the reason why a child could not start, and the number of failures in a row;
-            returns whether to try on.
+        serve: Called with a child that is ready: it takes jobs from now on.
+        dismiss: Called with a child that has ended: it takes no more jobs.
+        cannot_start: Called with the error when a child could not start, and the number of
+            failures in a row; returns whether to try again.
 
     Attributes:
         child: The present child, or the last one; None before the first.
@@ -65,14 +64,14 @@ class Slot:
 
     def __init__(
         self,
-        reactor: Any,
+        clock: IReactorTime,
         start: Callable[[], Child],
         serve: Callable[[Child], None],
         dismiss: Callable[[Child], None],
         cannot_start: Callable[[ChildError, int], bool],
     ) -> None:
         self.child: Child | None = None
-        self._reactor = reactor
+        self._clock = clock
         self._start = start
         self._serve = serve
         self._dismiss = dismiss
@@ -87,7 +86,7 @@ class Slot:
         self._ended = Deferred.fromCoroutine(self._run())
 
     def begin_to_stop(self) -> None:
-        """Start no more children; a child that serves goes on with its job."""
+        """Start no more children; a child with a job finishes it."""
         self._stopping = True
         if self._pause is not None:
             self._pause.cancel()
@@ -95,17 +94,17 @@ class Slot:
             self.kill()
 
     def kill(self) -> None:
-        """End the child now."""
+        """Kill the child."""
         if self.child is not None:
             self.child.kill()
 
     @property
     def busy(self) -> bool:
-        """Whether the child is at a job."""
+        """Whether the child has a job."""
         return self.child is not None and self.child.busy
 
     async def stop(self) -> bool:
-        """End the child; return whether its job had to be cut off."""
+        """End the child; return whether this ended a job."""
         cut = self.busy
         if self.child is not None and self._serving and not cut:
             self.child.end()
@@ -144,16 +143,16 @@ class Slot:
         self._serve(child)
         how = await child.ended
         self._serving = False
-        # Before its job fails: the broker must not give it to this slot again.
+        # Before its job fails: the broker must not assign the job to this slot again.
         self._dismiss(child)
-        # One that dies without having worked would be started again and again.
+        # A pause before the next start, if the child has died without a job.
         self._failures = 0 if child.worked else self._failures + 1
         if not self._stopping and not child.busy:
             self.log.warn("{how}, without a job; another one starts", how=how)
 
     async def _wait_before_the_next(self) -> None:
         if self._failures and not self._stopping:
-            self._pause = deferLater(self._reactor, retry_delay_seconds(self._failures))
+            self._pause = deferLater(self._clock, retry_delay_seconds(self._failures))
             with suppress(CancelledError):
                 await self._pause
             self._pause = None
@@ -161,22 +160,22 @@ class Slot:
 
 class Worker(Service):
     """
-    Takes jobs and has them done in child processes.
+    Takes jobs from the broker and runs them in child processes.
 
     Args:
         start: Starts a child; see `gloom.worker.childprocess.start_child`.
         types: The job types, one or more.
-        endpoint: The broker's slave port, as for `Slave`; its text is what the log says.
-        reactor: Clock, and what a string connects with.
-        concurrency: How many jobs run at once, each in a process of its own.
-        name: How the broker names this worker; ``host:pid`` when absent.
-        finish_seconds: How long stopping waits for the jobs in hand.
-        token: Tells a broker with access rules who this is; None for nobody.
-        tls: How TLS is spoken where *endpoint* is a string; None for not at all.
+        endpoint: The broker's slave port, as for `Slave`; the log shows its text.
+        reactor: The clock; connects, if *endpoint* is a string.
+        concurrency: Number of jobs at a time, each in a process of its own.
+        name: The worker's name at the broker; ``host:pid`` if absent.
+        finish_seconds: How long stopping waits for running jobs.
+        token: The token for a broker with access rules, or None.
+        tls: The TLS options if *endpoint* is a string; None for no TLS.
 
     Attributes:
-        broken: Fails if the worker can do nothing: with a `ChildError` if no child can
-            be started at all, with `Refused` if the broker refuses its first join.
+        broken: Fails if the worker cannot work: with a `ChildError` if no child can
+            start, with `Refused` if the broker refuses its first join.
     """
 
     log = Logger()
@@ -187,7 +186,7 @@ class Worker(Service):
         types: Sequence[str],
         endpoint: IStreamClientEndpoint | str,
         *,
-        reactor: Any,
+        reactor: IReactorTime,
         concurrency: int = 1,
         name: str | None = None,
         finish_seconds: float = 30.0,
@@ -213,7 +212,7 @@ class Worker(Service):
 
     @property
     def busy(self) -> int:
-        """How many jobs run."""
+        """Number of running jobs."""
         return sum(slot.busy for slot in self._slots)
 
     def startService(self) -> None:
@@ -223,17 +222,17 @@ class Worker(Service):
 
     def stopService(self) -> Deferred[int]:
         """
-        Take no more jobs, finish those in hand, and end the children.
+        Take no more jobs, finish the running ones, and end the children.
 
         Returns:
-            Fires with how many jobs were cut off, because they took longer
-            than *finish_seconds*; the broker gives them to other slaves.
+            Fires with the number of jobs that took longer than *finish_seconds*
+            and were ended; the broker gives them to other slaves.
         """
         super().stopService()
         return Deferred.fromCoroutine(self._stop())
 
     def kill(self) -> None:
-        """End the children, and all that they have started, at once, and start no others."""
+        """Kill the children, with all processes that they have started, and start no others."""
         for slot in self._slots:
             slot.begin_to_stop()
         for slot in self._slots:
@@ -256,7 +255,7 @@ class Worker(Service):
 
     def _cannot_start(self, error: ChildError, failures: int) -> bool:
         if self._was_ready or (_may_pass(error) and failures < _MOST_EARLY_DEATHS):
-            # A child has started before, or the cause may pass: perhaps the next start goes well.
+            # A child has started before, or the cause is temporary: the next start may succeed.
             self.log.error("cannot start a worker process: {error}", error=error)
             return True
         self._break(error)
@@ -271,5 +270,5 @@ class Worker(Service):
 
 
 def _may_pass(error: ChildError) -> bool:
-    """Return whether another start may go well: the system was short of something, or a signal ended this one."""
+    """Return whether another start may succeed: resources were short, or a signal ended this child."""
     return isinstance(error, NotStarted) or (isinstance(error, WorkerDied) and error.by_signal)

@@ -1,5 +1,5 @@
 """
-The slave of a worker: one connection, and a slot for each child that could take a job.
+The worker's slave: its one connection to the broker assigns jobs to free children.
 """
 
 from __future__ import annotations
@@ -27,43 +27,43 @@ from gloom.wire.messages import ExtendedJoin, Fail, Leave
 from gloom.worker.childprocess import Child, ChildError
 from gloom.worker.pipe import Job
 
-# A broker that refuses a join so may take it later.
+# Refusals of a join that are temporary.
 _PASSING = frozenset({Busy.code, Draining.code})
 _ONLY_ERRORS = LogLevelFilterPredicate(defaultLogLevel=LogLevel.error)
 _LONGEST_REASON = 1000
 
 
 class NoChild(ChildError):
-    """The broker gave a job to a slot that was just taken back: its child has died."""
+    """The broker assigned a job to the slot of a child that has just died."""
 
     def __init__(self) -> None:
         super().__init__(Fail("the worker process that it came for has died", kind="WorkerDied", retry=True))
 
 
 class CannotDo(ChildError):
-    """A job could not be given to a process, or its answer could not be sent."""
+    """A job could not be written to a process, or its answer could not be sent."""
 
-    def __init__(self, what: str, error: Exception) -> None:
-        super().__init__(Fail(f"{what}: {error!r}"[:_LONGEST_REASON], kind=type(error).__name__))
+    def __init__(self, problem: str, error: Exception) -> None:
+        super().__init__(Fail(f"{problem}: {error!r}"[:_LONGEST_REASON], kind=type(error).__name__))
 
 
 class ChildrenSlave(SlaveLink):
     """
-    Has each job done by a child that is free, the one that was free longest.
+    Assigns each job to the child that has been free longest.
 
-    It joins with a slot for each child that is free or at a job of this
-    connection, and joins again whenever that number changes; without a child
-    it leaves, and stays connected.
+    It joins with one slot for each child that is free or has a job of this
+    connection, and joins again whenever that number changes. Without a child it
+    leaves, and stays connected.
 
     Args:
-        endpoint: Where the broker is; its text is what the log says.
+        endpoint: The broker's slave port; the log shows its text.
         types: The job types.
-        concurrency: How many children there are to be.
-        refused: Takes the error with which the broker refuses the first join; the join is not tried again then.
-        options: What `SlaveLink` takes by name.
+        concurrency: Number of children.
+        refused: Called with the error if the broker refuses the first join; the join is not repeated then.
+        options: Keyword arguments of `SlaveLink`.
     """
 
-    # It says itself, and in a user's words, what there is to say of connections.
+    # Errors only: this class itself logs connections, in words for the user.
     log = Logger(observer=FilteringLogObserver(globalLogPublisher, [_ONLY_ERRORS]))
     own_log = Logger()
 
@@ -78,20 +78,20 @@ class ChildrenSlave(SlaveLink):
         super().__init__(endpoint, types[0] if len(types) == 1 else types, slots=concurrency, **options)
         self._fields = {"type": ", ".join(types), "address": str(endpoint), "concurrency": concurrency}
         self._refused = refused
-        # Whether the broker has taken a join: ever, and on this connection.
+        # Whether the broker has accepted a join: ever, and on this connection.
         self._has_joined = self._is_joined = False
         self._refusals = 0
         self._next_join: IDelayedCall | None = None
         self._free: deque[Child] = deque()
         self._working: dict[Child, Run] = {}
         if SocketPoll.is_possible(self._reactor):
-            # Nothing that a worker says can wait for more: the second is empty.
+            # A worker's output never waits for more to be sent with it: the second FlushTurn stays empty.
             self._poll = SocketPoll(self._reactor, self._flushes, FlushTurn(self._clock))
 
     # Its children
 
     def admit(self, child: Child) -> None:
-        """Give jobs to *child*, which is new and ready."""
+        """Assign jobs to *child*, which is new and ready."""
         if self._poll is not None:
             child.read_by(self._poll)
         self._is_free(child)
@@ -101,9 +101,9 @@ class ChildrenSlave(SlaveLink):
         self._join_anew()
 
     def dismiss(self, child: Child) -> None:
-        """Give no more jobs to *child*: it has ended, and the job in its hand fails after this."""
+        """Assign no more jobs to *child*: it has ended, and its job fails after this call."""
         if self._working.pop(child, None) is None:
-            with suppress(ValueError):  # it was at a job that it had been told to abandon
+            with suppress(ValueError):  # it had an abandoned job
                 self._free.remove(child)
         self._join_anew()
 
@@ -116,7 +116,7 @@ class ChildrenSlave(SlaveLink):
         connection.ask(structs.replace(self.joining, slots=slots) if slots else Leave())
 
     def stop_reading(self) -> None:
-        """Read no more: the children have ended, and the connection too."""
+        """Stop the poll: the children and the connection have ended."""
         if self._poll is not None:
             self._poll.stop()
 
@@ -134,7 +134,7 @@ class ChildrenSlave(SlaveLink):
         try:
             child.run(Job(job.id, job.type, run.max_answer_bytes(), job.body), on_end, run.tell)
         except Exception as error:
-            # No memory for it, for example: the other jobs go on.
+            # Out of memory, for example: the other jobs go on.
             on_end(CannotDo("the job could not be given to a worker process", error))
 
     def _run_ended(self, run: Run, child: Child, result: Raw | ChildError) -> None:
@@ -153,7 +153,7 @@ class ChildrenSlave(SlaveLink):
             self.failed(Failure(CannotDo("the answer could not be sent", error)), run)
 
     def cancel(self, run: Run) -> None:
-        # With the connection that it came from: the child is free when it has done it, or is killed.
+        # Its connection is lost: the child becomes free after the job, or is killed.
         child = self._at(run)
         del self._working[child]
         child.abandon()
@@ -165,7 +165,7 @@ class ChildrenSlave(SlaveLink):
             self._is_free(child)
 
     def revoke(self, run: Run) -> None:
-        # Whatever it is at, nobody waits for it; another child takes its place.
+        # Nobody waits for its result; another child replaces the killed one.
         self.own_log.info("job {id!r} of {type} is cancelled: its process is killed", id=run.job.id, type=run.job.type)
         self._at(run).kill()
 
@@ -197,8 +197,8 @@ class ChildrenSlave(SlaveLink):
         why: Any = failure.trap(TransportError) and failure.value
         if self.running:
             refused = isinstance(why.__cause__, RequestRefused)
-            what = "the broker at {address} does not let it in" if refused else "no broker at {address}"
-            self.own_log.warn(what + ": {why}; trying on", why=why, **self._fields)
+            problem = "the broker at {address} refuses this worker" if refused else "no broker at {address}"
+            self.own_log.warn(problem + ": {why}; trying again", why=why, **self._fields)
 
     def heard(self, connection: BrokerConnection, event: Event) -> None:
         if type(event) is Reply:
@@ -207,7 +207,7 @@ class ChildrenSlave(SlaveLink):
                 self._join_answered(event.error)
                 return
             if request is Leave and not self._has_joined:
-                # Nothing was joined, so it does not matter that the broker refuses the leave.
+                # Nothing was joined: a refused leave has no consequence.
                 event = Reply(event.request, None, event.message)
         super().heard(connection, event)
 
@@ -228,7 +228,7 @@ class ChildrenSlave(SlaveLink):
 
     def _join_later(self, error: RequestRefused) -> None:
         if not self._refusals:
-            self.own_log.error("the broker at {address} refuses {type}: {why}; trying on", why=error, **self._fields)
+            self.own_log.error("the broker at {address} refuses {type}: {why}; trying again", why=error, **self._fields)
         self._refusals += 1
         self._stop_joining()
         self._next_join = self._reactor.callLater(retry_delay_seconds(self._refusals), self._join_next)
@@ -252,7 +252,7 @@ class ChildrenSlave(SlaveLink):
         self._stop_joining()
         self._is_joined = False
         if self.running:
-            self.own_log.warn("the broker at {address} is gone; trying on", **self._fields)
+            self.own_log.warn("the broker at {address} is gone; trying again", **self._fields)
         super().disconnected()
 
 

@@ -21,12 +21,12 @@ def gloom(*arguments: str) -> Result:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ([], "what shall answer the jobs? MODULE:FUNCTION, or: --type TYPE -- PROGRAM"),
+        ([], "nothing answers the jobs: give MODULE:FUNCTION, or --type TYPE -- PROGRAM"),
         (["double"], "expected MODULE:FUNCTION, got 'double'; a program comes after --"),
         (["shop.jobs:"], "expected MODULE:FUNCTION, got 'shop.jobs:'; a program comes after --"),
         (["../shop.py:f"], "expected MODULE:FUNCTION, got '../shop.py:f'; a program comes after --"),
-        (["math:sqrt", "--json"], "--json is for programs"),
-        (["math:sqrt", "--type", "root", "--", "cat"], "either MODULE:FUNCTION, or a program after --, not both"),
+        (["math:sqrt", "--json"], "--json goes with a program, not with a function"),
+        (["math:sqrt", "--type", "root", "--", "cat"], "give either MODULE:FUNCTION or a program after --, not both"),
         (["--", "cat"], "a program needs --type TYPE"),
         (["--type", "same", "--"], "a program must follow --"),
         (["--type", "same", "--", "no_such_program"], "there is no program 'no_such_program' that can be run"),

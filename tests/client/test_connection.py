@@ -37,7 +37,8 @@ from gloom.server.service import memory_surroundings
 from gloom.settings import Settings
 from gloom.testing import MemoryGloom, MemoryTransport
 from gloom.transport.framing import FrameProtocol
-from gloom.transport.sending import FlushTurn, to_frame
+from gloom.transport.sending import FlushTurn
+from gloom.wire.framebuffer import to_frame
 from gloom.wire.messages import Hello, Ping
 from tests.support.farm import Farm, Firings, Scripted
 from tests.support.logged import logged

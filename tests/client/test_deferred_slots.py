@@ -12,7 +12,7 @@ from twisted.internet.task import deferLater
 from gloom.client.deferred import CurrentJob, Slave, current_job
 from gloom.errors import BodyError, JobFailed
 from gloom.settings import Settings
-from gloom.transport.sending import to_frame
+from gloom.wire.framebuffer import to_frame
 from tests.client.test_deferred_slave import Stubborn, Work
 from tests.support.farm import Farm
 

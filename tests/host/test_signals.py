@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from twisted.logger import formatEvent
@@ -51,9 +51,10 @@ class Signalled:
 
     def __init__(self) -> None:
         self.reactor = Reactor()
+        reactor = cast(Any, self.reactor)
         self.done: list[str] = []
         self.service = SignalService(
-            self.reactor, lambda: self.done.append("hurry"), lambda: self.done.append("reload")
+            reactor, reactor, lambda: self.done.append("hurry"), lambda: self.done.append("reload")
         )
         self.service.startService()
 

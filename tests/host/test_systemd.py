@@ -57,7 +57,7 @@ def manager(tmp_path: Path) -> Iterator[Manager]:
 
 def started(environ: dict[str, str]) -> tuple[SystemdService, MemoryReactorClock]:
     reactor = MemoryReactorClock()
-    service = SystemdService(reactor, environ)
+    service = SystemdService(reactor, reactor, environ)
     service.startService()
     return service, reactor
 
@@ -131,7 +131,8 @@ def test_a_service_that_stops_before_the_reactor_runs_is_never_ready(manager: Ma
 
 def test_a_service_that_was_never_started_tells_nothing(manager: Manager) -> None:
     """A broker that could not listen is stopped without having been started."""
-    SystemdService(MemoryReactorClock(), manager.environ).stopService()
+    reactor = MemoryReactorClock()
+    SystemdService(reactor, reactor, manager.environ).stopService()
     assert manager.take() == []
 
 

@@ -131,7 +131,7 @@ async def test_a_broker_that_refuses_and_lives_is_no_broken_farm() -> None:
     async def refused() -> None:
         raise TransportError("cannot reach the broker: Connection refused")
 
-    clock = Clock()
+    clock: Any = Clock()
     running = Deferred.fromCoroutine(Farm(clock).during(refused()))
     clock.advance(1.0)
     with pytest.raises(TransportError, match="Connection refused"):

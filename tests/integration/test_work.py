@@ -378,7 +378,7 @@ def test_a_worker_joins_again_after_a_restart_of_the_broker(work: StartWork, dae
     broker.start_again()
     assert worker.wait_for("joined").endswith(f" at 127.0.0.1:{broker.slave_port} (2 at once)")
     broker.kill()
-    worker.wait_for(f"the broker at 127.0.0.1:{broker.slave_port} is gone; trying on")
+    worker.wait_for(f"the broker at 127.0.0.1:{broker.slave_port} is gone; trying again")
     broker.start_again()
     assert worker.wait_for("joined").endswith(" again (2 at once)")
     with Master(("127.0.0.1", broker.master_port), timeout=PATIENCE_SECONDS) as master:

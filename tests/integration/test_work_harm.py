@@ -198,7 +198,7 @@ def test_another_kind_of_server_is_told(greeting: bytes, complaint: str) -> None
         try:
             line = worker.wait_for(f"no broker at 127.0.0.1:{port}")
             assert complaint in line
-            assert line.endswith("; trying on")
+            assert line.endswith("; trying again")
             worker.ctrl_c()
             assert worker.ended() == 0
         finally:

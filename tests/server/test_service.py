@@ -21,7 +21,7 @@ from gloom.server.access import Access
 from gloom.server.peers import PeerFactory
 from gloom.server.service import BrokerService, ListenService, memory_surroundings
 from gloom.settings import Settings
-from gloom.transport.sending import to_frame
+from gloom.wire.framebuffer import to_frame
 from gloom.wire.messages import OK
 from tests.support.in_memory import carry, connect
 from tests.support.logged import logged

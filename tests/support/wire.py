@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
+
+from twisted.internet.interfaces import IReactorCore
 
 from gloom.server.service import BrokerService
 from gloom.testing import MemoryGloom, RawPeer
@@ -66,7 +68,7 @@ def fail(reason: str = "no", **more: Any) -> dict[str, Any]:
 
 def stop(gloom: MemoryGloom) -> None:
     """Shut the broker down, as the service does; time passes with `MemoryGloom.advance`."""
-    service = BrokerService(gloom.clock, gloom.masters.around, [], [])
+    service = BrokerService(cast(IReactorCore, gloom.clock), gloom.masters.around, [], [])
     service.masters, service.slaves = gloom.masters, gloom.slaves
     service.stopService()
     gloom.advance()

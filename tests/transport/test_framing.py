@@ -34,7 +34,8 @@ from twisted.test.iosim import FakeTransport
 from zope.interface import implementer
 
 from gloom.transport.framing import FrameProtocol
-from gloom.transport.sending import FlushTurn, to_frame
+from gloom.transport.sending import FlushTurn
+from gloom.wire.framebuffer import to_frame
 
 MIB = 1 << 20
 

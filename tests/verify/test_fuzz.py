@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from gloom.broker.memory import MemoryBroker
 from gloom.server.protocols import MasterProtocol
 from gloom.testing import MemoryGloom
-from gloom.transport.sending import to_frame
+from gloom.wire.framebuffer import to_frame
 from verify.reliability.fuzz import Fuzzer, fuzz_at_random, fuzz_messages, run
 from verify.reliability.sessions import Session, Violation
 

@@ -15,8 +15,9 @@ from twisted.internet.task import Clock
 
 from gloom.errors import InvalidJSON, MissingField
 from gloom.transport.framing import FrameProtocol
-from gloom.transport.sending import FlushTurn, to_frame
+from gloom.transport.sending import FlushTurn
 from gloom.wire.encoding import encode_answer, encode_job, encode_progress
+from gloom.wire.framebuffer import to_frame
 from gloom.wire.largebytes import MAPPED_OVER_BYTES, LargePayload, MappedBytes
 from gloom.wire.messages import MASTER, Submit, Vocabulary
 from tests.transport.test_framing import MIB, Frames, SocketTransport, connected

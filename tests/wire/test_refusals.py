@@ -13,7 +13,7 @@ from msgspec import Raw
 from gloom.errors import InvalidType, ProtocolError
 from gloom.settings import Settings
 from gloom.testing import MemoryGloom
-from gloom.transport.sending import to_frame
+from gloom.wire.framebuffer import to_frame
 from gloom.wire.messages import MASTER, SLAVE, Vocabulary, decode_job
 from tests.support.wire import HELLO, OK, extended, submit
 

@@ -20,8 +20,8 @@ from gloom.server.access import Access, read_access
 from gloom.server.protocols import MasterProtocol, SlaveProtocol
 from gloom.settings import MASTER_PORT, SLAVE_PORT, Settings
 from gloom.testing import MemoryGloom, RawPeer
-from gloom.transport.sending import to_frame
 from gloom.wire import encoding
+from gloom.wire.framebuffer import to_frame
 from gloom.wire.messages import BASE_REQUESTS, EXTENDED_REQUESTS, MASTER, SLAVE, BrokerMessage
 from gloom.wire.refusals import verb_of
 from tests.support.specification import CLOSED, PATH, Act, Row, Transcript, names_in, replay, specification

@@ -11,7 +11,7 @@ from twisted.logger import formatEvent
 from gloom.server.access import Access, Identity, hash_token
 from gloom.settings import Settings
 from gloom.testing import MemoryGloom, RawPeer
-from gloom.transport.sending import to_frame
+from gloom.wire.framebuffer import to_frame
 from tests.support.certificates import Shown, certificate_of
 from tests.support.logged import logged
 from tests.support.wire import (

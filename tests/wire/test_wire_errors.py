@@ -15,7 +15,7 @@ from gloom.errors import ProtocolError
 from gloom.server.access import Access
 from gloom.settings import Settings
 from gloom.testing import MemoryGloom
-from gloom.transport.sending import to_frame
+from gloom.wire.framebuffer import to_frame
 from tests.support.logged import logged
 from tests.support.specification import names_in, specification
 from tests.support.wire import (

@@ -10,7 +10,7 @@ from twisted.logger import formatEvent
 
 from gloom.settings import MIB, Settings
 from gloom.testing import MemoryGloom, RawPeer
-from gloom.transport.sending import to_frame
+from gloom.wire.framebuffer import to_frame
 from tests.support.logged import logged
 from tests.support.wire import (
     OK,

@@ -8,7 +8,7 @@ import pytest
 
 from gloom.settings import Settings
 from gloom.testing import MemoryGloom
-from gloom.transport.sending import to_frame
+from gloom.wire.framebuffer import to_frame
 from tests.support.wire import (
     LEAVE,
     OK,

@@ -341,8 +341,8 @@ def test_a_broker_that_does_not_let_it_in_is_told_once(shop: Workshop) -> None:
     shop.advance(5)
     lines = shop.lines()
     assert lines == [
-        f"the broker at {shop.gloom.slave_endpoint} does not let it in: "
-        "unauthorized -> the token is not known here; trying on"
+        f"the broker at {shop.gloom.slave_endpoint} refuses this worker: "
+        "unauthorized -> the token is not known here; trying again"
     ]
 
 
@@ -528,8 +528,8 @@ def test_a_worker_that_is_refused_later_tries_on(shop: Workshop) -> None:
     allow("mail")
     shop.advance(60)
     gone, refused = shop.lines()
-    assert gone.endswith(" is gone; trying on")
-    assert refused.endswith(" refuses count: forbidden -> farm may not have jobs of the type count; trying on")
+    assert gone.endswith(" is gone; trying again")
+    assert refused.endswith(" refuses count: forbidden -> farm may not have jobs of the type count; trying again")
     allow("count")
     shop.advance(60)
     gone, again = shop.lines()
@@ -550,7 +550,7 @@ def test_the_broker_is_told_of_once_for_all_slots(shop: Workshop) -> None:
     shop.gloom.drop_all()
     shop.advance(60)
     (gone,) = shop.lines()
-    assert gone.endswith(" is gone; trying on")
+    assert gone.endswith(" is gone; trying again")
     shop.gloom.slave_endpoint.refusing = False
     shop.advance(60)
     (again,) = shop.lines()
@@ -568,7 +568,7 @@ def test_a_broker_that_is_not_there_is_told_once(shop: Workshop) -> None:
     shop.advance(60)
     (line,) = shop.lines()
     assert line.startswith("no broker at ")
-    assert line.endswith(": An error occurred while connecting: the broker is down; trying on")
+    assert line.endswith(": An error occurred while connecting: the broker is down; trying again")
 
 
 def test_a_run_that_was_lost_with_its_connection_ends_before_the_next_job(shop: Workshop) -> None:

@@ -1,4 +1,4 @@
-"""twistd's door to gloom. Kept tiny: everything else is in `gloom.tap`."""
+"""The plugin file of ``twistd gloom``; all code is in `gloom.tap`."""
 
 from twisted.application.service import ServiceMaker
 

@@ -15,7 +15,7 @@ from typing import Any
 from gloom.server.access import Access, Identity, hash_token
 from gloom.settings import KIB, MIB, Settings
 from gloom.testing import MemoryGloom, RawPeer
-from gloom.transport.sending import to_frame
+from gloom.wire.framebuffer import to_frame
 from gloom.wire.nesting import MESSAGE_LEVELS, cut, with_room
 from verify.reliability.draw import Draw
 from verify.reliability.grammar import TOKEN, about, beginning, greeting, payload

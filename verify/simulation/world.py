@@ -15,8 +15,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 from time import process_time
-from typing import Any
+from typing import Any, cast
 
+from twisted.internet.interfaces import IReactorCore
 from twisted.logger import globalLogPublisher
 
 from gloom.server.service import BrokerService, memory_surroundings
@@ -186,7 +187,7 @@ class World:
         self.around.broker = self.mirror
         self.around.alarm.ring = self.mirror.deadline_passed
         endpoints = [ListeningEndpoint(self.network, port) for port in (MASTER_PORT, SLAVE_PORT)]
-        self.service = BrokerService(self.broker_clock, self.around, endpoints[:1], endpoints[1:])
+        self.service = BrokerService(cast(IReactorCore, self.broker_clock), self.around, endpoints[:1], endpoints[1:])
         self.factories: tuple[Any, ...] = (self.service.masters, self.service.slaves)
         factory: Any
         for factory in self.factories:

@@ -1,5 +1,5 @@
 """
-What ``gloom bench`` measures, and how it is shown: percentiles, a table, JSON.
+The figures of ``gloom bench``, and their output: percentiles, a table, JSON.
 """
 
 from __future__ import annotations
@@ -13,32 +13,32 @@ from math import ceil, frexp, ldexp
 from typing import Any
 
 import msgspec
+from twisted.internet.interfaces import IReactorTime
 
 from gloom.cli.bench.plan import BenchOptions
 from gloom.cli.output import on_terminal
 from gloom.cli.progress import Bar, Tally
 
-# How many buckets a doubling of the time has.
+# Buckets per doubling of the time.
 _BUCKETS = 128
 _LEAST_SECONDS = 1e-9
 
-# From here on the process that makes the load is what limits it.
+# Above this share of a CPU the load, and not the broker, may be the bottleneck.
 _BUSY_PERCENT = 90.0
-# A rate counts as offered where 99 of 100 jobs left no later than that.
+# A rate counts as offered if 99 of 100 jobs left at most this late.
 _PUNCTUAL_SECONDS = 0.010
 
 
 class Histogram:
     """
-    Counts times in buckets, so that memory stays the same however many there are.
+    Counts times in buckets: its memory does not grow with their number.
 
-    A bucket is at most 1/128 of its times wide, and percentiles are told as
-    its middle: they are within 0.4 % of the exact ones. The least and the most
-    are exact. At most some thousand buckets are ever used, those of times from
-    a nanosecond to years.
+    A bucket is at most 1/128 of its times wide, and a percentile is the middle
+    of its bucket, within 0.4 % of the exact value. The shortest and the longest
+    time are exact. Times from a nanosecond to years take some thousand buckets.
 
     Attributes:
-        count: How many times there are.
+        count: Number of times.
         most: The longest, in seconds.
     """
 
@@ -51,7 +51,7 @@ class Histogram:
     def record(self, seconds: float) -> None:
         """Count one time."""
         mantissa, exponent = frexp(seconds if seconds > _LEAST_SECONDS else _LEAST_SECONDS)
-        # The mantissa is 1/2 up to 1: the whole part counts the doublings, the rest goes on within one.
+        # The mantissa is in [1/2, 1): the exponent counts the doublings, the mantissa selects the bucket within one.
         bucket = (exponent - 1) * _BUCKETS + int(mantissa * 2 * _BUCKETS)
         self._counts[bucket] = self._counts.get(bucket, 0) + 1
         self.count += 1
@@ -83,18 +83,18 @@ def _middle(bucket: int) -> float:
 @dataclass
 class Figures:
     """
-    What one part of a bench has measured.
+    The measurements of one part of a bench.
 
     Attributes:
-        latency: Of the jobs with an answer: until it came, from the submit or from when it was due.
-        failures: How many jobs have none, by the error of docs/protocol.md, or
+        latency: Seconds from a job's submit, or from the moment it was due, to its answer; answered jobs only.
+        failures: Number of jobs without an answer, by the error of docs/protocol.md, or by
             ``no_answer`` and ``connection_lost``.
-        submitted: How many jobs were submitted.
+        submitted: Number of jobs submitted.
         seconds: From the first submit to the last answer.
-        submitting_seconds: From the first submit until no more were due.
-        cpu_seconds: CPU time of this process during these.
-        rate: Jobs a second that were to be offered, or None in a closed loop.
-        late: By how much jobs left later than they were due.
+        submitting_seconds: From the first submit until the end of submitting.
+        cpu_seconds: CPU time of this process in that time.
+        rate: Jobs a second to offer, or None in a closed loop.
+        late: Seconds by which jobs were submitted after they were due.
     """
 
     latency: Histogram = field(default_factory=Histogram)
@@ -108,11 +108,11 @@ class Figures:
 
     @property
     def load_cpu_percent(self) -> float:
-        """Which part of one CPU this process has used."""
+        """The share of one CPU that this process has used."""
         return 100 * _ratio(self.cpu_seconds, self.submitting_seconds)
 
     def as_json(self) -> dict[str, Any]:
-        """Return the figures with units in their names; a percentile of nothing is None."""
+        """Return the figures with units in their names; a percentile without jobs is None."""
         fields = {
             "jobs": self.latency.count,
             "failed": self.failures.total(),
@@ -141,7 +141,7 @@ class Figures:
         return late is not None and late <= _PUNCTUAL_SECONDS
 
     def remarks(self) -> Iterator[str]:
-        """Yield what a reader of the figures should know, each as the end of a line."""
+        """Yield warnings about the figures, each as the end of a line."""
         if self.rate is not None and not self._was_offered():
             left = _ratio(self.submitted, self.submitting_seconds)
             late = (self.late.percentile(99) or 0) * 1000
@@ -152,7 +152,7 @@ class Figures:
         if self.load_cpu_percent >= _BUSY_PERCENT:
             yield (
                 f"this process had {self.load_cpu_percent:.0f} % of a CPU: it was the limit, perhaps not the broker; "
-                "several gloom bench at once load it more"
+                "several gloom bench at once make more load"
             )
 
 
@@ -185,16 +185,16 @@ Rows = list[tuple[str, ...]]
 
 class Report:
     """
-    What a bench tells: how it is done, each part as it begins, the figures at the end.
+    The output of a bench: an introduction, a line as each part begins, the figures at the end.
 
     Args:
         type: The type of the jobs.
         master: Where masters connect.
         slave: Where slaves connect.
-        options: What is measured.
+        options: The plan.
 
     Attributes:
-        lost: Why the broker is there no more, or None.
+        lost: The reason why the broker is gone, or None.
     """
 
     def __init__(self, type: str, master: str, slave: str, options: BenchOptions) -> None:
@@ -211,7 +211,7 @@ class Report:
         return self.lost is not None or any(figures.failures for figures in self._parts.values())
 
     def introduction(self) -> str:
-        """Return what to say before the load begins."""
+        """Return the text to print before the load begins."""
         return (
             f"broker  masters on {self._master}, slaves on {self._slave}\n"
             f"load    {self.options}, all in this process\n"
@@ -219,19 +219,19 @@ class Report:
         )
 
     def begin(self, part: str, figures: Figures) -> str:
-        """Take *figures* as those of the next *part*, and return what to say as it begins."""
+        """Take *figures* as those of the next *part*, and return the line that announces it."""
         self._parts[part] = figures
         return f"part {len(self._parts)}  {self._name(part)}, {self.options.limits()}"
 
     def remarks(self) -> Iterator[str]:
-        """Yield what a reader of the figures should know."""
+        """Yield warnings about the figures."""
         for number, figures in enumerate(self._parts.values(), 1):
             yield from (f"part {number}: {text}" for text in figures.remarks())
         if self.lost is not None:
             yield f"the broker is lost, and that ended the bench: {self.lost}"
 
     def printed(self, *, drawn: bool) -> bytes:
-        """Return the figures as they are printed: JSON, or a table, *drawn* on a terminal."""
+        """Return the output: JSON, or a table, which is *drawn* for a terminal."""
         if self.options.as_json:
             return msgspec.json.encode(self._as_json()) + b"\n"
         table = _drawn_table(self._rows()) if drawn else _plain_table(self._rows())
@@ -251,7 +251,7 @@ class Report:
         return f"{self.options.rate:,} jobs/s" if part == "offered_rate" else part.replace("_", " ")
 
     def _rows(self) -> Rows:
-        """The rows of the table: the names of the parts, then one a figure that any of them has."""
+        """Return the rows of the table: the names of the parts, then each figure that any part has."""
         parts = list(self._parts.values())
         found: Rows = [("", *map(self._name, self._parts))]
         for key, name, form in _ROWS:
@@ -297,7 +297,7 @@ def _drawn_table(rows: Rows) -> str:
 
 
 class _CalmBar(Bar):
-    """A bar that is drawn once a second: each time takes a millisecond from the jobs that are measured."""
+    """A bar that is drawn once a second: each drawing delays the measured jobs by a millisecond."""
 
     def __enter__(self) -> Bar:
         self._bar.start()
@@ -305,8 +305,8 @@ class _CalmBar(Bar):
         return self
 
 
-def progress(clock: Any, tally: Tally, options: BenchOptions) -> AbstractContextManager[Any]:
-    """Return what shows on a terminal how far a part is, while it is entered."""
+def progress(clock: IReactorTime, tally: Tally, options: BenchOptions) -> AbstractContextManager[Any]:
+    """Return a context manager that shows the progress of a part on a terminal."""
     if not on_terminal(sys.stderr):
         return nullcontext()
     if options.jobs is not None:

@@ -1,5 +1,5 @@
 """
-Echo masters and slaves around a user's broker, and the jobs between them: what ``gloom bench`` does.
+The load of ``gloom bench``: echo masters and slaves around a broker, and the jobs between them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredList
-from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import ILogObserver, LogEvent
 from twisted.python.failure import Failure
 from zope.interface import provider
@@ -29,20 +29,21 @@ from gloom.cli.progress import Tally
 from gloom.client.deferred import Master, Slave
 from gloom.client.deferred.connection import BrokerConnection
 from gloom.client.deferred.link import BrokerLink
-from gloom.client.deferred.run import fire
 from gloom.client.session import Event, Reply
 from gloom.errors import GloomError, ServerError, TimedOut, TransportError
 from gloom.host.filelimit import DescriptorService
+from gloom.reactor import IReactor
 from gloom.settings import MIB
+from gloom.transport.deferreds import fire
 from gloom.wire.messages import ExtendedJoin
 
-# For the first answers; and for the last ones, after the last submit.
+# Limit for the first answers, and after the last submit for the last ones.
 _ANSWER_SECONDS = 10.0
-# After a job that failed, so that a broker that has no room is not flooded.
+# Pause after a failed job, so that a full broker is not flooded.
 _REST_SECONDS = 0.05
-# Jobs that leave together when many are due: answers are read in between.
+# Most jobs submitted in one turn when many are due: answers are read in between.
 _MOST_A_TURN = 100
-# Of an offered rate: what is due beyond that is late.
+# Most unanswered jobs at an offered rate: jobs that are due beyond that wait, and count as late.
 _MOST_UNANSWERED = 100_000
 _MOST_UNANSWERED_BYTES = 256 * MIB
 _BACKLOG_SECONDS = 0.001
@@ -50,12 +51,12 @@ _BACKLOG_SECONDS = 0.001
 
 @provider(ILogObserver)
 def only_failures(event: LogEvent) -> None:
-    """Say of the log what is a bug; that the broker is gone is told once, and not by each peer."""
+    """Print bugs only: the bench itself reports a lost broker, once for all its peers."""
     if event.get("log_failure") is not None:
         LogLines()(event)
 
 
-async def bench(reactor: Any, master: Place, slave: Place, options: BenchOptions) -> int:
+async def bench(reactor: IReactor, master: Place, slave: Place, options: BenchOptions) -> int:
     """
     Measure the broker at *master* and *slave*, and print the figures.
 
@@ -85,12 +86,12 @@ class EchoSlave(Slave):
     Answers each job with its body.
 
     Attributes:
-        joined: Fires when the broker has answered the first ``join``; with
-            `gloom.errors.RequestRefused` if it does not take this slave.
+        joined: Fires when the broker has accepted the first ``join``; fails with
+            `gloom.errors.RequestRefused` if the broker refuses it.
         quieted: Fires when the broker is about to shut down.
     """
 
-    def __init__(self, place: Place, type: str, slots: int, reactor: Any) -> None:
+    def __init__(self, place: Place, type: str, slots: int, reactor: IReactorTime) -> None:
         super().__init__(
             place.address, type, lambda body: body, reactor=reactor, slots=slots, token=place.token, tls=place.tls
         )
@@ -111,7 +112,9 @@ class EchoSlave(Slave):
 
 
 @asynccontextmanager
-async def joined_slaves(reactor: Any, place: Place, type: str, options: BenchOptions) -> AsyncIterator[list[EchoSlave]]:
+async def joined_slaves(
+    reactor: IReactor, place: Place, type: str, options: BenchOptions
+) -> AsyncIterator[list[EchoSlave]]:
     """
     Yield slaves that have joined the broker at *place*, and stop them afterwards.
 
@@ -119,7 +122,7 @@ async def joined_slaves(reactor: Any, place: Place, type: str, options: BenchOpt
         GloomError: There is no broker, or it does not take them.
     """
     async with connected_master(reactor, place):
-        pass  # which says best what is wrong with the place
+        pass  # a master's error text explains best why a place cannot be reached
     slaves = [EchoSlave(place, type, options.slots, reactor) for _ in range(options.slaves)]
     try:
         for slave in slaves:
@@ -136,19 +139,19 @@ async def joined_slaves(reactor: Any, place: Place, type: str, options: BenchOpt
 
 class Bench:
     """
-    Both parts, one after the other; a broker that is lost ends them.
+    Measures both parts, one after the other; the loss of the broker ends them.
 
     Args:
-        reactor: Clock.
+        clock: Times the pauses and the end of each part.
         masters: Connected.
-        slaves: They have joined.
-        report: Says what to do, and is told what was measured.
-        now: Seconds, for what is measured; the system's clock may be set meanwhile.
+        slaves: Joined.
+        report: Has the plan, and collects the figures.
+        now: Returns the seconds of a clock that cannot be set, for measuring.
     """
 
     def __init__(
         self,
-        reactor: Any,
+        clock: IReactorTime,
         masters: Sequence[Master],
         slaves: Sequence[EchoSlave],
         report: Report,
@@ -156,7 +159,7 @@ class Bench:
     ) -> None:
         options = report.options
         body = "x" * (options.body_bytes - len('""'))
-        self._around = Around(reactor, now, masters, report.type, body, options.seconds, options.jobs)
+        self._around = Around(clock, now, masters, report.type, body, options.seconds, options.jobs)
         self._report = report
         self._load: Load | None = None
         self._ended = False
@@ -186,7 +189,7 @@ class Bench:
             self._ended = True
 
     async def _warm_up(self) -> None:
-        """Have one job of each master done: what is wrong with all jobs is said before they are counted."""
+        """Have one job of each master done, so that a problem of all jobs shows before any is counted."""
         around = self._around
         for master in around.masters:
             answering = master.submit(around.type, around.body)
@@ -229,19 +232,19 @@ def _too_late(_result: object, seconds: float) -> None:
 @dataclass(frozen=True)
 class Around:
     """
-    What a load is made of.
+    The peers, the jobs and the length of a load.
 
     Attributes:
-        clock: For the times that are waited.
-        now: Returns the seconds of what is measured; not the system's time, which may be set meanwhile.
-        masters: Who submits.
+        clock: Times the pauses and the end.
+        now: Returns the seconds of a clock that cannot be set, for measuring.
+        masters: Submit the jobs.
         type: The jobs' type.
         body: Their body.
-        seconds: How long they are submitted, or None.
-        jobs: How many are submitted, or None.
+        seconds: How long jobs are submitted, or None for no limit.
+        jobs: How many are submitted, or None for no limit.
     """
 
-    clock: Any
+    clock: IReactorTime
     now: Callable[[], float]
     masters: Sequence[Master]
     type: str
@@ -252,14 +255,14 @@ class Around:
 
 class Load(ABC):
     """
-    The jobs of one part: submits them, and measures.
+    Submits the jobs of one part, and measures them.
 
     Args:
-        around: What and how long.
+        around: The peers, the jobs and the length.
 
     Attributes:
-        figures: What is measured.
-        tally: How far it is.
+        figures: The measurements.
+        tally: The progress.
     """
 
     def __init__(self, around: Around) -> None:
@@ -272,13 +275,13 @@ class Load(ABC):
         self._cpu_began = 0.0
         self._submitting = True
         self._unanswered = 0
-        # When to submit no more, and then when to wait no more; and what a subclass waits for.
+        # Ends the submitting, and then the wait for answers; and a timer of the subclass.
         self._end: IDelayedCall | None = None
         self._next: IDelayedCall | None = None
         self._ended: Deferred[None] = Deferred()
 
     async def run(self) -> None:
-        """Submit until it is time to stop, and wait for the answers; those that take too long are given up."""
+        """Submit until the limit is reached, then wait some seconds for the last answers."""
         self._began, self._cpu_began = self._now(), time.process_time()
         if self._around.seconds is not None:
             self._end = self._clock.callLater(self._around.seconds, self._submit_no_more)
@@ -289,7 +292,7 @@ class Load(ABC):
             self._cancel_calls()
 
     def finish(self, why: str = "no_answer") -> None:
-        """End it: what is unanswered has failed, with the code *why*."""
+        """End the part: unanswered jobs count as failed, with the code *why*."""
         if self._ended.called:
             return
         if self._submitting:
@@ -305,10 +308,10 @@ class Load(ABC):
 
     @abstractmethod
     def ended(self, master: Master, *, failed: bool) -> None:
-        """Learn that a job of *master* has ended, while more may be submitted."""
+        """A job of *master* has ended, while submitting goes on."""
 
     def submit(self, master: Master, due: float) -> None:
-        """Submit one job, whose latency counts from *due*."""
+        """Submit one job; its latency counts from *due*."""
         self.figures.submitted += 1
         self._unanswered += 1
         if self.figures.submitted == self._around.jobs:
@@ -358,11 +361,11 @@ class Load(ABC):
 
 class ClosedLoop(Load):
     """
-    Each master has so many jobs unanswered: where one ends, the next is submitted.
+    Keeps a number of unanswered jobs per master: when one ends, the next is submitted.
 
     Args:
-        around: What and how long.
-        window: How many each.
+        around: The peers, the jobs and the length.
+        window: Unanswered jobs of each master.
     """
 
     def __init__(self, around: Around, window: int) -> None:
@@ -394,13 +397,13 @@ class ClosedLoop(Load):
 
 class OfferedRate(Load):
     """
-    Jobs at an even rate, the masters in turn, whether answers come or not.
+    Submits jobs at an even rate, the masters in turn, whether answers come or not.
 
-    A job's latency counts from when it was due, also where it could not leave
-    then: what stands still is not left out of the figures.
+    A job's latency counts from the moment it was due, even if it left later:
+    the figures include every delay.
 
     Args:
-        around: What and how long.
+        around: The peers, the jobs and the length.
         rate: Jobs a second.
     """
 
@@ -423,7 +426,7 @@ class OfferedRate(Load):
             self._next = self._clock.callLater(max(soonest, self._due() - self._now()), self.begin)
 
     def ended(self, master: Master, *, failed: bool) -> None:
-        """Nothing: the next one leaves when it is due."""
+        """Do nothing: the next job leaves when it is due."""
 
     def _due(self) -> float:
         return self._began + self.figures.submitted / self._rate

@@ -8,17 +8,17 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class BenchOptions:
     """
-    What ``gloom bench`` was asked to do.
+    The options of ``gloom bench``.
 
     Attributes:
-        masters: How many submit.
-        slaves: How many answer.
-        slots: How many jobs each slave has in hand at once.
-        window: Unanswered jobs at a time of each master, where there is no rate.
+        masters: Number of masters.
+        slaves: Number of slaves.
+        slots: Jobs that each slave has in hand at once.
+        window: Unanswered jobs of each master, if there is no rate.
         rate: Jobs a second in all, or None for a closed loop.
-        body_bytes: Of a body as JSON, its quotes included.
-        seconds: How long each part submits, or None.
-        jobs: How many jobs each part submits, or None.
+        body_bytes: Size of a body as JSON, its quotes included.
+        seconds: How long each part submits, or None for no limit.
+        jobs: How many jobs each part submits, or None for no limit.
         as_json: Whether the figures are printed as JSON.
     """
 
@@ -40,11 +40,11 @@ class BenchOptions:
         )
 
     def limits(self) -> str:
-        """Return how long a part is."""
+        """Return the length of a part, for a person."""
         jobs = None if self.jobs is None else _count(self.jobs, "job")
         seconds = None if self.seconds is None else f"{self.seconds:g} s"
         return " or ".join(limit for limit in (jobs, seconds) if limit)
 
 
-def _count(number: int, what: str) -> str:
-    return f"1 {what}" if number == 1 else f"{number:,} {what}s"
+def _count(number: int, noun: str) -> str:
+    return f"1 {noun}" if number == 1 else f"{number:,} {noun}s"

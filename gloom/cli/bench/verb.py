@@ -1,5 +1,5 @@
 """
-``gloom bench``: what a broker that runs somewhere does for a Python program.
+``gloom bench``: the speed of a running broker for a Python program.
 """
 
 from __future__ import annotations
@@ -20,10 +20,20 @@ _DEFAULT_WINDOW = 64
 
 @click.command()
 @click.option(
-    "--masters", metavar="N", type=click.IntRange(1, 1000), default=4, show_default=True, help="How many submit jobs."
+    "--masters",
+    metavar="N",
+    type=click.IntRange(1, 1000),
+    default=4,
+    show_default=True,
+    help="Number of masters, which submit jobs.",
 )
 @click.option(
-    "--slaves", metavar="N", type=click.IntRange(1, 1000), default=8, show_default=True, help="How many answer them."
+    "--slaves",
+    metavar="N",
+    type=click.IntRange(1, 1000),
+    default=8,
+    show_default=True,
+    help="Number of slaves, which answer them.",
 )
 @click.option(
     "--slots",
@@ -31,20 +41,20 @@ _DEFAULT_WINDOW = 64
     type=click.IntRange(1, 1000),
     default=1,
     show_default=True,
-    help="Jobs in hand at once, each slave.",
+    help="Jobs that each slave has in hand at once.",
 )
 @click.option(
     "-w",
     "--window",
     metavar="N",
     type=click.IntRange(1, 10_000),
-    help=f"Unanswered jobs at a time, each master.  [default: {_DEFAULT_WINDOW}]",
+    help=f"Unanswered jobs of each master at a time.  [default: {_DEFAULT_WINDOW}]",
 )
 @click.option(
     "--rate",
     metavar="N",
     type=click.IntRange(1, 1_000_000),
-    help="Instead of a window: so many jobs a second, all masters together, whether answers come or not.",
+    help="Instead of a window: submit N jobs a second, all masters together, whether answers come or not.",
 )
 @click.option(
     "--body-bytes",
@@ -52,17 +62,16 @@ _DEFAULT_WINDOW = 64
     type=click.IntRange(2, 1 << 30),
     default=100,
     show_default=True,
-    help="A body, and so its answer, as JSON.",
+    help="Size of a body, and so of its answer, as JSON.",
 )
 @click.option(
     "--seconds",
     metavar="SECONDS",
     type=float,
     callback=valid_seconds,
-    help="How long jobs are submitted, in each of the two parts.  "
-    f"[default: {_DEFAULT_SECONDS:g}, or no limit with --jobs]",
+    help=f"How long each of the two parts submits jobs.  [default: {_DEFAULT_SECONDS:g}, or no limit with --jobs]",
 )
-@click.option("--jobs", metavar="N", type=click.IntRange(1, 10**12), help="How many are submitted in each part.")
+@click.option("--jobs", metavar="N", type=click.IntRange(1, 10**12), help="How many jobs each part submits.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as one line of JSON.")
 @click.option(
     "--slave",
@@ -72,7 +81,7 @@ _DEFAULT_WINDOW = 64
     show_envvar=True,
     default=f"127.0.0.1:{SLAVE_PORT}",
     show_default=True,
-    help="Where the same broker hands out jobs; the token and TLS are those of --master.",
+    help="Address of the same broker's port for slaves; the token and TLS are those of --master.",
 )
 @master_options
 def command(
@@ -81,23 +90,25 @@ def command(
     """
     Measure the broker that runs at --master and --slave.
 
-    Masters and slaves are started in this process, on connections as other
-    programs have them. Their jobs are of a type of its own, gloom-bench-...,
-    that no other slave takes, and each is answered with its body. Jobs of
-    others are left alone, but the broker is under load meanwhile.
+    Starts masters and slaves in this process; each has a connection of its own.
+    Their jobs have a new type, gloom-bench-..., which no other slave takes; the
+    answer to a job is its body. Other jobs are not touched, but the broker is
+    under load during the bench.
 
-    Two parts are measured: one job at a time, and then --window jobs in
-    flight of each master. With --rate the second part offers so many jobs a
-    second, and the latency of a job counts from the moment when it was due: a
-    broker that falls behind cannot hide it.
+    There are two parts: first one job at a time, then --window jobs in flight
+    per master. With --rate the second part submits N jobs a second, and the
+    latency of a job counts from the moment it was due, so that the figures
+    show a broker that falls behind.
 
-    The figures are those of a Python program. This process needs CPU for each
-    job too, and its share is told: near 100 % it, not the broker, was the limit.
+    The figures are those of a Python program: this process needs CPU time for
+    each job too. Its share is printed; near 100 % this process, not the
+    broker, was the limit.
 
-    A broker with access rules must allow the token both roles, and the job
-    types gloom-bench-*.
+    If the broker has access rules, they must allow the token both roles and
+    the job types gloom-bench-*.
 
-    Ctrl-C ends it, and leaves no job behind. Exit status 1: a job failed.
+    Ctrl-C ends the bench, and leaves no job behind. Exit status 1: a job
+    failed.
 
     \b
     Examples:

@@ -1,5 +1,5 @@
 """
-The standard library counted by a farm: what ``gloom demo`` does.
+The work of ``gloom demo``: a farm counts the words of the standard library.
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ from gloom.cli.demo.farm import Farm
 from gloom.cli.output import on_terminal, print_out, tell
 from gloom.cli.progress import Bar, ProgressLines, Tally
 from gloom.errors import GloomError
+from gloom.reactor import IProcessReactor
 
 _WORKERS = 2
 _WINDOW = 32
 _JOB = f"{demo_job.__name__}:{demo_job.count.__name__}"
-# Beside the standard library, not of it.
+# Folders beside the standard library that are no part of it.
 _OTHERS = frozenset(("site-packages", "dist-packages"))
 
 
-async def demonstrate(reactor: Any, *, as_json: bool) -> int:
+async def demonstrate(reactor: IProcessReactor, *, as_json: bool) -> int:
     """
     Have the standard library counted, and print the totals.
 
@@ -38,7 +39,7 @@ async def demonstrate(reactor: Any, *, as_json: bool) -> int:
         The exit status.
 
     Raises:
-        GloomError: A process did not start or ended by itself, a file cannot
+        GloomError: A process did not start or ended early, a file cannot
             be read, or a job failed.
     """
     directory = Path(sysconfig.get_path("stdlib"))
@@ -57,8 +58,8 @@ def source_files(directory: Path, others: AbstractSet[str] = frozenset()) -> Ite
     Yield the Python source files under *directory*, sorted.
 
     Args:
-        directory: Where to look.
-        others: Names of folders that are left out.
+        directory: The root of the search.
+        others: Names of folders to leave out.
     """
     for path in sorted(directory.rglob("*.py")):
         if others.isdisjoint(path.relative_to(directory).parts) and path.is_file():
@@ -69,8 +70,8 @@ def source_text(path: Path) -> str:
     """
     Return the text of a Python source file, in the encoding that it declares.
 
-    What does not fit its encoding (some of the standard library's tests) is
-    replaced by question marks.
+    Bytes that are wrong in this encoding (in some tests of the standard
+    library) become replacement characters.
 
     Raises:
         GloomError: It cannot be read.
@@ -85,7 +86,7 @@ def source_text(path: Path) -> str:
         raise GloomError(f"cannot read {path}: {error.strerror}") from None
 
 
-async def _counted(reactor: Any, farm: Farm, directory: Path, files: list[Path]) -> dict[str, Any]:
+async def _counted(reactor: IProcessReactor, farm: Farm, directory: Path, files: list[Path]) -> dict[str, Any]:
     pid = await farm.start_broker()
     _tell("broker", f"process {pid}: masters on {farm.master_address}, slaves on {farm.slave_address}")
     for _ in range(_WORKERS):
@@ -112,14 +113,14 @@ async def _counted(reactor: Any, farm: Farm, directory: Path, files: list[Path])
     }
 
 
-def _progress(reactor: Any, tally: Tally, total: int) -> AbstractContextManager[Any]:
+def _progress(reactor: IProcessReactor, tally: Tally, total: int) -> AbstractContextManager[Any]:
     if on_terminal(sys.stderr):
         return Bar(reactor, tally, lambda: tally.done, total)
     return ProgressLines(reactor, tally, total)
 
 
-def _tell(what: str, text: str) -> None:
-    tell(f"{what:8}{text}")
+def _tell(name: str, text: str) -> None:
+    tell(f"{name:8}{text}")
 
 
 def _table(totals: dict[str, Any]) -> bytes:

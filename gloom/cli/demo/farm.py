@@ -1,5 +1,5 @@
 """
-A broker and workers as processes of their own, on free ports, which end when the farm stops.
+A broker and its workers, each a process, on free ports; all end when the farm stops.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
 from gloom.errors import GloomError, TransportError
+from gloom.reactor import IProcessReactor
 
 Result = TypeVar("Result")
 
@@ -32,7 +33,7 @@ _TOLD_LINES = 20
 
 
 class FarmBroken(GloomError):
-    """A process of the farm did not start, or ended by itself; the text has what it said last."""
+    """A process of the farm did not start, or ended early; the text has the last lines of its output."""
 
 
 class Child(ProcessProtocol):
@@ -40,9 +41,9 @@ class Child(ProcessProtocol):
     A Python process.
 
     Args:
-        name: What it is, for messages.
+        name: Its name in messages.
         heard: Called with each line that it prints.
-        ended: Called with this child when it ends without being told to.
+        ended: Called with this child when it ends before `stop`.
 
     Attributes:
         pid: Its process id.
@@ -59,14 +60,14 @@ class Child(ProcessProtocol):
         self._said: deque[str] = deque(maxlen=_TOLD_LINES)
         self._waiting: list[Deferred[None]] = []
 
-    def start(self, reactor: Any, arguments: Sequence[str]) -> None:
-        """Start it, with the arguments of a Python interpreter."""
+    def start(self, reactor: IProcessReactor, arguments: Sequence[str]) -> None:
+        """Start it; *arguments* are those of the Python interpreter."""
         self._running = True
         process = reactor.spawnProcess(self, sys.executable, [sys.executable, *arguments], env=None)
         self.pid = process.pid
 
-    async def stop(self, reactor: Any) -> None:
-        """End it: politely, and when that takes too long or is cancelled, by SIGKILL."""
+    async def stop(self, reactor: IProcessReactor) -> None:
+        """End it by SIGTERM; if that takes too long, or this call is cancelled, by SIGKILL."""
         self._stopping = True
         try:
             self._signal("TERM")
@@ -77,7 +78,7 @@ class Child(ProcessProtocol):
                 await self._exit(reactor)
 
     def last_words(self) -> str:
-        """Return what it is and what it has printed last."""
+        """Return a text with its name and the last lines that it has printed."""
         return "\n".join([f"the {self._name} ended by itself", *self._said])
 
     def outReceived(self, data: bytes) -> None:
@@ -101,7 +102,7 @@ class Child(ProcessProtocol):
         with suppress(ProcessExitedAlready):
             self.transport.signalProcess(name)  # type: ignore[union-attr]
 
-    async def _exit(self, reactor: Any) -> None:
+    async def _exit(self, reactor: IProcessReactor) -> None:
         if self._running:
             exit: Deferred[None] = Deferred()
             self._waiting.append(exit)
@@ -113,14 +114,14 @@ class Farm:
     One broker and its workers.
 
     Args:
-        reactor: What starts processes, and a clock.
+        reactor: Starts the processes, and is the clock.
 
     Attributes:
         master_address: Where masters connect, once `start_broker` has returned.
         slave_address: Where slaves connect, likewise.
     """
 
-    def __init__(self, reactor: Any) -> None:
+    def __init__(self, reactor: IProcessReactor) -> None:
         self.master_address = ""
         self.slave_address = ""
         self._reactor = reactor
@@ -154,17 +155,17 @@ class Farm:
 
     async def during(self, work: Coroutine[Any, Any, Result]) -> Result:
         """
-        Do *work*, and give it up when a process of the farm ends by itself.
+        Do *work*, and cancel it when a process of the farm ends early.
 
         Raises:
-            FarmBroken: One did.
+            FarmBroken: A process has ended early.
         """
         running: Deferred[Result] = Deferred.fromCoroutine(work)
         self._running = running
         try:
             return await running
         except TransportError:
-            # A broker that has died refuses connections before the system says that it has died.
+            # A dead broker refuses connections before the reactor reports the end of its process.
             await self._broken.addTimeout(_NOTICING_SECONDS, self._reactor, onTimeoutCancel=lambda *_: None)
             self._raise_problem()
             raise

@@ -1,4 +1,4 @@
-"""The job of ``gloom demo``: what its workers do with the text of a Python source file."""
+"""The job of ``gloom demo``: counts in the text of a Python source file."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ _DEFINITION = re.compile(r"^[ \t]*(?:async[ \t]+)?(?:def|class)[ \t]+\w", re.MUL
 
 def count(source: str) -> dict[str, int]:
     """
-    Count what is in *source*.
+    Count the lines, words and definitions in *source*.
 
     Returns:
         ``lines``, ``words``, ``definitions`` (lines that begin a function or
         a class), and ``worker``, the process id of the ``gloom work`` that
-        had it counted.
+        ran the job.
     """
     return {
         "lines": len(source.splitlines()),

@@ -13,10 +13,10 @@ def command(as_json: bool) -> None:
     """
     Show a broker and two workers at work on real input.
 
-    Starts a broker on free ports and two workers, each a process of its own
-    on this host. Every Python source file of the standard library is one job:
-    a worker counts its lines, words and definitions. The totals are printed,
-    and nothing is left running.
+    Starts a broker on free ports and two workers, each as a process on this
+    host. Each Python source file of the standard library becomes one job: a
+    worker counts its lines, words and definitions. At the end the totals are
+    printed, and all processes end.
     """
     # Here, not above: a help text needs no Twisted.
     from gloom.cli.demo.counting import demonstrate

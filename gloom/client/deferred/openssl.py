@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from gloom.client.tls import ALPN, ClientTLS, read_pem
+from gloom.client.tls import ClientTLS
 from gloom.errors import SettingsError
+from gloom.transport.certificates import read_own_certificate, read_trust_root
+from gloom.wire.tls import ALPN
 
 
 def client_options(tls: ClientTLS, host: str) -> Any:
@@ -29,7 +31,7 @@ def client_options(tls: ClientTLS, host: str) -> Any:
     try:
         return optionsForClientTLS(
             tls.server_name or host,
-            trustRoot=platformTrust() if tls.ca is None else _authorities(read_pem("ca", tls.ca)),
+            trustRoot=platformTrust() if tls.ca is None else read_trust_root("tls ca", tls.ca),
             acceptableProtocols=[ALPN.encode()],
             extraCertificateOptions=_own_certificate(tls),
         )
@@ -38,22 +40,9 @@ def client_options(tls: ClientTLS, host: str) -> Any:
 
 
 def _own_certificate(tls: ClientTLS) -> dict[str, Any]:
-    from cryptography import x509
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key
     from twisted.internet.ssl import TLSVersion
 
     options: dict[str, Any] = {"raiseMinimumTo": TLSVersion.TLSv1_3}
     if tls.certificate is not None:
-        chain = x509.load_pem_x509_certificates(read_pem("certificate", tls.certificate))
-        key = load_pem_private_key(read_pem("key", tls.key or tls.certificate), None)
-        options |= {"certificate": chain[0], "extraCertChain": chain[1:], "privateKey": key}
+        options |= read_own_certificate(("tls certificate", "tls key"), tls.certificate, tls.key)
     return options
-
-
-def _authorities(pem: bytes) -> Any:
-    from cryptography import x509
-    from cryptography.hazmat.primitives.serialization import Encoding
-    from twisted.internet.ssl import Certificate, trustRootFromCertificates
-
-    authorities = x509.load_pem_x509_certificates(pem)
-    return trustRootFromCertificates([Certificate.loadPEM(one.public_bytes(Encoding.PEM)) for one in authorities])

@@ -124,9 +124,3 @@ def current_job() -> CurrentJob:
         return CurrentJob(_current.get())
     except LookupError:
         raise LookupError("there is no current job: no slave has called this function") from None
-
-
-def fire(waiting: Deferred[None] | None) -> None:
-    """Fire *waiting*, if it is there and has not fired."""
-    if waiting is not None and not waiting.called:
-        waiting.callback(None)

@@ -16,10 +16,11 @@ from twisted.python.failure import Failure
 from gloom.client.arguments import MOST_SLOTS, checked_number, checked_types, seconds
 from gloom.client.deferred.connection import BrokerConnection
 from gloom.client.deferred.link import BrokerLink
-from gloom.client.deferred.run import Run, fire
+from gloom.client.deferred.run import Run
 from gloom.client.failing import failure_of, fitted
 from gloom.client.session import Assignment, Event, Quiet, Reply, Revocation, UnreadableJob
 from gloom.client.tls import ClientTLS
+from gloom.transport.deferreds import fire
 from gloom.wire.messages import ExtendedJoin, ExtendedRespond, Fail, Leave
 
 
