@@ -90,7 +90,12 @@ def _cpus() -> int:
     show_default=True,
     help="How long the worker finishes running jobs after Ctrl-C or SIGTERM.",
 )
-@click.option("-v", "--verbose", is_flag=True, help="Log connections, and the tracebacks of failed jobs.")
+@click.option(
+    "-v",
+    "--verbose",
+    is_flag=True,
+    help="Log connections, and the traceback of each failed job; else of each error once a minute.",
+)
 @slave_options
 @click.pass_context
 def command(
