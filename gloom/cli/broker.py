@@ -35,8 +35,8 @@ standard error.
 
 {PORTS}
 
-Ctrl-C or SIGTERM: the jobs in hand may finish (--drain-seconds), and the exit
-status is 0; a second one ends at once. SIGHUP reads the files of --access and
+After Ctrl-C or SIGTERM running jobs may finish (--drain-seconds), and the exit status
+is 0; a second signal ends the broker at once. SIGHUP reads the files of --access and
 --tls-... again.
 
 Where the system allows a process fewer open files than --max-connections needs by
@@ -136,7 +136,7 @@ def _serve(reactor: Any, parts: Parts) -> int:
 
 
 def _say_how_to_stop() -> None:
-    Logger().info("Ctrl-C or SIGTERM stops it, after the jobs in hand; a second one does not wait for them")
+    Logger().info("stop with Ctrl-C or SIGTERM: running jobs finish first; a second one ends at once")
 
 
 OPTIONS = _parameters()

@@ -107,8 +107,8 @@ class Mapping:
         # Bytes of the lines that are answered: reading a line is no progress yet.
         self._answered_bytes = 0
         self._printed = 0
-        # Whether a line that begins like JSON and is none has been met: it is said once.
-        self._slip_told = False
+        # Whether the warning of a line that looks like JSON has been printed: once is enough.
+        self._has_warned = False
         self._early: dict[int, Answer] = {}
         self._room: Deferred[None] | None = None
 
@@ -179,8 +179,8 @@ class Mapping:
         except BodyError as error:
             return fail(error)
         options = self._options
-        if not (self._slip_told or options.text):
-            self._tell_slip(body)
+        if not (self._has_warned or options.text):
+            self._warn_of_slip(body)
         self._patience.begin()
         return self._master.submit_patiently(
             options.type,
@@ -192,16 +192,16 @@ class Mapping:
             require_slave=options.require_slave,
         )
 
-    def _tell_slip(self, body: Raw | str) -> None:
+    def _warn_of_slip(self, body: Raw | str) -> None:
         slip = json_slip(body)
         if slip is None:
             return
-        self._slip_told = True
+        self._has_warned = True
         # The line that was read last is the one that is submitted.
         number = next(reversed(self._in_work.values()))[0]
         say(
-            f"line {number} begins like JSON and is none ({slip}): it is sent as a string, and so are others like it; "
-            "with --text, without this line"
+            f"line {number} looks like JSON but is not ({slip}); sending it and others like it as strings "
+            "(--text avoids this warning)"
         )
 
     # Answers to lines

@@ -85,7 +85,7 @@ def command(master: Place, body: str | None, text: bool, **options: Any) -> None
         raise click.BadParameter(str(error), param_hint="BODY") from None
     slip = None if text else json_slip(job.body)
     if slip is not None:
-        say(f"BODY begins like JSON and is none ({slip}): it is sent as a string; with --text, without this line")
+        say(f"BODY looks like JSON but is not ({slip}); sending it as a string (--text avoids this warning)")
     run(lambda reactor: submit(reactor, master, job))
 
 

@@ -82,7 +82,7 @@ def test_submit_text_sends_a_string_where_json_would_be_read(farm: Farm) -> None
 def test_submit_warns_of_a_body_that_was_meant_to_be_json(farm: Farm, body: str, why: str | None) -> None:
     """A forgotten quote reaches the function as a string; that is said, on standard error, and the job is done."""
     ended = farm.gloom("submit", "echo", body)
-    line = f"gloom: BODY begins like JSON and is none ({why}): it is sent as a string; with --text, without this line\n"
+    line = f"gloom: BODY looks like JSON but is not ({why}); sending it as a string (--text avoids this warning)\n"
     assert (ended.returncode, ended.stderr) == (0, "" if why is None else line)
     assert farm.gloom("submit", "echo", body, "--text").stderr == ""
 
@@ -92,8 +92,8 @@ def test_map_warns_once_of_lines_that_were_meant_to_be_json(farm: Farm) -> None:
     lines = '1\n\n{"a": 1}\n{b: 2}\n{c: 3}\n'
     ended = farm.gloom("map", "echo", "--ordered", input=lines)
     first, summary = ended.stderr.splitlines()
-    assert first.startswith("gloom: line 4 begins like JSON and is none (Expecting property name")
-    assert first.endswith("it is sent as a string, and so are others like it; with --text, without this line")
+    assert first.startswith("gloom: line 4 looks like JSON but is not (Expecting property name")
+    assert first.endswith("sending it and others like it as strings (--text avoids this warning)")
     assert "4" in summary
     assert ended.stdout.splitlines()[-1] == '{"line":5,"answer":"{c: 3}"}'
     assert "JSON" not in farm.gloom("map", "echo", "--text", input=lines).stderr
