@@ -1,5 +1,5 @@
 """
-twistd's door: a command line becomes settings, endpoints and a service.
+The plugin of twistd: a command line becomes settings, endpoints and a service.
 
 `Options` holds texts, `read_parts` checks them and reads the files that they
 name, `make_service` assembles a service of the parts. Only `makeService`, which
@@ -23,7 +23,7 @@ from twisted.python import usage
 import gloom
 from gloom.errors import SettingsError, StartupError
 from gloom.host.filelimit import DescriptorService
-from gloom.host.malloc import MemoryService, find_trim, let_be
+from gloom.host.malloc import MemoryService, find_trim, keep_freed_blocks, let_be
 from gloom.host.memoryalarm import MemoryAlarm, find_bounds, find_kept, find_usage
 from gloom.host.signals import SignalService
 from gloom.host.systemd import SystemdService
@@ -211,7 +211,7 @@ def make_service(parts: Parts, reactor: IReactor) -> MultiService:
     Assemble the daemon's service.
 
     Args:
-        parts: What the options name.
+        parts: As `read_parts` returns them.
         reactor: Listens, and is the clock.
     """
     around = memory_surroundings(parts.settings, reactor, parts.access)
@@ -224,7 +224,7 @@ def make_service(parts: Parts, reactor: IReactor) -> MultiService:
         DescriptorService(parts.settings.max_connections),
         SignalService(reactor, reactor, broker.hurry, Reload(around, parts.access_file, parts.tls)),
         broker,
-        MemoryService(reactor, lambda: jobs.used_bytes, settle=_settle_collector),
+        MemoryService(reactor, lambda: jobs.used_bytes, settle=_settle_memory),
         MemoryAlarm(reactor, jobs, bounds, find_trim(), find_usage(), find_kept()),
         SystemdService(reactor, reactor),
     ):
@@ -232,7 +232,8 @@ def make_service(parts: Parts, reactor: IReactor) -> MultiService:
     return top
 
 
-def _settle_collector() -> None:
+def _settle_memory() -> None:
+    keep_freed_blocks()
     let_be()
     count_collections()
 

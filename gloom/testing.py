@@ -42,6 +42,7 @@ from gloom.server.protocols import MasterProtocol, SlaveProtocol
 from gloom.server.service import memory_surroundings
 from gloom.settings import MASTER_PORT, SLAVE_PORT, Settings
 from gloom.transport.framing import FrameProtocol
+from gloom.wire.largebytes import Payload
 
 Result = TypeVar("Result")
 
@@ -195,7 +196,7 @@ class RawPeer(FrameProtocol):
         self.frames: list[bytes] = []
         self._gloom = gloom
 
-    def stringReceived(self, string: bytes) -> None:
+    def stringReceived(self, string: Payload) -> None:
         self.frames.append(bytes(string))  # a very large payload is no bytes object
 
     def send(self, message: Any) -> None:

@@ -36,7 +36,7 @@ from tests.support.logged import logged
 def nothing_outlives_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
     """makeService changes sys.excepthook, the collector and the reactor's clock, and would notify systemd."""
     monkeypatch.setattr("gloom.tap.make_monotonic", lambda reactor: None)
-    monkeypatch.setattr("gloom.tap._settle_collector", lambda: None)
+    monkeypatch.setattr("gloom.tap._settle_memory", lambda: None)
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
 

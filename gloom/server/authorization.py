@@ -16,6 +16,7 @@ from gloom.server.access import Access, Identity, certificate_names
 from gloom.server.heartbeat import HeartbeatProtocol
 from gloom.server.surroundings import Surroundings
 from gloom.transport.sending import FlushTurn
+from gloom.wire.largebytes import Payload
 from gloom.wire.messages import Request, Vocabulary, decode_hello
 from gloom.wire.refusals import quote
 
@@ -39,7 +40,7 @@ class AuthorizedProtocol(HeartbeatProtocol):
         self._access = around.access
         self._identity: Identity | None = None
         self._hellos = 0
-        self._decode: Callable[[bytes], Request] = self.base.decode if self._access is None else self._decode_stranger
+        self._decode: Callable[[Payload], Request] = self.base.decode if self._access is None else self._decode_stranger
         if self._access is not None:
             self.MAX_LENGTH = min(self._settings.max_frame_bytes, self._settings.max_stranger_frame_bytes)
 
@@ -54,7 +55,7 @@ class AuthorizedProtocol(HeartbeatProtocol):
     def _await_identity(self) -> None:
         self._deadline = self._clock.callLater(self._settings.stall_seconds, self._stranger_is_late)
 
-    def _decode_stranger(self, frame: bytes) -> Request:
+    def _decode_stranger(self, frame: Payload) -> Request:
         """Read the ``hello`` of a peer that is not known yet, and nothing else (section 1.8)."""
         self._hellos += 1
         if self._hellos > self._settings.max_stranger_hellos:

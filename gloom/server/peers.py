@@ -41,6 +41,7 @@ from gloom.server.surroundings import Surroundings
 from gloom.transport.sending import FlushTurn, has_own_socket
 from gloom.wire.encoding import QUIET, encode_error, encode_welcome
 from gloom.wire.framebuffer import to_frame
+from gloom.wire.largebytes import Payload
 from gloom.wire.messages import KINDS, OK, PROTOCOL_VERSION, Hello, Ping, Vocabulary
 from gloom.wire.refusals import quote
 
@@ -148,7 +149,7 @@ class PeerProtocol(AuthorizedProtocol):
             self._take_name_of_address()
         self._heard_seconds = self._seconds()  # as the base does, without a call for each chunk
 
-    def stringReceived(self, string: bytes) -> None:
+    def stringReceived(self, string: Payload) -> None:
         # In a local first: what is called on self is looked for in its class.
         decode = self._decode
         try:

@@ -30,7 +30,7 @@ from gloom.transport.stalls import StallWatch
 from gloom.transport.turns import Turns
 from gloom.transport.unread import UnreadWatch
 from gloom.wire.framebuffer import LARGEST_FRAME_BYTES
-from gloom.wire.largebytes import LargePayload
+from gloom.wire.largebytes import LargePayload, Payload
 from gloom.wire.tcpoptions import set_tcp_options
 
 # Read size of Twisted's transports.
@@ -337,7 +337,7 @@ class FrameProtocol(SlicedSender, Int32StringReceiver):
 
     # Writing
 
-    def sendString(self, string: bytes) -> None:
+    def sendString(self, string: Payload) -> None:
         """
         Send *string* as one frame, at the end of this reactor turn.
 

@@ -25,8 +25,9 @@ from twisted.internet.interfaces import (
 from zope.interface import implementer
 
 from gloom.transport.unread import UnreadWatch, unacknowledged_bytes, unread_input_bytes
+from gloom.wire.largebytes import Payload
 
-_Send = Callable[["bytes | memoryview"], int]
+_Send = Callable[["Payload | memoryview"], int]
 #: A frame over this goes to the socket as it is, where smaller ones are joined.
 LARGE_BYTES = 256 * 1024
 # One turn sends so much of a backlog; the rest waits for the next turn, however fast the peer reads.
@@ -157,7 +158,7 @@ class FrameSender:
         self._flushes = flushes
         self._pause_unread_bytes = pause_unread_bytes
         self._unread = unread
-        self._output: list[bytes] = []
+        self._output: list[Payload] = []
         self._output_ended = False
         # True until all of a large output is sent.
         self._has_large_output = False
@@ -167,7 +168,7 @@ class FrameSender:
         # True while the transport has bytes to send; the backlog holds the bytes after them.
         self._blocked = False
         self._is_full = False
-        self._backlog: deque[bytes | memoryview] = deque()
+        self._backlog: deque[Payload | memoryview] = deque()
         self._given_bytes = 0
         self.waiting_bytes = 0
         self._taken_bytes = 0
@@ -211,7 +212,7 @@ class FrameSender:
             # A wrapper such as TLS: there the transport sends everything.
             transport.registerProducer(_WhenFull(self._on_full, self._drained), True)
 
-    def send_frame(self, frame: bytes) -> None:
+    def send_frame(self, frame: Payload) -> None:
         """Send *frame*, which is framed already, at the end of this reactor turn."""
         output = self._output
         if not output:
@@ -242,7 +243,7 @@ class FrameSender:
             self.socket_error = error
         return 0
 
-    def _flush_slowly(self, output: list[bytes]) -> None:
+    def _flush_slowly(self, output: list[Payload]) -> None:
         if self._output_ended or not output:
             return
         count = sum(map(len, output))
@@ -295,7 +296,7 @@ class FrameSender:
             self._took(self._given_bytes)
             self._all_sent()
 
-    def _next_piece(self) -> bytes | memoryview:
+    def _next_piece(self) -> Payload | memoryview:
         """Take the next bytes from the backlog: small frames are joined, because each system call costs."""
         backlog = self._backlog
         piece = backlog.popleft()

@@ -10,6 +10,7 @@ from typing import Any, cast
 from gloom.transport.sending import FlushTurn, FrameSender
 from gloom.transport.turns import SLICE_SECONDS, Turns
 from gloom.transport.unread import UnreadWatch
+from gloom.wire.largebytes import Payload
 
 
 class SlicedSender(FrameSender):
@@ -123,7 +124,7 @@ class SlicedSender(FrameSender):
         self._held_frames = len(self._output)
         return self._held_bytes > self._pause_unread_bytes
 
-    def release(self) -> list[bytes]:
+    def release(self) -> list[Payload]:
         """Return the frames that were said since the first turn of `work_off`, and send from now on."""
         if self.__dict__.pop("flush", None) is None:
             return []

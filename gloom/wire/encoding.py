@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Raw
 
 from gloom.errors import ProtocolError
-from gloom.wire.largebytes import MAPPED_OVER_BYTES, join_large
+from gloom.wire.largebytes import MAPPED_OVER_BYTES, Payload, join_large
 from gloom.wire.messages import OK, PROTOCOL_VERSION
 
 #: A job id: a string, an integer, or the digits of an integer (`gloom.wire.messages.key_of`).
@@ -31,7 +31,7 @@ def _id(id: JobKey) -> bytes:
     return id if type(id) is bytes else _encode(id)
 
 
-def encode_job(id: JobKey, type: str | None, body: bytes | Raw) -> bytes:
+def encode_job(id: JobKey, type: str | None, body: bytes | Raw) -> Payload:
     """Return the message that hands a job to a slave (section 3)."""
     # As `_id`, without a call for each job.
     key = id if isinstance(id, bytes) else _encode(id)
@@ -39,7 +39,7 @@ def encode_job(id: JobKey, type: str | None, body: bytes | Raw) -> bytes:
     return b"".join(pieces) if len(body) <= MAPPED_OVER_BYTES else join_large(pieces)
 
 
-def encode_answer(id: JobKey, body: bytes | Raw) -> bytes:
+def encode_answer(id: JobKey, body: bytes | Raw) -> Payload:
     """Return the outcome of a job that was answered; *body* is not touched."""
     key = id if isinstance(id, bytes) else _encode(id)
     pieces = (b'{"id":', key, b',"body":', body, b"}")
@@ -48,14 +48,14 @@ def encode_answer(id: JobKey, body: bytes | Raw) -> bytes:
 
 def encode_receipted_answer(
     id: JobKey, body: bytes | Raw, queued_seconds: float, ran_seconds: float, attempts: int, slave: str
-) -> bytes:
+) -> Payload:
     """Return the outcome of a job that was answered, with a receipt (section 4)."""
     receipt = {"queued": queued_seconds, "ran": ran_seconds, "attempts": attempts, "slave": slave}
     pieces = (b'{"id":', _id(id), b',"body":', body, b',"receipt":', _encode(receipt), b"}")
     return b"".join(pieces) if len(body) <= MAPPED_OVER_BYTES else join_large(pieces)
 
 
-def encode_progress(id: JobKey, body: bytes | Raw) -> bytes:
+def encode_progress(id: JobKey, body: bytes | Raw) -> Payload:
     """Return the message that tells a master how its job gets on."""
     pieces = (b'{"id":', _id(id), b',"progress":', body, b"}")
     return b"".join(pieces) if len(body) <= MAPPED_OVER_BYTES else join_large(pieces)

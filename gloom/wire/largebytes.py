@@ -1,10 +1,10 @@
 """
-Large payloads: how they are put together, and where they lie.
+Large payloads: received in pieces, and kept in a memory map of their own.
 
-What no single read holds is collected in the pieces in which it comes. Over
-`MAPPED_OVER_BYTES` it lies in a memory map of its own, which the system fills
-by huge pages and takes back whole; malloc would get and give such memory by
-pages of 4 KiB each time (docs/decisions/0013-large-frames.md).
+A payload that no single read holds is collected in the pieces of the reads.
+Over `MAPPED_OVER_BYTES` it lies in an anonymous map: the system fills it by huge
+pages and takes it back whole, where malloc would get it by pages of 4 KiB for
+each frame (docs/decisions/0013-large-frames.md has the measurements).
 """
 
 from __future__ import annotations
@@ -12,24 +12,21 @@ from __future__ import annotations
 import mmap
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import cache
-from typing import cast
 
 from msgspec import Raw
 
 #: A payload over this lies in a map of its own.
-MAPPED_OVER_BYTES = 4 << 20
+MAPPED_OVER_BYTES = 8 << 20
 
 _CHECKED_BYTES = 1 << 18
-_KEPT_BYTES = 16 << 20
 
 
 class MappedBytes(mmap.mmap):
     """
-    A buffer in a map of its own, which stands in for `bytes` where a payload is read and sent.
+    A payload in a map of its own, with the methods of `bytes` that reading and sending use.
 
     Args:
-        length: How many bytes it has, over 0; memory is taken when they are written.
+        length: Its size in bytes, over 0; memory is taken when they are written.
     """
 
     def __new__(cls, length: int) -> MappedBytes:
@@ -53,63 +50,55 @@ class MappedBytes(mmap.mmap):
         return str(self, "utf-8")
 
 
-def join_large(pieces: Sequence[bytes | Raw]) -> bytes:
-    """Return *pieces* as one, in a map of its own."""
+#: A payload that is received or sent. A map has few methods of `bytes`: mypy tells which.
+Payload = bytes | MappedBytes
+
+
+def join_large(pieces: Sequence[bytes | Raw]) -> MappedBytes:
+    """Return *pieces*, joined in a map."""
     return _mapped(pieces, sum(map(len, pieces)))
 
 
-def _mapped(pieces: Sequence[bytes | Raw], length: int) -> bytes:
-    """Return a map of *length* bytes that begins with *pieces*, and is written on behind them."""
+def _mapped(pieces: Sequence[bytes | Raw], length: int) -> MappedBytes:
+    """Return a map of *length* bytes that begins with *pieces*; `write` appends to them."""
     mapped = MappedBytes(length)
     for piece in pieces:
         mapped.write(piece)
-    return cast(bytes, mapped)
+    return mapped
 
 
 class LargePayload:
     """
-    A payload that comes in pieces. What has not come takes no memory.
+    A payload that is received in pieces; bytes that have not arrived take no memory.
 
     Args:
-        length: How many bytes it will have, 1 or more.
+        length: Its size in bytes, 1 or more.
 
     Attributes:
-        missing: How many of them have not come.
+        missing: Number of bytes that have not arrived.
     """
 
     def __init__(self, length: int) -> None:
-        _have_malloc_keep_memory()
         self._length = self.missing = length
         self._pieces: list[bytes] = []
-        self._mapped: bytes | None = None
+        self._map: MappedBytes | None = None
 
     def add(self, data: bytes) -> bytes:
-        """Take what belongs to it from the start of *data*; return the rest."""
+        """Append the start of *data* up to the end of the payload; return the rest."""
         own, rest = (data, b"") if len(data) <= self.missing else (data[: self.missing], data[self.missing :])
         self.missing -= len(own)
-        if self._mapped is not None:
-            cast(MappedBytes, self._mapped).write(own)
+        if self._map is not None:
+            self._map.write(own)
         elif own:
             self._pieces.append(own)
-            # Not when it is announced: a map takes a huge page for its first byte.
+            # Not at the header of the frame: the first byte of a map takes a huge page.
             if self._length - self.missing > MAPPED_OVER_BYTES:
-                self._mapped = _mapped(self._pieces, self._length)
+                self._map = _mapped(self._pieces, self._length)
                 self._pieces = []
         return rest
 
-    def whole(self) -> bytes:
-        """Return the payload, of which nothing is missing."""
-        if self._mapped is not None:
-            return self._mapped
+    def whole(self) -> Payload:
+        """Return the payload once nothing is missing."""
+        if self._map is not None:
+            return self._map
         return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-
-
-@cache
-def _have_malloc_keep_memory() -> None:
-    """
-    Have glibc's malloc keep up to 32 MiB of what is freed, once for the process.
-
-    By default it gives 1 MB back to the system and takes it again for each
-    frame. It learns from blocks that are freed; this one is never touched.
-    """
-    bytes(_KEPT_BYTES)

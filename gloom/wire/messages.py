@@ -23,6 +23,7 @@ from gloom.errors import (
     ProtocolError,
     UnknownAction,
 )
+from gloom.wire.largebytes import Payload
 from gloom.wire.nesting import (
     BODY_LEVELS,
     MESSAGE_LEVELS,
@@ -233,7 +234,7 @@ class Vocabulary:
             [request for request in requests if not MOST_VALUES.keys() & set(request.__struct_fields__)]
         )
 
-    def decode(self, frame: bytes) -> Request:
+    def decode(self, frame: Payload) -> Request:
         """
         Turn one frame's payload into a request.
 
@@ -325,7 +326,7 @@ class Vocabulary:
         return UnknownAction(f"action {shown} is unknown; this port has {self._verbs}")
 
 
-def _decoder_of(requests: Sequence[type[Request]]) -> Callable[[bytes], Request]:
+def _decoder_of(requests: Sequence[type[Request]]) -> Callable[[Payload], Request]:
     union: Any = requests[0]
     for request in requests[1:]:
         union |= request
@@ -336,7 +337,7 @@ _VERBS = {role: frozenset(map(verb_of, requests)) for role, requests in EXTENDED
 _decode_hello = msgspec.json.Decoder(Hello).decode
 
 
-def decode_hello(frame: bytes) -> Hello | None:
+def decode_hello(frame: Payload) -> Hello | None:
     """
     Read the frame of a peer that is not known yet (section 1.8).
 
@@ -415,7 +416,7 @@ def encode_request(request: Request) -> bytes:
     return _encode(request)
 
 
-def decode_broker_message(frame: bytes) -> BrokerMessage:
+def decode_broker_message(frame: Payload) -> BrokerMessage:
     """
     Read what a broker sent.
 
@@ -428,7 +429,7 @@ def decode_broker_message(frame: bytes) -> BrokerMessage:
         return _decode_broker_message_again(frame)
 
 
-def _decode_broker_message_again(frame: bytes) -> BrokerMessage:
+def _decode_broker_message_again(frame: Payload) -> BrokerMessage:
     try:
         return with_room(_decode_broker_message, frame)
     except (ValueError, RecursionError) as error:

@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 
 from msgspec import Raw
 
+from gloom.wire.largebytes import Payload
+
 #: How deep a body may be nested: ``1`` has no level, ``[]`` one.
 BODY_LEVELS = 900
 #: How deep a message may be nested: one level more than the body in it.
@@ -41,7 +43,7 @@ _BRACKET = re.compile(rb'(?:[^"\[{\]}]++|"(?:[^"\\]++|\\.)*+"?)*+(?:([\[{\]}])|\
 Result = TypeVar("Result")
 
 
-def is_deeper(data: bytes | Raw, levels: int) -> bool:
+def is_deeper(data: Payload | Raw, levels: int) -> bool:
     """Return whether *data* is nested more than *levels* deep; of what is not JSON, any answer."""
     if len(data) <= 2 * levels or not has_more(data, levels, b"[", b"{"):
         return False
@@ -54,7 +56,7 @@ def is_deeper(data: bytes | Raw, levels: int) -> bool:
     return False
 
 
-def has_more(data: bytes | Raw, most: int, *characters: bytes) -> bool:
+def has_more(data: Payload | Raw, most: int, *characters: bytes) -> bool:
     """Return whether more than *most* of *characters* are in *data*, in strings or not."""
     left = most
     for block in _blocks(data):
@@ -66,13 +68,13 @@ def has_more(data: bytes | Raw, most: int, *characters: bytes) -> bool:
     return False
 
 
-def _blocks(data: bytes | Raw) -> Iterator[bytes]:
+def _blocks(data: Payload | Raw) -> Iterator[bytes]:
     view = memoryview(data)
     for start in range(0, len(view), _BLOCK_BYTES):
         yield bytes(view[start : start + _BLOCK_BYTES])
 
 
-def _bits_of(data: bytes | Raw) -> Iterator[tuple[int, int, int]]:
+def _bits_of(data: Payload | Raw) -> Iterator[tuple[int, int, int]]:
     """Yield for each block the bits of its brackets, the first one highest; how many bits; how many a bracket has."""
     inside = 0
     for block in _without_escapes(memoryview(data)):

@@ -19,6 +19,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from gloom.errors import InvalidJSON, InvalidType, MissingField, ProtocolError
+from gloom.wire.largebytes import Payload
 
 #: What each field may hold, in the words of an error's reason.
 FIELD_RULES = {
@@ -188,13 +189,13 @@ def _got(verb: str, name: str, raw: Raw) -> str:
     return _shown(raw) if verb == "hello" else quote(raw)
 
 
-def _shown(raw: bytes | Raw) -> str:
+def _shown(raw: Payload | Raw) -> str:
     """Return *raw* as `quote` does if no token can be in it, else its kind."""
     head = bytes(memoryview(raw)[:400])
     return quote(raw) if _HARMLESS.fullmatch(head) else _KINDS.get(head.lstrip()[:1], "something else")
 
 
-def quote(raw: bytes | Raw, length: int = 100) -> str:
+def quote(raw: Payload | Raw, length: int = 100) -> str:
     """Return *raw* as text for an error's reason, cut at *length* characters."""
     head = bytes(memoryview(raw)[: 4 * length]).decode(errors="replace")
     return head if len(head) <= length and len(memoryview(raw)) <= 4 * length else head[:length] + "..."

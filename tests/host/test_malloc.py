@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import platform
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 from twisted.internet.task import Clock
 
 from gloom.broker.records import BASE_TERMS, Job, Line, Master, Slave
-from gloom.host.malloc import INTERVAL_SECONDS, MUCH_BYTES, MemoryService, find_trim, let_be
+from gloom.host.malloc import INTERVAL_SECONDS, MUCH_BYTES, MemoryService, find_trim, keep_freed_blocks, let_be
 from gloom.testing import MemoryGloom
 from gloom.transport.collector import CollectorTime
 from tests.support.wire import extended, join, join_types, respond, slave_of, submit
@@ -88,6 +91,41 @@ def test_another_library_is_let_be(monkeypatch: pytest.MonkeyPatch, error: type[
 
     monkeypatch.setattr(ctypes, "CDLL", cdll)
     find_trim()()
+    keep_freed_blocks()
+
+
+FAULTS = """
+import resource, sys
+from gloom.host.malloc import keep_freed_blocks
+from gloom.wire.largebytes import LargePayload
+if sys.argv[1] == "keep":
+    keep_freed_blocks()
+
+def receive():
+    payload = LargePayload(1 << 20)
+    payload.add(bytes(1 << 19))
+    payload.add(bytes(1 << 19))
+    payload.whole()
+
+receive()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    receive()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def faults(mode: str) -> int:
+    """Return the page faults of twenty frames of 1 MiB in a process of its own, where malloc starts as it is."""
+    done = subprocess.run([sys.executable, "-c", FAULTS, mode], capture_output=True, text=True, check=True, timeout=30)
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the allocator is another one")
+def test_only_the_daemon_has_malloc_keep_blocks() -> None:
+    """Large frames cost the daemon no page faults; in a user's process malloc stays as the user has it."""
+    assert faults("keep") < 500
+    assert faults("leave") > 1000
 
 
 def test_the_broker_tells_about_what_its_jobs_take() -> None:

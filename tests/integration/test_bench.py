@@ -10,6 +10,7 @@ import threading
 
 import pytest
 
+from bench import largeframes
 from bench.wire.measure import SHAPES, Load, measure
 from bench.wire.programs import compiled
 from bench.wire.systems import SYSTEMS
@@ -93,3 +94,9 @@ def test_the_jobs_whose_instructions_are_counted_are_all_answered(window: int) -
     command = [sys.executable, "-m", "bench.instructions", "32", str(window)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_large_frames_are_measured() -> None:
+    """The measurement of large frames has a time and a peak of memory, here of a broker that maps over 1 MiB."""
+    cpu, wall, peak, _ = largeframes.measured(largeframes.MIB, 2 * largeframes.MIB, 5)
+    assert cpu >= 0 and wall > 0 and peak > 0

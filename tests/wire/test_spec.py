@@ -263,7 +263,7 @@ SENT = {
 def test_what_the_broker_sends_has_the_keys_of_its_table(caption: str) -> None:
     """A message of the broker has the keys of its table and no other, and a client knows them all."""
     keys = {names_in(row["field"])[0] for row in SPEC.tables[caption]}
-    assert set(json.loads(SENT[caption])) == keys
+    assert set(json.loads(bytes(SENT[caption]))) == keys
     assert keys <= {one.encode_name for one in msgspec.structs.fields(BrokerMessage)}
 
 
@@ -278,7 +278,7 @@ def test_an_attempt_has_the_keys_of_its_table() -> None:
 def test_a_receipt_has_the_keys_of_its_table() -> None:
     """What an answer says of how it went has the keys of the table."""
     keys = {names_in(row["field"])[0] for row in SPEC.tables["receipt"]}
-    assert set(json.loads(SENT["answer, extended"])["receipt"]) == keys
+    assert set(json.loads(bytes(SENT["answer, extended"]))["receipt"]) == keys
 
 
 def test_every_way_to_end_is_shown() -> None:
