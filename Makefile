@@ -8,7 +8,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
-PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# The name of each package, while pip fetches it: an installation takes a minute or two on a slow machine.
+# Not awk, which may read ahead.
+NAMES := while read -r step name rest; do case "$$step $$name" in \
+	"Installing collected") echo "    all fetched; putting them in place";; \
+	Collecting* | Processing*) echo "    $${name\#\#*/}";; esac; done
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test faults lint bench check-package clean
@@ -49,22 +54,22 @@ $(VENV)/created:
 		echo "gloom needs Python 3.11 or later, and $(PYTHON) is not: make $(MAKECMDGOALS) PYTHON=python3.11" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 		echo "$(PYTHON) cannot make virtual environments; on Debian: apt install python3-venv" >&2; exit 1; }
-	@echo "setting up $(VENV) (once, less than a minute)"
+	@echo "making the environment $(VENV) (this once)"
 	@rm -rf $(VENV)
 	@$(PYTHON) -m venv $(VENV)
 	@touch $@
 
 $(VENV)/installed: pyproject.toml $(VENV)/created
-	@$(PIP) install --editable .
-	@touch $@
+	@echo "installing gloom and the packages that it needs:"
+	@rm -f $@; { $(PIP) install --editable . && touch $@; } | $(NAMES); test -e $@
 
 # The pip of Python 3.11 does not know dependency groups yet.
 $(VENV)/installed-dev: pyproject.toml $(VENV)/installed
-	@$(PIP) install --upgrade 'pip>=25.1'
-	@$(PIP) install --group dev
-	@touch $@
+	@echo "installing the packages for development:"
+	@$(PIP) install -qq --upgrade 'pip>=25.1'
+	@rm -f $@; { $(PIP) install --group dev && touch $@; } | $(NAMES); test -e $@
 
 $(VENV)/installed-bench: pyproject.toml $(VENV)/installed
-	@$(PIP) install --upgrade 'pip>=25.1'
-	@$(PIP) install --group bench
-	@touch $@
+	@echo "installing the packages for the comparison:"
+	@$(PIP) install -qq --upgrade 'pip>=25.1'
+	@rm -f $@; { $(PIP) install --group bench && touch $@; } | $(NAMES); test -e $@

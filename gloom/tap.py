@@ -63,16 +63,20 @@ LIMITS: tuple[tuple[str, str], ...] = (
     ("drain-seconds", "how many seconds a shutdown waits for jobs that slaves have in hand"),
 )
 
+#: Values of the options --master-port and --slave-port, for the help texts of all commands that have them.
+PORTS = (
+    "PORT is a port number, or a Twisted endpoint description such as "
+    "tcp6:9998, unix:/run/gloom/masters.sock:mode=660 or systemd:domain=INET:name=gloom-master. "
+    "A port number listens on loopback only, unless --interface says otherwise; 0 takes a free port."
+)
+
 
 class Options(usage.Options):
     """The options of ``twistd gloom``, as texts: `read_parts` checks them."""
 
     synopsis = "[options]"
     longdesc = (
-        "Runs the gloom broker: masters submit jobs on one port, slaves take them on the other. "
-        "PORT is a port number, or a Twisted endpoint description such as "
-        "tcp6:9998, unix:/run/gloom/masters.sock:mode=660 or systemd:domain=INET:name=gloom-master. "
-        "A port number listens on loopback only, unless --interface says otherwise; 0 takes a free port. "
+        f"Runs the gloom broker: masters submit jobs on one port, slaves take them on the other. {PORTS} "
         "twistd stays in the foreground with: twistd --nodaemon --pidfile= gloom"
     )
     optParameters = [

@@ -37,7 +37,7 @@ from typing import Any
 BODY = "x" * 98
 WINDOW = 64
 WAYS = ("submit", "map", "single", "blocking", "lines")
-GLOOM = (sys.executable, "-m", "gloom.cli")
+GLOOM = (sys.executable, "-m", "gloom")
 START_SECONDS = 30.0
 
 

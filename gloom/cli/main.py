@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
+from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, NoReturn
 
@@ -21,6 +22,7 @@ from gloom.errors import GloomError
 
 #: Each verb with its line in ``gloom --help``.
 VERBS = {
+    "broker": "Run the broker, to which masters and slaves connect.",
     "submit": "Have one job done, and print its answer.",
     "map": "Have a job done for each line of standard input.",
     "work": "Take jobs, and answer them with a Python function or a program.",
@@ -35,6 +37,14 @@ class _Verbs(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(VERBS)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        similar = get_close_matches(args[0], VERBS, n=1)
+        if similar and args[0] not in VERBS and not ctx.resilient_parsing:
+            raise click.UsageError(f"No such command {args[0]!r}. Did you mean {similar[0]!r}?", ctx)
+        return super().resolve_command(ctx, args)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in VERBS:
@@ -63,7 +73,7 @@ A first look, with nothing running:
     gloom demo
 \b
 A broker, a worker and a job:
-    twistd --nodaemon --pidfile= gloom
+    gloom broker
     gloom work --type count -- wc -w
     gloom submit count "how many words are these"
 \b
@@ -81,8 +91,8 @@ GLOOM_TLS_CERT and GLOOM_TLS_KEY.
 
 \b
 Exit status:
-    0    every job was answered, or work was asked to stop
-    1    a job failed, or the broker cannot be reached
+    0    every job was answered, or the broker or work was asked to stop
+    1    a job failed, or the broker cannot be reached, or cannot listen
     2    wrong usage
     124  no answer within --timeout
     141  standard output was closed

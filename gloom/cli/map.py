@@ -14,7 +14,6 @@ from gloom.cli.options import priority_option, terms_options, text_option, type_
 
 @click.command()
 @type_argument
-@master_options
 @click.option("--ordered", is_flag=True, help="Print answers in the order of the lines, not in the order of arrival.")
 @click.option("--raw", is_flag=True, help="Print only the answers: strings as they are, all others as JSON.")
 @text_option
@@ -30,6 +29,7 @@ from gloom.cli.options import priority_option, terms_options, text_option, type_
 )
 @terms_options
 @click.option("-q", "--quiet", is_flag=True, help="Print no progress bar, and no summary at the end.")
+@master_options
 def command(master: Place, **options: Any) -> None:
     """
     Have a job done for each line of standard input.

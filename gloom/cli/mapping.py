@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+from msgspec import Raw
 from twisted.internet.defer import CancelledError, Deferred, fail
 
 from gloom.cli.connect import Place, connected_master
 from gloom.cli.output import FAILED, descriptor, on_terminal, say
 from gloom.cli.progress import Bar, Patience, Tally
 from gloom.cli.stdio import Lines, LineTooLong, Output
-from gloom.cli.values import error_fields, one_line, read_body, to_json, to_plain
+from gloom.cli.values import error_fields, json_slip, one_line, read_body, to_json, to_plain
 from gloom.client.deferred import Master
 from gloom.client.deferred.answers import Answer, Answers
 from gloom.errors import BodyError, GloomError, RequestRefused
@@ -106,6 +107,8 @@ class Mapping:
         # Bytes of the lines that are answered: reading a line is no progress yet.
         self._answered_bytes = 0
         self._printed = 0
+        # Whether the warning of a line that looks like JSON has been printed: once is enough.
+        self._has_warned = False
         self._early: dict[int, Answer] = {}
         self._room: Deferred[None] | None = None
 
@@ -176,6 +179,8 @@ class Mapping:
         except BodyError as error:
             return fail(error)
         options = self._options
+        if not (self._has_warned or options.text):
+            self._warn_of_slip(body)
         self._patience.begin()
         return self._master.submit_patiently(
             options.type,
@@ -185,6 +190,18 @@ class Mapping:
             expires=options.expires,
             retries=options.retries,
             require_slave=options.require_slave,
+        )
+
+    def _warn_of_slip(self, body: Raw | str) -> None:
+        slip = json_slip(body)
+        if slip is None:
+            return
+        self._has_warned = True
+        # The line that was read last is the one that is submitted.
+        number = next(reversed(self._in_work.values()))[0]
+        say(
+            f"line {number} looks like JSON but is not ({slip}); sending it and others like it as strings "
+            "(--text avoids this warning)"
         )
 
     # Answers to lines

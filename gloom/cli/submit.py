@@ -22,14 +22,13 @@ from gloom.cli.options import (
     valid_short_text,
 )
 from gloom.cli.output import say
-from gloom.cli.values import read_body
+from gloom.cli.values import json_slip, read_body
 from gloom.errors import BodyError
 
 
 @click.command()
 @type_argument
 @click.argument("body", metavar="[BODY]", required=False)
-@master_options
 @text_option
 @priority_option
 @click.option(
@@ -51,6 +50,7 @@ from gloom.errors import BodyError
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome, answer or failure, as one line of JSON.")
 @click.option("--progress", is_flag=True, help="Print the slave's progress reports as lines of JSON on standard error.")
 @click.option("-v", "--traceback", is_flag=True, help="If the job fails, print the slave's traceback too.")
+@master_options
 def command(master: Place, body: str | None, text: bool, **options: Any) -> None:
     """
     Have one job done, and print its answer.
@@ -83,6 +83,9 @@ def command(master: Place, body: str | None, text: bool, **options: Any) -> None
         job = Submission(body=read_body(_bytes(body), as_text=text), **options)
     except BodyError as error:
         raise click.BadParameter(str(error), param_hint="BODY") from None
+    slip = None if text else json_slip(job.body)
+    if slip is not None:
+        say(f"BODY looks like JSON but is not ({slip}); sending it as a string (--text avoids this warning)")
     run(lambda reactor: submit(reactor, master, job))
 
 

@@ -24,7 +24,7 @@ def command() -> None:
 
     The token is printed on standard output. The client reads it from a file
     (--token-file) or from GLOOM_TOKEN. Standard error has the line for the
-    broker's access file (twistd gloom --access FILE), under [[identity]]: a
+    broker's access file (gloom broker --access FILE), under [[identity]]: a
     hash, from which the token cannot be computed.
 
     \b

@@ -5,6 +5,7 @@ Texts of the command line become job bodies; answers become output for people an
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ from gloom.wire.bodies import encode_body
 from gloom.wire.nesting import BODY_LEVELS, is_deeper, with_room
 
 _decode_raw = msgspec.json.Decoder(Raw).decode
+_BEGINS_LIKE_JSON = re.compile(r"[ \t\r\n]*[{\[]")
 
 
 def read_body(data: bytes, *, as_text: bool = False) -> Raw | str:
@@ -44,6 +46,23 @@ def read_body(data: bytes, *, as_text: bool = False) -> Raw | str:
         return with_room(_decode_raw, data)
     except (ValueError, RecursionError):
         return text
+
+
+def json_slip(body: Raw | str) -> str | None:
+    """
+    Return the mistake in a body that was meant to be JSON, or None where nothing suggests that.
+
+    Args:
+        body: As `read_body` returns it. A string that begins like an object or an array
+            was hardly meant to be one.
+    """
+    if not isinstance(body, str) or _BEGINS_LIKE_JSON.match(body) is None:
+        return None
+    try:
+        json.loads(body)
+    except (ValueError, RecursionError) as error:
+        return str(error)
+    return "gloom cannot read it"
 
 
 def to_json(answer: Any) -> bytes:

@@ -7,19 +7,16 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import partial
-from time import localtime, strftime
 from typing import Any
 
 import click
 from twisted.internet.defer import CancelledError
-from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, formatEvent
-from zope.interface import implementer
+from twisted.logger import Logger, LogLevel
 
 from gloom.cli.connect import Place, slave_options
+from gloom.cli.loglines import TimedLines
 from gloom.cli.options import valid_name, valid_short_texts, valid_wait
 from gloom.cli.output import FAILED
 from gloom.cli.runner import run
@@ -59,7 +56,6 @@ def _cpus() -> int:
 
 @click.command(cls=_ProgramAfterDashes)
 @click.argument("target", metavar="MODULE:FUNCTION", required=False)
-@slave_options
 @click.option(
     "-t",
     "--type",
@@ -94,7 +90,13 @@ def _cpus() -> int:
     show_default=True,
     help="How long the worker finishes running jobs after Ctrl-C or SIGTERM.",
 )
-@click.option("-v", "--verbose", is_flag=True, help="Log connections, and the tracebacks of failed jobs.")
+@click.option(
+    "-v",
+    "--verbose",
+    is_flag=True,
+    help="Log connections, and the traceback of each failed job; else of each error once a minute.",
+)
+@slave_options
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -151,7 +153,7 @@ def command(
         worker = Worker(start, chosen, slave.address, reactor=reactor, **place, **options)
         return await _until_stopped(worker, work, slave.address)
 
-    run(verb, WorkLog(LogLevel.debug if verbose else LogLevel.info))
+    run(verb, TimedLines("gloom work", LogLevel.debug if verbose else LogLevel.info))
 
 
 def _work(target: str | None, program: list[str] | None, as_json: bool) -> tuple[Sequence[str], str | None]:
@@ -219,28 +221,3 @@ def _why_refused(address: str, error: RequestRefused) -> str:
     if error.error == InvalidAction.code:
         return f"{address} is the broker's port for masters; a worker needs its slave port: --slave HOST:{SLAVE_PORT}"
     return f"the broker at {address} refuses: {error}"
-
-
-@implementer(ILogObserver)
-class WorkLog:
-    """
-    A log observer that writes lines with the time to standard error.
-
-    Args:
-        level: The least level of gloom's own events; events of other packages need a warning.
-    """
-
-    def __init__(self, level: Any) -> None:
-        self._level = level
-
-    def __call__(self, event: LogEvent) -> None:
-        own = str(event.get("log_namespace", "")).startswith("gloom.")
-        if event.get("log_level", LogLevel.info) < (self._level if own else LogLevel.warn):
-            return
-        text = formatEvent(event)
-        failure = event.get("log_failure")
-        if failure is not None:
-            text = f"{text}\n{failure.getTraceback().rstrip()}"
-        when = strftime("%H:%M:%S", localtime(event.get("log_time")))
-        with suppress(OSError):  # the reader of standard error is gone
-            print(f"{when} gloom work: {text}", file=sys.stderr, flush=True)

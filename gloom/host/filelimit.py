@@ -27,6 +27,19 @@ def _set_limits(limits: Limits) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
+def fitting_connections(wanted: int, get_limits: Callable[[], Limits] = _get_limits) -> int:
+    """
+    Return *wanted*, or as many connections as the hard limit of descriptors has room for.
+
+    Args:
+        wanted: A number of connections; returned as it is where not even one fits.
+        get_limits: Returns the soft and the hard limit.
+    """
+    _soft, hard = get_limits()
+    most = hard - RESERVED_DESCRIPTORS
+    return wanted if hard == resource.RLIM_INFINITY or most < 1 else min(wanted, most)
+
+
 class DescriptorService(Service):
     """
     Raises the soft limit of descriptors at its start, and warns if the hard limit is too low.

@@ -8,6 +8,7 @@ command line, tests from doubles.
 from __future__ import annotations
 
 import atexit
+import errno
 import os
 import sys
 from collections.abc import Callable, Container, Sequence
@@ -146,6 +147,8 @@ class ListenService(Service):
         if failure.check(CancelledError):
             return
         problem = f"cannot listen for {self._role} on {_where_and_why(failure.value)}"
+        if _is_taken(failure.value):
+            problem += f" (--{self._role.removesuffix('s')}-port chooses another port)"
         # Not critical: twist prints critical events before its log begins, so the line would appear twice.
         self.log.error("{problem}", problem=problem)
         if self._starting:
@@ -154,6 +157,11 @@ class ListenService(Service):
             # Too late for an exception.
             self._exit_with(1)
             self._reactor.callWhenRunning(self._reactor.stop)
+
+
+def _is_taken(error: Any) -> bool:
+    """Return whether another process listens on a TCP port."""
+    return isinstance(error, CannotListenError) and getattr(error.socketError, "errno", None) == errno.EADDRINUSE
 
 
 def _where_and_why(error: Any) -> str:

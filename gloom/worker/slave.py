@@ -21,11 +21,13 @@ from gloom.client.deferred.run import Run
 from gloom.client.deferred.slavelink import SlaveLink
 from gloom.client.session import Assignment, Event, Reply
 from gloom.errors import Busy, Draining, RequestRefused, TransportError
+from gloom.logs import printable
 from gloom.transport.polling import SocketPoll
 from gloom.transport.sending import FlushTurn
 from gloom.wire.messages import ExtendedJoin, Fail, Leave
 from gloom.worker.childprocess import Child, ChildError
 from gloom.worker.pipe import Job
+from gloom.worker.tracebacks import RecentTracebacks
 
 # Refusals of a join that are temporary.
 _PASSING = frozenset({Busy.code, Draining.code})
@@ -82,6 +84,7 @@ class ChildrenSlave(SlaveLink):
         self._has_joined = self._is_joined = False
         self._refusals = 0
         self._next_join: IDelayedCall | None = None
+        self._tracebacks = RecentTracebacks(self._clock.seconds)
         self._free: deque[Child] = deque()
         self._working: dict[Child, Run] = {}
         if SocketPoll.is_possible(self._reactor):
@@ -182,9 +185,11 @@ class ChildrenSlave(SlaveLink):
             type=job.type,
             again=" and asks for another try" if told.retry else "",
             kind=told.kind,
-            reason=_one_line(told.reason),
+            reason=printable(_one_line(told.reason)),
         )
-        self.own_log.debug("job {id!r}: {traceback}", id=job.id, traceback=told.traceback or told.reason)
+        level = LogLevel.warn if self._tracebacks.admit(told) else LogLevel.debug
+        details = _printable_lines(told.traceback or told.reason)
+        self.own_log.emit(level, "job {id!r} of {type}: {details}", id=job.id, type=job.type, details=details)
         return told
 
     # The broker
@@ -254,6 +259,11 @@ class ChildrenSlave(SlaveLink):
         if self.running:
             self.own_log.warn("the broker at {address} is gone; trying again", **self._fields)
         super().disconnected()
+
+
+def _printable_lines(text: str) -> str:
+    # An exception may quote the body of its job, and with it an escape sequence for the terminal.
+    return "\n".join(printable(line.expandtabs()) for line in text.splitlines())
 
 
 def _one_line(text: str) -> str:

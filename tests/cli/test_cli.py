@@ -64,9 +64,28 @@ def test_help_is_quick_because_it_loads_no_twisted() -> None:
         assert ended.stderr == ""
 
 
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("sumbit", "submit"), ("worker", "work"), ("brokr", "broker"), ("demos", "demo")]
+)
+def test_a_mistyped_verb_gets_the_nearest_one(typed: str, meant: str) -> None:
+    """A slip of the finger costs no look into --help."""
+    result = gloom(typed, "--anything")
+    assert result.exit_code == 2
+    assert f"No such command '{typed}'. Did you mean '{meant}'?" in result.output
+
+
+@pytest.mark.parametrize("verb", ["submit", "map", "work", "bench"])
+def test_the_connection_comes_last_in_the_help_of_a_verb(verb: str) -> None:
+    """A reader sees first what the verb does; addresses, tokens and TLS are the same for all verbs."""
+    options = re.findall(r"^  (?:-\w, )?(--[a-z-]+)", gloom(verb, "--help").output, re.MULTILINE)
+    place = "--slave" if verb == "work" else "--master"
+    tls = ["--tls", "--tls-ca", "--tls-cert", "--tls-key", "--tls-server-name"]
+    assert options[-8:] == [place, "--token-file", *tls, "--help"]
+
+
 def test_python_m_runs_the_same_command() -> None:
-    """Where the script is not on the path, `python -m gloom.cli` is."""
-    ended = subprocess.run([sys.executable, "-m", "gloom.cli", "--version"], capture_output=True, text=True)
+    """Where the script is not on the path, `python -m gloom` is."""
+    ended = subprocess.run([sys.executable, "-m", "gloom", "--version"], capture_output=True, text=True)
     assert ended.stdout == gloom("--version").output
 
 

@@ -10,8 +10,8 @@ from click.testing import CliRunner, Result
 from twisted.logger import Logger, LogLevel, LogPublisher
 from twisted.python.failure import Failure
 
+from gloom.cli.loglines import TimedLines
 from gloom.cli.main import command
-from gloom.cli.work import WorkLog
 
 
 def gloom(*arguments: str) -> Result:
@@ -71,7 +71,7 @@ def test_an_option_of_the_program_is_the_programs() -> None:
 def logged(monkeypatch: pytest.MonkeyPatch, verbose: bool) -> tuple[Logger, io.StringIO, LogPublisher]:
     stream = io.StringIO()
     monkeypatch.setattr("sys.stderr", stream)
-    publisher = LogPublisher(WorkLog(LogLevel.debug if verbose else LogLevel.info))
+    publisher = LogPublisher(TimedLines("gloom work", LogLevel.debug if verbose else LogLevel.info))
     return Logger(namespace="gloom.test", observer=publisher), stream, publisher
 
 

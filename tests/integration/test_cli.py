@@ -69,6 +69,36 @@ def test_submit_text_sends_a_string_where_json_would_be_read(farm: Farm) -> None
     assert json.loads(farm.gloom("submit", "echo", "5", "--json", "--text").stdout)["answer"] == "5"
 
 
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        ("{w: 3}", "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
+        (" [1, 2", "Expecting ',' delimiter: line 1 column 7 (char 6)"),
+        ('"{"', None),
+        ("so {it} is", None),
+        ("[]", None),
+    ],
+)
+def test_submit_warns_of_a_body_that_was_meant_to_be_json(farm: Farm, body: str, why: str | None) -> None:
+    """A forgotten quote reaches the function as a string; that is said, on standard error, and the job is done."""
+    ended = farm.gloom("submit", "echo", body)
+    line = f"gloom: BODY looks like JSON but is not ({why}); sending it as a string (--text avoids this warning)\n"
+    assert (ended.returncode, ended.stderr) == (0, "" if why is None else line)
+    assert farm.gloom("submit", "echo", body, "--text").stderr == ""
+
+
+def test_map_warns_once_of_lines_that_were_meant_to_be_json(farm: Farm) -> None:
+    """A file in another format is noticed, and standard error does not fill."""
+    lines = '1\n\n{"a": 1}\n{b: 2}\n{c: 3}\n'
+    ended = farm.gloom("map", "echo", "--ordered", input=lines)
+    first, summary = ended.stderr.splitlines()
+    assert first.startswith("gloom: line 4 looks like JSON but is not (Expecting property name")
+    assert first.endswith("sending it and others like it as strings (--text avoids this warning)")
+    assert "4" in summary
+    assert ended.stdout.splitlines()[-1] == '{"line":5,"answer":"{c: 3}"}'
+    assert "JSON" not in farm.gloom("map", "echo", "--text", input=lines).stderr
+
+
 def test_submit_json_prints_the_outcome_with_its_id(farm: Farm) -> None:
     """A script reads an answer and a failure in the same place."""
     answered = farm.gloom("submit", "picky", "4", "--json", "--id", "mine")
@@ -204,7 +234,7 @@ def test_a_full_disk_is_said(farm: Farm, verb: str) -> None:
 def test_a_standard_stream_that_is_not_there_is_said(farm: Farm, verb: str, redirection: str, complaint: str) -> None:
     """No traceback, and above all no answer in the wrong file."""
     ended = subprocess.run(
-        f"echo 1 | {sys.executable} -m gloom.cli {verb} echo --master {farm.address} {redirection}",
+        f"echo 1 | {sys.executable} -m gloom {verb} echo --master {farm.address} {redirection}",
         shell=True,
         capture_output=True,
         text=True,
@@ -218,7 +248,7 @@ def test_a_standard_stream_that_is_not_there_is_said(farm: Farm, verb: str, redi
 def test_without_standard_error_the_answers_are_what_they_were(farm: Farm) -> None:
     """`2>&-` takes the messages away, and does not mix them into the answers."""
     ended = subprocess.run(
-        f'printf "1\\n3\\n" | {sys.executable} -m gloom.cli map picky --master {farm.address} 2>&-',
+        f'printf "1\\n3\\n" | {sys.executable} -m gloom map picky --master {farm.address} 2>&-',
         shell=True,
         capture_output=True,
         timeout=SECONDS,

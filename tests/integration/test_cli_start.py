@@ -21,7 +21,7 @@ _ENDLESS = "import os, time\nos.write(1, b'importing')\ntime.sleep(1000)\n"
 
 
 @pytest.mark.parametrize("module", ["click", "twisted"])
-@pytest.mark.parametrize("verb", ["submit", "map", "work", "bench", "demo"])
+@pytest.mark.parametrize("verb", ["broker", "submit", "map", "work", "bench", "demo"])
 def test_ctrl_c_while_gloom_starts_is_130(module: str, verb: str, tmp_path: Path) -> None:
     """Whoever changes his mind in the first half second sees no traceback: Ctrl-C is status 130 from the start."""
     (tmp_path / f"{module}.py").write_text(_ENDLESS)

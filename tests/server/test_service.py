@@ -212,9 +212,18 @@ def test_every_endpoint_serves_the_same_broker() -> None:
 @pytest.mark.parametrize(
     ("error", "line"),
     [
-        (taken(), "cannot listen for masters on 127.0.0.1:9998: Address already in use"),
-        (taken("::1"), "cannot listen for masters on [::1]:9998: Address already in use"),
-        (taken(""), "cannot listen for masters on any address:9998: Address already in use"),
+        (
+            taken(),
+            "cannot listen for masters on 127.0.0.1:9998: Address already in use (--master-port chooses another port)",
+        ),
+        (
+            taken("::1"),
+            "cannot listen for masters on [::1]:9998: Address already in use (--master-port chooses another port)",
+        ),
+        (
+            taken(""),
+            "cannot listen for masters on any address:9998: Address already in use (--master-port chooses another port)",
+        ),
         (
             CannotListenError(None, b"/run/m.sock", "Cannot acquire lock"),
             "cannot listen for masters on /run/m.sock: Cannot acquire lock",
@@ -253,7 +262,9 @@ def test_a_late_failure_stops_the_daemon_with_a_status() -> None:
     reactor.running = True
     with logged("gloom.server.service") as events:
         result.errback(taken())
-    assert lines(events) == ["cannot listen for masters on 127.0.0.1:9998: Address already in use"]
+    assert lines(events) == [
+        "cannot listen for masters on 127.0.0.1:9998: Address already in use (--master-port chooses another port)"
+    ]
     assert statuses == [1]
     assert reactor.hasStopped
 

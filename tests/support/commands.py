@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -108,3 +109,11 @@ def pipe_of(stream: IO[str] | None) -> IO[str]:
     """Return a stream that was asked for as a pipe."""
     assert stream is not None
     return stream
+
+
+def heard(process: Command, words: str) -> str:
+    """Return what the group of *words*, a pattern, has in the first line on standard error that it fits."""
+    for line in pipe_of(process.stderr):
+        if (found := re.search(words, line)) is not None:
+            return str(found[1])
+    raise AssertionError(f"ended without saying {words!r}")

@@ -181,7 +181,26 @@ def test_what_a_child_says_of_a_failure_reaches_the_master(shop: Workshop) -> No
         "Traceback ...",
     )
     assert outcome["attempts"] == [{"slave": "shop", "seconds": 0.0, "ended": "failed"}]
-    assert shop.lines(LogLevel.warn) == ["job 0 of count failed: LookupError: no such shelf [...]"]
+    assert shop.lines(LogLevel.warn) == [
+        "job 0 of count failed: LookupError: no such shelf [...]",
+        "job 0 of count: Traceback ...",
+    ]
+
+
+def test_an_error_of_every_job_has_one_traceback_in_the_log(shop: Workshop) -> None:
+    """Each failure is a line with its job; the traceback of the same error comes once, without escape sequences."""
+    shop.start(1)
+    shop.ready()
+    shop.master(1, 2)
+    for number in (1, 2):
+        failure = Fail(f"no\x1b[1m {number}", kind="LookupError", traceback=f"Traceback\n\tno\x1b[1m {number}\n")
+        shop.children[0].says(FAILURE, encode_failure(failure))
+        shop.advance()
+    assert shop.lines(LogLevel.warn) == [
+        r"job 0 of count failed: LookupError: no\x1b[1m 1",
+        "job 0 of count: Traceback\n        no\\x1b[1m 1",
+        r"job 1 of count failed: LookupError: no\x1b[1m 2",
+    ]
 
 
 # Children that die

@@ -24,7 +24,7 @@ def start(farm: Farm, workers: int) -> None:
     farm.start_python("broker", "-m", "twisted", "gloom", *ports)
     farm.wait_for_port(_slave_port)
     slave = f"--slave=127.0.0.1:{_slave_port}"
-    farm.start_python("workers", "-m", "gloom.cli", "work", f"-c{workers}", slave, "bench.clients.user_level.echo:echo")
+    farm.start_python("workers", "-m", "gloom", "work", f"-c{workers}", slave, "bench.clients.user_level.echo:echo")
 
 
 def measure(one: Meter, many: Meter, window: int) -> None:

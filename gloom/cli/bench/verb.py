@@ -19,17 +19,6 @@ _DEFAULT_WINDOW = 64
 
 
 @click.command()
-@master_options
-@click.option(
-    "--slave",
-    "slave_address",
-    metavar="ADDRESS",
-    envvar="GLOOM_SLAVE",
-    show_envvar=True,
-    default=f"127.0.0.1:{SLAVE_PORT}",
-    show_default=True,
-    help="Address of the same broker's port for slaves; the token and TLS are those of --master.",
-)
 @click.option(
     "--masters",
     metavar="N",
@@ -84,6 +73,17 @@ _DEFAULT_WINDOW = 64
 )
 @click.option("--jobs", metavar="N", type=click.IntRange(1, 10**12), help="How many jobs each part submits.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as one line of JSON.")
+@click.option(
+    "--slave",
+    "slave_address",
+    metavar="ADDRESS",
+    envvar="GLOOM_SLAVE",
+    show_envvar=True,
+    default=f"127.0.0.1:{SLAVE_PORT}",
+    show_default=True,
+    help="Address of the same broker's port for slaves; the token and TLS are those of --master.",
+)
+@master_options
 def command(
     master: Place, slave_address: str, window: int | None, rate: int | None, seconds: float | None, **options: Any
 ) -> None:

@@ -21,10 +21,9 @@ from gloom.reactor import IProcessReactor
 
 Result = TypeVar("Result")
 
-# As a module: the command ``twistd`` may not be on the path.
-_TWISTD = ("-c", "from twisted.scripts.twistd import run; run()")
-_BROKER = (*_TWISTD, "--nodaemon", "--pidfile=", "gloom", "--master-port=0", "--slave-port=0")
-_WORKER = ("-m", "gloom.cli", "work", "--concurrency=1")
+_GLOOM = ("-m", "gloom")
+_BROKER = (*_GLOOM, "broker", "--master-port=0", "--slave-port=0")
+_WORKER = (*_GLOOM, "work", "--concurrency=1")
 _LISTENS = re.compile(r"(masters|slaves) on (\S+:\d+)")
 
 _STARTING_SECONDS = 20.0
