@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import msgspec
 from msgspec import Struct
 
+from gloom.wire.largebytes import Payload
 from gloom.wire.messages import JobId
 
 # A string, a bracket, a comma or colon, or a number or name. Possessive quantifiers, so
@@ -41,7 +42,7 @@ class Salvaged(Struct, frozen=True):
     is_progress: bool
 
 
-def salvaged(frame: bytes) -> Salvaged | None:
+def salvaged(frame: Payload) -> Salvaged | None:
     """Return the readable part of *frame*; None if its id cannot be read."""
     id: str | int | None = None
     action: str | None = None

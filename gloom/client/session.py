@@ -168,7 +168,7 @@ class Session:
                 raise  # perhaps the other side is no broker
             return _unreadable(frame, error)
 
-    def _read(self, frame: bytes) -> Event | None:
+    def _read(self, frame: Payload) -> Event | None:
         message = decode_broker_message(frame)
         if message.action is not None:
             return _unasked(message)
@@ -189,7 +189,7 @@ class Session:
         return Reply(request, None, message)
 
 
-def _unreadable(frame: bytes, error: ProtocolError | BodyError) -> Event | None:
+def _unreadable(frame: Payload, error: ProtocolError | BodyError) -> Event | None:
     """Return an event that fails the job of *frame*; raise *error* if no id of a job can be read."""
     found = salvaged(frame)
     if found is None:
