@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Unpack
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
@@ -15,7 +15,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from gloom.client.deferred.link import retry_delay_seconds
-from gloom.client.tls import ClientTLS
+from gloom.client.options import ClientKeywords
 from gloom.errors import GloomError, RequestRefused
 from gloom.wire.messages import Fail
 from gloom.worker.pool import Child, ChildError, WorkerDied
@@ -169,10 +169,8 @@ class Worker(Service):
         endpoint: The broker's slave port, as for `Slave`; its text is what the log says.
         reactor: Clock, and what a string connects with.
         concurrency: How many jobs run at once, each in a process of its own.
-        name: How the broker names this worker; ``host:pid`` when absent.
         finish_seconds: How long stopping waits for the jobs in hand.
-        token: Tells a broker with access rules who this is; None for nobody.
-        tls: How TLS is spoken where *endpoint* is a string; None for not at all.
+        options: See `gloom.client.options.ClientOptions`.
 
     Attributes:
         broken: Fails if the worker can do nothing: with a `ChildError` if no child can
@@ -189,10 +187,8 @@ class Worker(Service):
         *,
         reactor: Any,
         concurrency: int = 1,
-        name: str | None = None,
         finish_seconds: float = 30.0,
-        token: str | None = None,
-        tls: ClientTLS | None = None,
+        **options: Unpack[ClientKeywords],
     ) -> None:
         self.broken: Deferred[None] = Deferred()
         self._slave = ChildrenSlave(
@@ -201,10 +197,8 @@ class Worker(Service):
             concurrency,
             self._join_refused,
             reactor=reactor,
-            name=name,
             finish_seconds=finish_seconds,
-            token=token,
-            tls=tls,
+            **options,
         )
         self._was_ready = False
         self._slots = [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import socket
 import struct
@@ -27,8 +26,9 @@ from zope.interface import implementer
 
 from gloom.client.deferred import Master, Slave
 from gloom.client.deferred.connection import BrokerConnection
-from gloom.client.deferred.link import default_name, retry_delay_seconds
+from gloom.client.deferred.link import retry_delay_seconds
 from gloom.client.deferred.looking import bounded
+from gloom.client.options import ClientOptions
 from gloom.client.session import Event
 from gloom.errors import BodyError, ProtocolError, RequestRefused, TransportError
 from gloom.server.peers import PeerFactory
@@ -301,7 +301,7 @@ def test_a_broker_that_breaks_the_protocol_later_is_left(farm: Farm) -> None:
         brokers[0].say({"ok": True})
         farm.advance()
     assert [formatEvent(event) for event in events if event["log_level"] is LogLevel.error] == [
-        f"{default_name()}: cannot read a message of the broker: the broker replied to no request: True; "
+        f"{ClientOptions().peer_name}: cannot read a message of the broker: the broker replied to no request: True; "
         "connecting again, with growing delays"
     ]
     farm.advance(0.2)
@@ -440,11 +440,6 @@ def test_hello_says_who_and_how(farm: Farm) -> None:
     assert brokers[0].frames == [
         (0, {"action": "hello", "version": 1, "name": "me", "heartbeat": 12.0, "accept": ["progress", "quiet"]})
     ]
-
-
-def test_the_default_name_is_host_and_process() -> None:
-    """So that a person finds the process."""
-    assert default_name() == f"{socket.gethostname()}:{os.getpid()}"
 
 
 # Heartbeat

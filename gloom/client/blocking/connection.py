@@ -7,7 +7,6 @@ imports no Twisted, and so has its own reading of frames (docs/protocol.md, sect
 
 from __future__ import annotations
 
-import os
 import select
 import socket
 from collections import deque
@@ -15,12 +14,11 @@ from collections.abc import Callable
 from threading import Lock, current_thread
 from typing import TYPE_CHECKING
 
-from gloom.client.arguments import checked_token
 from gloom.client.blocking.deadline import Deadline
-from gloom.client.session import Assignment, Event, Greeting, Outcome, Reply, Session, UnreadableJob
+from gloom.client.session import Assignment, Event, Outcome, Reply, Session, UnreadableJob
 from gloom.errors import InvalidState, ProtocolError, RequestRefused, SizeError, TimedOut, TransportError
 from gloom.wire.framebuffer import LARGEST_FRAME_BYTES, FrameBuffer, to_frame
-from gloom.wire.messages import PROTOCOL_VERSION, Hello, Request
+from gloom.wire.messages import Hello, Request
 from gloom.wire.tcpoptions import set_tcp_options
 
 if TYPE_CHECKING:
@@ -55,7 +53,7 @@ class Wire:
 
     Args:
         sock: A connected stream socket, which is set to blocking, or one that speaks TLS.
-        token: Tells a broker with access rules who this is.
+        hello: The request that begins the connection.
 
     Attributes:
         max_frame_bytes: The largest payload that the broker takes, as far as known.
@@ -66,7 +64,7 @@ class Wire:
     Every call may raise RuntimeError: another thread is in a call. Nothing has been done then.
     """
 
-    def __init__(self, sock: socket.socket | TLSSocket, token: str | None = None) -> None:
+    def __init__(self, sock: socket.socket | TLSSocket, hello: Hello) -> None:
         if isinstance(sock, socket.socket):
             sock.settimeout(None)
             set_tcp_options(sock)
@@ -74,7 +72,7 @@ class Wire:
         self.outcomes: deque[Outcome] = deque()
         self.jobs: deque[Assignment | UnreadableJob] = deque()
         self.takers: list[Callable[[Event], bool]] = []
-        self._greeting = Greeting(PROTOCOL_VERSION, _name(), token=checked_token(token))
+        self._greeting = hello
         self._socket = sock
         self._poll = select.poll()
         self._session = Session()
@@ -336,7 +334,3 @@ class Wire:
         if deadline is not None and not ready:
             raise TimedOut(f"nothing came from the broker within {deadline.seconds:g} s")
         return ready[0][1]
-
-
-def _name() -> str:
-    return f"{socket.gethostname()}:{os.getpid()}"[:255]

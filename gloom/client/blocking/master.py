@@ -8,7 +8,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial, wraps
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, overload
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, Unpack, overload
 
 from msgspec import UNSET, Raw
 
@@ -17,13 +17,11 @@ from gloom.client.blocking.base import Address, Connection
 from gloom.client.blocking.deadline import Deadline, Timeout
 from gloom.client.blocking.jobs import Job, body_of
 from gloom.client.blocking.many import ManyJobs
+from gloom.client.options import Credentials
 from gloom.client.terms import batches, submission
 from gloom.errors import BodyError, RequestRefused, ServerError
 from gloom.settings import MASTER_PORT
 from gloom.wire.messages import Cancel, ExtendedSubmit, Ping, SubmitMany, encode_request
-
-if TYPE_CHECKING:
-    from gloom.client.tls import ClientTLS
 
 _LOOPBACK = "127.0.0.1"
 
@@ -53,19 +51,16 @@ class Master(Connection):
     Args:
         addr: The broker's master port, as for `Connection`.
         timeout: As for `Connection`: of connecting, and of every call that has none of its own.
-        token: As for `Connection`.
-        tls: As for `Connection`.
+        options: As for `Connection`.
     """
 
     def __init__(
         self,
         addr: Address = (_LOOPBACK, MASTER_PORT),
         timeout: float | None = None,
-        *,
-        token: str | None = None,
-        tls: ClientTLS | None = None,
+        **options: Unpack[Credentials],
     ) -> None:
-        super().__init__(addr, timeout, token=token, tls=tls)
+        super().__init__(addr, timeout, **options)
 
     def new_job_id(self) -> str:
         """Return an id that no other job has: 32 upper-case hexadecimal digits."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any, Unpack
 
 from msgspec import UNSET
 
@@ -15,14 +15,12 @@ from gloom.client.blocking.base import Address, Connection
 from gloom.client.blocking.deadline import Timeout
 from gloom.client.blocking.jobs import Job, body_of
 from gloom.client.failing import failure_of, fitted, sendable
+from gloom.client.options import Credentials
 from gloom.client.session import UnreadableJob
 from gloom.errors import BodyError, RequestRefused, SizeError, TransportError
 from gloom.settings import SLAVE_PORT
 from gloom.wire.bodies import encode_body
 from gloom.wire.messages import ExtendedJoin, Fail, Join, Leave, Progress, Respond
-
-if TYPE_CHECKING:
-    from gloom.client.tls import ClientTLS
 
 _LOOPBACK = "127.0.0.1"
 
@@ -37,19 +35,16 @@ class Slave(Connection):
     Args:
         addr: The broker's slave port, as for `Connection`.
         timeout: As for `Connection`: of connecting, and of every call that has none of its own.
-        token: As for `Connection`.
-        tls: As for `Connection`.
+        options: As for `Connection`.
     """
 
     def __init__(
         self,
         addr: Address = (_LOOPBACK, SLAVE_PORT),
         timeout: float | None = None,
-        *,
-        token: str | None = None,
-        tls: ClientTLS | None = None,
+        **options: Unpack[Credentials],
     ) -> None:
-        super().__init__(addr, timeout, token=token, tls=tls)
+        super().__init__(addr, timeout, **options)
         self._left = False
 
     def join(self, type: str | Sequence[str] | None, timeout: Timeout = UNSET) -> bool:

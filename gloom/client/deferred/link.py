@@ -4,13 +4,11 @@ A connection to a broker that comes back by itself: the Service that masters and
 
 from __future__ import annotations
 
-import os
 import random
-import socket
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, Unpack, cast
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, fail
@@ -19,12 +17,12 @@ from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
 from twisted.python.reflect import safe_str
 
-from gloom.client.arguments import checked_number, checked_token, seconds, short_text
+from gloom.client.arguments import checked_number
 from gloom.client.deferred.address import client_endpoint
 from gloom.client.deferred.connection import BrokerConnection
 from gloom.client.deferred.looking import bounded
+from gloom.client.options import ClientKeywords, ClientOptions
 from gloom.client.session import Event, Greeting
-from gloom.client.tls import ClientTLS
 from gloom.errors import ProtocolError, TransportError
 from gloom.logs import PeerLogger
 from gloom.transport.clock import monotonic
@@ -41,11 +39,6 @@ _DELAY_FACTOR = 1.7
 _LONG_SECONDS = 60.0
 
 Result = TypeVar("Result")
-
-
-def default_name() -> str:
-    """Return how this process names itself to a broker: ``host:pid``."""
-    return f"{socket.gethostname()}:{os.getpid()}"[:255]
 
 
 def retry_delay_seconds(failures: int) -> float:
@@ -66,11 +59,7 @@ class BrokerLink(Service, ABC):
         endpoint: Where the broker is: an `IStreamClientEndpoint`, or a string
             that `gloom.client.deferred.address.client_endpoint` understands.
         reactor: Clock, and what a string connects with.
-        name: How the broker names this peer; ``host:pid`` when absent.
-        heartbeat_seconds: Longest silence that either side accepts; 0 for none.
-        token: Tells a broker with access rules who this is; None for nobody.
-        tls: How TLS is spoken where *endpoint* is a string; None for not at all.
-            An endpoint object brings its own.
+        options: See `ClientOptions`.
 
     Attributes:
         connection: The connection that is up and welcomed, or None.
@@ -90,28 +79,21 @@ class BrokerLink(Service, ABC):
         endpoint: IStreamClientEndpoint | str,
         *,
         reactor: Any,
-        name: str | None = None,
-        heartbeat_seconds: float = 30.0,
-        token: str | None = None,
-        tls: ClientTLS | None = None,
+        **options: Unpack[ClientKeywords],
     ) -> None:
-        self.peer_name = default_name() if name is None else short_text("name", name)
-        self.heartbeat_seconds = seconds("heartbeat_seconds", heartbeat_seconds)
+        checked = ClientOptions(**options)
+        self.peer_name = checked.peer_name
         self.connection: BrokerConnection | None = None
         if isinstance(endpoint, str):
-            self._endpoint = client_endpoint(reactor, endpoint, tls)
+            self._endpoint = client_endpoint(reactor, endpoint, checked.tls)
         elif not IStreamClientEndpoint.providedBy(endpoint):
             raise TypeError(f"endpoint must be a string or an IStreamClientEndpoint, got {type(endpoint).__name__}")
-        elif tls is not None:
+        elif checked.tls is not None:
             raise ValueError("tls goes with an address in a string; an endpoint brings its own")
         else:
             self._endpoint = endpoint
         self._hello = Greeting(
-            PROTOCOL_VERSION,
-            self.peer_name,
-            self.heartbeat_seconds,
-            [*self.accepts],
-            checked_token(token),
+            PROTOCOL_VERSION, self.peer_name, checked.heartbeat_seconds, [*self.accepts], checked.token
         )
         self._reactor = reactor
         # The clock of all timers here: no step of the wall clock makes them early or late.

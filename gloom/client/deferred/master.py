@@ -21,9 +21,9 @@ from gloom.client.deferred.answers import Answers
 from gloom.client.deferred.connection import BrokerConnection
 from gloom.client.deferred.link import BrokerLink, retry_delay_seconds
 from gloom.client.deferred.unanswered import Unanswered, refusal_in
+from gloom.client.options import ClientKeywords
 from gloom.client.session import Event, Outcome, Progressed, Quiet, Reply
 from gloom.client.terms import Terms, WatchedTerms, batches, checked_terms, submission
-from gloom.client.tls import ClientTLS
 from gloom.errors import (
     BodyError,
     Busy,
@@ -56,11 +56,9 @@ class Master(BrokerLink):
         endpoint: The broker's master port: an `IStreamClientEndpoint`,
             ``"HOST:PORT"``, or a Twisted client endpoint description.
         reactor: Clock, and what a string connects with.
-        name: How the broker names this master; ``host:pid`` when absent.
-        heartbeat_seconds: Longest silence that either side accepts; 0 for none.
-        token: Tells a broker with access rules who this is; None for nobody.
-        tls: How TLS is spoken where *endpoint* is a string; None for not at all.
         receipts: Whether the broker tells of each answer how the job went.
+        options: ``name``, ``heartbeat_seconds``, ``token`` and ``tls``; see
+            `gloom.client.options.ClientOptions`.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -73,15 +71,10 @@ class Master(BrokerLink):
         endpoint: IStreamClientEndpoint | str,
         *,
         reactor: Any,
-        name: str | None = None,
-        heartbeat_seconds: float = 30.0,
-        token: str | None = None,
-        tls: ClientTLS | None = None,
         receipts: bool = False,
+        **options: Unpack[ClientKeywords],
     ) -> None:
-        super().__init__(
-            endpoint, reactor=reactor, name=name, heartbeat_seconds=heartbeat_seconds, token=token, tls=tls
-        )
+        super().__init__(endpoint, reactor=reactor, **options)
         if checked_flag("receipts", receipts):
             self._hello.accept.append("receipt")
         self._receipts = receipts

@@ -5,7 +5,7 @@ Slaves for programs on Twisted; `gloom.client.deferred` is where to import them 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, Unpack, cast
 
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.interfaces import IStreamClientEndpoint
@@ -15,8 +15,8 @@ from gloom.client.arguments import checked_function
 from gloom.client.deferred.run import Run
 from gloom.client.deferred.slavelink import SlaveLink
 from gloom.client.failing import failure_of
+from gloom.client.options import ClientKeywords
 from gloom.client.session import Assignment
-from gloom.client.tls import ClientTLS
 from gloom.errors import BodyError
 from gloom.wire.bodies import decode_body, encode_body
 from gloom.wire.messages import ExtendedRespond, Fail
@@ -49,14 +49,12 @@ class Slave(SlaveLink):
         function: Called with a job's body; returns the answer, or a Deferred
             or coroutine of it.
         reactor: Clock, and what a string connects with.
-        name: How the broker names this slave; ``host:pid`` when absent.
-        heartbeat_seconds: Longest silence that either side accepts; 0 for none.
         finish_seconds: How long stopping waits for the jobs in hand; then they
             are cancelled, and the broker gives them to other slaves.
         slots: How many jobs may be in hand at once, 1 to 1000; more than one
             makes sense for functions that return Deferreds or coroutines.
-        token: As for `Master`.
-        tls: As for `Master`.
+        options: ``name``, ``heartbeat_seconds``, ``token`` and ``tls``; see
+            `gloom.client.options.ClientOptions`.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -69,24 +67,11 @@ class Slave(SlaveLink):
         function: Callable[[Any], Any],
         *,
         reactor: Any,
-        name: str | None = None,
-        heartbeat_seconds: float = 30.0,
         finish_seconds: float = 30.0,
         slots: int = 1,
-        token: str | None = None,
-        tls: ClientTLS | None = None,
+        **options: Unpack[ClientKeywords],
     ) -> None:
-        super().__init__(
-            endpoint,
-            type,
-            reactor=reactor,
-            name=name,
-            heartbeat_seconds=heartbeat_seconds,
-            finish_seconds=finish_seconds,
-            slots=slots,
-            token=token,
-            tls=tls,
-        )
+        super().__init__(endpoint, type, reactor=reactor, finish_seconds=finish_seconds, slots=slots, **options)
         self._function: Callable[[Any], Any] = checked_function("function", function)
 
     # What a subclass may do in another way

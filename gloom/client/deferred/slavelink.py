@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 from msgspec import Raw
 from twisted.internet.defer import Deferred
@@ -18,8 +18,8 @@ from gloom.client.deferred.connection import BrokerConnection
 from gloom.client.deferred.link import BrokerLink
 from gloom.client.deferred.run import Run, fire
 from gloom.client.failing import failure_of, fitted
+from gloom.client.options import ClientKeywords
 from gloom.client.session import Assignment, Event, Quiet, Reply, Revocation, UnreadableJob
-from gloom.client.tls import ClientTLS
 from gloom.wire.messages import ExtendedJoin, ExtendedRespond, Fail, Leave
 
 
@@ -34,13 +34,10 @@ class SlaveLink(BrokerLink):
         endpoint: The broker's slave port.
         type: The job type, or a list of 1 to 1000 of them; None for untyped jobs only.
         reactor: Clock, and what a string connects with.
-        name: How the broker names this slave; ``host:pid`` when absent.
-        heartbeat_seconds: Longest silence that either side accepts; 0 for none.
         finish_seconds: How long stopping waits for the jobs in hand; then they
             are cancelled, and the broker gives them to other slaves.
         slots: How many jobs may be in hand at once, 1 to 1000.
-        token: Tells a broker with access rules who this is; None for nobody.
-        tls: How TLS is spoken where *endpoint* is a string; None for not at all.
+        options: See `gloom.client.options.ClientOptions`.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -54,16 +51,11 @@ class SlaveLink(BrokerLink):
         type: str | Sequence[str] | None,
         *,
         reactor: Any,
-        name: str | None = None,
-        heartbeat_seconds: float = 30.0,
         finish_seconds: float = 30.0,
         slots: int = 1,
-        token: str | None = None,
-        tls: ClientTLS | None = None,
+        **options: Unpack[ClientKeywords],
     ) -> None:
-        super().__init__(
-            endpoint, reactor=reactor, name=name, heartbeat_seconds=heartbeat_seconds, token=token, tls=tls
-        )
+        super().__init__(endpoint, reactor=reactor, **options)
         self.joining = _join(type, checked_number("slots", slots, 1, MOST_SLOTS))
         self._finish_seconds = seconds("finish_seconds", finish_seconds)
         # One a slot; more only where a cancelled one takes its time.
