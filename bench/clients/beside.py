@@ -137,7 +137,9 @@ def main() -> None:
             for way in WAYS:
                 for client in CLIENTS if round_ % 2 else CLIENTS[::-1]:
                     command = [sys.executable, __file__, "--jobs", str(options.jobs), "--one", client, way, str(port)]
-                    told = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parent)
+                    told = subprocess.run(
+                        command, check=True, capture_output=True, text=True, cwd=Path(__file__).parent
+                    )
                     rows[way, client].append([float(value) for value in told.stdout.split()])
     print(f"{'':16} calls/s   p50 ms  CPU us/call  MiB   (medians of {options.rounds} rounds)")
     for (way, client), values in rows.items():
@@ -145,7 +147,9 @@ def main() -> None:
         print(f"{way:7} {client:9} {rate:7.0f} {p50:8.3f} {cpu:12.1f} {memory:5.1f}")
     for way in WAYS:
         ratios = [a[0] / d[0] for a, d in zip(rows[way, "aio"], rows[way, "deferred"], strict=True)]
-        print(f"{way:7} aio / deferred, calls/s: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+        print(
+            f"{way:7} aio / deferred, calls/s: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        )
 
 
 if __name__ == "__main__":

@@ -113,9 +113,7 @@ def test_bodies_are_read_no_faster_than_the_window(broker: Daemon, ordered: bool
 
 @pytest.mark.parametrize("fails_at", [0, 3])
 @pytest.mark.parametrize("is_async", [False, True])
-def test_bodies_that_fail_end_it_after_the_answers_that_are_due(
-    broker: Daemon, fails_at: int, is_async: bool
-) -> None:
+def test_bodies_that_fail_end_it_after_the_answers_that_are_due(broker: Daemon, fails_at: int, is_async: bool) -> None:
     """Their own exception is raised, once."""
 
     def failing() -> Iterator[int]:
