@@ -104,7 +104,7 @@ def one_client(client: str, way: str, port: int, jobs: int) -> None:
 
 
 def importing(module: str) -> tuple[float, float]:
-    """Return the milliseconds and the MiB that importing *module* adds to a bare interpreter, each the least of five."""
+    """Return the milliseconds and the MiB that importing *module* takes, each the least of five."""
     code = (
         "import sys, time; from pathlib import Path\n"
         "pages = lambda: int(Path('/proc/self/statm').read_text().split()[1]); before = pages()\n"

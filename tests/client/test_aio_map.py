@@ -228,7 +228,7 @@ def test_a_cancel_leaves_what_is_ready(broker: Daemon) -> None:
     async def main() -> list[int]:
         async with slave(broker, "odd", odd, slots=6), master(broker) as one:
             answers = one.map("odd", range(100), window=6, ordered=True)
-            reader = asyncio.create_task(anext(answers))  # type: ignore[arg-type]
+            reader = asyncio.create_task(anext(answers))
             await until(lambda: one.unanswered == 3)
             answers.cancel()
             first = await reader
@@ -243,7 +243,7 @@ def test_a_stopped_master_ends_each_job(broker: Daemon) -> None:
     async def main() -> list[Any]:
         async with master(broker) as one:
             answers = one.map("nobody", range(6), window=3)
-            reader = asyncio.create_task(anext(answers))  # type: ignore[arg-type]
+            reader = asyncio.create_task(anext(answers))
             await until(lambda: one.unanswered == 3)
         return [await reader] + [answer async for answer in answers]
 

@@ -398,7 +398,7 @@ def test_cancelling_one_of_many_cancels_its_job(broker: Daemon) -> None:
             futures = one.submit_many("echo", range(3))
             futures[1].cancel()
             async with slave(broker, "echo", echo):
-                assert await asyncio.gather(futures[0], futures[2]) == [0, 2]
+                assert [await futures[0], await futures[2]] == [0, 2]
             assert one.unanswered == 0
 
     run(main())

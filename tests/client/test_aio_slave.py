@@ -469,5 +469,6 @@ def test_a_refused_join_is_logged(broker: Daemon, caplog: pytest.LogCaptureFixtu
 )
 def test_a_slave_is_not_made_of_wrong_arguments(options: dict[str, Any], kind: type[Exception], told: str) -> None:
     """The constructor says so."""
+    given: dict[str, Any] = {"address": "127.0.0.1:9999", "type": "a", "function": echo}
     with pytest.raises(kind, match=told):
-        Slave(**({"address": "127.0.0.1:9999", "type": "a", "function": echo} | options))
+        Slave(**(given | options))

@@ -5,6 +5,7 @@ Connecting an asyncio protocol to a broker: looking up, TCP or Unix socket, TLS.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 from collections.abc import Callable
@@ -101,7 +102,8 @@ async def _connected_socket(loop: asyncio.AbstractEventLoop, family: int, addres
 def _text(error: Exception) -> str:
     if type(error) is TimeoutError and not error.args:
         return f"no answer within {_CONNECT_SECONDS:g} s"
-    # asyncio puts the address into strerror; the caller has said it.
+    if isinstance(error, OSError) and error.errno and error.errno > 0:
+        return os.strerror(error.errno)  # asyncio has a text of its own, with the address once more
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
