@@ -35,7 +35,7 @@ def run(main: Coroutine[Any, Any, Any], seconds: float = SECONDS) -> Any:
         return asyncio.run(guarded())
     finally:
         gc.collect()
-        assert lost == []
+        assert lost == [], lost
 
 
 async def until(true: Any) -> None:

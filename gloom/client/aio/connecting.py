@@ -55,12 +55,16 @@ class Connector:
         """
         loop = asyncio.get_running_loop()
         connected = await self._socket_to(place, loop)
-        options = self._tls_options(place)
+        protocol = factory()
         connect = loop.create_unix_connection if place.path else loop.create_connection
         try:
-            _, protocol = await connect(factory, sock=connected, **options)
-        except OSError as error:
-            raise TransportError(f"cannot connect to {place.text}: {_handshake_text(error)}") from error
+            await connect(lambda: protocol, sock=connected, **self._tls_options(place))
+        except BaseException as error:
+            # It may have begun by now, and uvloop does not tell it of the end.
+            protocol.connection_lost(None)
+            if isinstance(error, OSError):
+                raise TransportError(f"cannot connect to {place.text}: {_handshake_text(error)}") from error
+            raise
         return protocol
 
     def _tls_options(self, place: Place) -> dict[str, Any]:

@@ -102,6 +102,8 @@ class BrokerConnection(asyncio.BufferedProtocol):
         self._outgoing: list[bytes] = []
         self._outgoing_bytes = 0
         self._flush_is_due = False
+        # Whether the events that were read last may have woken a task.
+        self._wakes = False
         self._timer: asyncio.TimerHandle | None = None
         self._silent_pings = 0
 
@@ -141,7 +143,7 @@ class BrokerConnection(asyncio.BufferedProtocol):
 
     def _flush(self) -> None:
         frames, self._outgoing, self._outgoing_bytes = self._outgoing, [], 0
-        if self._phase is not Phase.CLOSED:
+        if not self.closed:
             self._transport.write(b"".join(frames))
 
     def pause_writing(self) -> None:
@@ -156,6 +158,9 @@ class BrokerConnection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        if self.closed:
+            self._transport.abort()
+            return
         self.ask(self._hello)
         self._look_after(_HELLO_SECONDS, self._hello_is_late)
 
@@ -172,9 +177,11 @@ class BrokerConnection(asyncio.BufferedProtocol):
                 return
         if self._frames.needed > self._limit_bytes:
             self._refuse_frame(self._frames.needed - _HEADER.size)
-        elif not self._flush_is_due:
-            # Behind the tasks that wake by these events: what they ask leaves in the same turn.
-            self._flush_soon()
+        elif self._wakes:
+            self._wakes = False
+            if not self._flush_is_due:
+                # Behind the tasks that these events wake: their requests leave in the turn in which they run.
+                self._flush_soon()
 
     def _take(self, payload: bytes) -> None:
         try:
@@ -182,9 +189,13 @@ class BrokerConnection(asyncio.BufferedProtocol):
         except ProtocolError as error:
             self.give_up(error)
             return
-        if type(event) is Reply and event.request is self._hello:
+        if type(event) is not Reply:
+            if event is not None:
+                self._wakes = True
+                self._owner.heard(self, event)
+        elif event.request is self._hello:
             self._welcome(event)
-        elif event is not None:
+        else:
             self._owner.heard(self, event)
 
     def _refuse_frame(self, length: int) -> None:

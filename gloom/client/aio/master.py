@@ -227,6 +227,7 @@ class Master(BrokerLink):
         watchers = self._check_terms_of_map(type, dict(terms))
 
         def request(body: Any) -> ExtendedSubmit:
+            self.check_running()
             return self._watched(type, body, dict(terms))[0]
 
         return Answers(self._jobs, request, watchers, bodies, window, checked_flag("ordered", ordered), loop)
@@ -282,7 +283,6 @@ class Master(BrokerLink):
         on_receipt: OnReceipt,
         terms: Any,
     ) -> ExtendedSubmit:
-        self.check_running()
         if on_progress is not None or on_receipt is not None:
             self._check_watchers(on_progress, on_receipt)
         if id is None:
