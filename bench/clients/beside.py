@@ -146,10 +146,11 @@ def main() -> None:
         rate, p50, cpu, memory = (statistics.median(column) for column in zip(*values, strict=True))
         print(f"{way:7} {client:9} {rate:7.0f} {p50:8.3f} {cpu:12.1f} {memory:5.1f}")
     for way in WAYS:
-        ratios = [a[0] / d[0] for a, d in zip(rows[way, "aio"], rows[way, "deferred"], strict=True)]
-        print(
-            f"{way:7} aio / deferred, calls/s: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-        )
+        for column, what in ((0, "calls/s"), (2, "CPU")):
+            pairs = zip(rows[way, "aio"], rows[way, "deferred"], strict=True)
+            ratios = [aio[column] / deferred[column] for aio, deferred in pairs]
+            median, least, most = statistics.median(ratios), min(ratios), max(ratios)
+            print(f"{way:7} aio / deferred, {what:7} {median:.2f} ({least:.2f} to {most:.2f})")
 
 
 if __name__ == "__main__":
