@@ -361,6 +361,28 @@ def test_a_job_of_a_loop_that_ends_goes_to_another_slave(broker: Daemon) -> None
     run(main())
 
 
+def test_a_task_that_is_cancelled_from_outside_gives_its_job_back(broker: Daemon) -> None:
+    """As a program does that ends its tasks: another attempt is made, and the job does not fail."""
+
+    async def main() -> None:
+        attempts = list[int]()
+
+        async def cut(body: Any) -> Any:
+            attempts.append(1)
+            if len(attempts) == 1:
+                task = asyncio.current_task()
+                assert task is not None
+                task.cancel()
+                await asyncio.sleep(10)
+            return body
+
+        async with slave(broker, "outside", cut), master(broker) as one:
+            assert await one.submit("outside", 1) == 1
+        assert len(attempts) == 2
+
+    run(main())
+
+
 # What a broker may do
 
 
