@@ -20,13 +20,13 @@ PAGE = (Path(__file__).parents[2] / "docs" / "clients.md").read_text()
 PROGRAMS = programs_of(PAGE)
 
 #: What a program has that runs until it is stopped.
-ENDLESS = ("reactor.run()", "Application(", "slave.join(")
+ENDLESS = ("reactor.run()", "Application(", "slave.join(", "serve_forever()")
 
 
 def test_every_program_runs_and_prints_what_the_page_says(daemon: Callable[..., Daemon], tmp_path: Path) -> None:
     """Slaves run beside the masters that follow them, and stop without a complaint."""
     broker, slaves = daemon(), dict[str, subprocess.Popen[str]]()
-    assert len(PROGRAMS) == 14
+    assert len(PROGRAMS) == 16
     with ExitStack() as processes:
         for number, (program, expected) in enumerate(PROGRAMS):
             process = processes.enter_context(started(tmp_path, number, program, broker))
@@ -36,7 +36,7 @@ def test_every_program_runs_and_prints_what_the_page_says(daemon: Callable[..., 
                 continue
             printed, _ = process.communicate(timeout=30)
             assert (printed, process.returncode) == (expected, 0), f"program {number}:\n{program}"
-        assert len(slaves) == 5
+        assert len(slaves) == 6
         for program, slave in slaves.items():
             # A loop of one's own has no way to end but to be ended.
             end = signal.SIGTERM if "for job in slave" in program else signal.SIGINT

@@ -222,7 +222,8 @@ def test_every_endpoint_serves_the_same_broker() -> None:
         ),
         (
             taken(""),
-            "cannot listen for masters on any address:9998: Address already in use (--master-port chooses another port)",
+            "cannot listen for masters on any address:9998: Address already in use "
+            "(--master-port chooses another port)",
         ),
         (
             CannotListenError(None, b"/run/m.sock", "Cannot acquire lock"),
