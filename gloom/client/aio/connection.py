@@ -16,7 +16,8 @@ from gloom.client.aio.logs import PeerLogger
 from gloom.client.session import Event, Reply, Session
 from gloom.errors import GloomError, ProtocolError, TransportError
 from gloom.settings import GIB, KIB
-from gloom.wire.framebuffer import FrameBuffer
+from gloom.wire.framereader import FrameReader
+from gloom.wire.largebytes import Payload
 from gloom.wire.messages import Hello, Ping, Request, encode_request
 
 _HELLO_SECONDS = 10.0
@@ -96,7 +97,7 @@ class BrokerConnection(asyncio.BufferedProtocol):
         self._session = Session()
         self._transport: asyncio.Transport
         self._room = memoryview(bytearray(_READ_BYTES))
-        self._frames = FrameBuffer()
+        self._frames = FrameReader()
         self._limit_bytes = _HEADER.size + _MAX_WELCOME_BYTES
         # Headers and payloads that leave together.
         self._outgoing: list[bytes] = []
@@ -183,7 +184,7 @@ class BrokerConnection(asyncio.BufferedProtocol):
                 # Behind the tasks that these events wake: their requests leave in the turn in which they run.
                 self._flush_soon()
 
-    def _take(self, payload: bytes) -> None:
+    def _take(self, payload: Payload) -> None:
         try:
             event = self._session.receive(payload)
         except ProtocolError as error:
