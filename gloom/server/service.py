@@ -148,7 +148,7 @@ class ListenService(Service):
             return
         problem = f"cannot listen for {self._role} on {_where_and_why(failure.value)}"
         if _is_taken(failure.value):
-            problem += f" (--{self._role.removesuffix('s')}-port chooses another port)"
+            problem += f" (--{self._role.removesuffix('s')}-port chooses another)"
         # Not critical: twist prints critical events before its log begins, so the line would appear twice.
         self.log.error("{problem}", problem=problem)
         if self._starting:

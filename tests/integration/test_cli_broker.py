@@ -107,7 +107,7 @@ def test_a_port_that_is_taken_is_one_line_with_its_option(role: str, option: str
         ended = run_gloom("broker", *given, f"{option}={port}")
     assert ended.returncode == 1
     assert ended.stderr.splitlines()[-1].endswith(
-        f"gloom broker: cannot listen for {role} on 127.0.0.1:{port}: {IN_USE} ({option} chooses another port)"
+        f"gloom broker: cannot listen for {role} on 127.0.0.1:{port}: {IN_USE} ({option} chooses another)"
     )
     assert ended.stderr.count("cannot listen") == 1
     assert "Traceback" not in ended.stderr

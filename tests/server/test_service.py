@@ -214,16 +214,15 @@ def test_every_endpoint_serves_the_same_broker() -> None:
     [
         (
             taken(),
-            "cannot listen for masters on 127.0.0.1:9998: Address already in use (--master-port chooses another port)",
+            "cannot listen for masters on 127.0.0.1:9998: Address already in use (--master-port chooses another)",
         ),
         (
             taken("::1"),
-            "cannot listen for masters on [::1]:9998: Address already in use (--master-port chooses another port)",
+            "cannot listen for masters on [::1]:9998: Address already in use (--master-port chooses another)",
         ),
         (
             taken(""),
-            "cannot listen for masters on any address:9998: Address already in use "
-            "(--master-port chooses another port)",
+            "cannot listen for masters on any address:9998: Address already in use (--master-port chooses another)",
         ),
         (
             CannotListenError(None, b"/run/m.sock", "Cannot acquire lock"),
@@ -264,7 +263,7 @@ def test_a_late_failure_stops_the_daemon_with_a_status() -> None:
     with logged("gloom.server.service") as events:
         result.errback(taken())
     assert lines(events) == [
-        "cannot listen for masters on 127.0.0.1:9998: Address already in use (--master-port chooses another port)"
+        "cannot listen for masters on 127.0.0.1:9998: Address already in use (--master-port chooses another)"
     ]
     assert statuses == [1]
     assert reactor.hasStopped
