@@ -78,12 +78,31 @@ class JobsInFlight:
         return job
 
     def send(self, job: Unanswered) -> None:
-        """Send *job* now, if there is a connection and the broker has forgotten a cancelled job of the same id."""
-        if self._connection is not None and job.request.id not in self._cancelled:
-            self._send(self._connection, job)
+        """
+        Send *job*, unless it has to wait.
+
+        It waits for a connection, and until the broker has forgotten a cancelled job with its id.
+        """
+        request = job.request
+        connection = self._connection
+        if connection is None or request.id in self._cancelled:
+            return
+        # A broker may have it from an earlier connection: this master is its master again.
+        request.attach = job.sent
+        try:
+            too_large = connection.oversize(request, request.body)
+            if too_large is None:
+                connection.ask(request)
+                job.sent = True
+                return
+        except (TypeError, ValueError, RecursionError) as error:
+            self._refuse(job, RequestRefused(InvalidType.code, f"not JSON: {error}", request.id))
+        else:
+            # The broker would end the connection, and with it every other job on it.
+            self._refuse(job, RequestRefused(SizeError.code, too_large, request.id))
 
     def send_many(self, jobs: Iterable[Unanswered]) -> None:
-        """Send *jobs* now, if there is a connection, in as few frames as the broker's limit allows."""
+        """Send *jobs*, if there is a connection, in as few frames as the broker's limit allows."""
         connection = self._connection
         if connection is None:
             return
@@ -102,7 +121,7 @@ class JobsInFlight:
         for job in list(self._jobs.values()):
             # The refusal of an earlier one may have made its owner cancel this one.
             if self._jobs.get(job.request.id) is job:
-                self._send(connection, job)
+                self.send(job)
 
     def disconnected(self) -> None:
         """Keep every job for the next connection; the cancelled ones ended with this one."""
@@ -169,27 +188,9 @@ class JobsInFlight:
             return
         self._call(job, job.on_progress, value)
 
-    # Sending
-
-    def _send(self, connection: BrokerConnection, job: Unanswered) -> None:
-        request = job.request
-        # A broker may have it from an earlier connection: this master is its master again.
-        request.attach = job.sent
-        try:
-            too_large = connection.oversize(request, request.body)
-            if too_large is None:
-                connection.ask(request)
-                job.sent = True
-                return
-        except (TypeError, ValueError, RecursionError) as error:
-            self._refuse(job, RequestRefused(InvalidType.code, f"not JSON: {error}", request.id))
-        else:
-            # The broker would end the connection, and with it every other job on it.
-            self._refuse(job, RequestRefused(SizeError.code, too_large, request.id))
-
     def _send_batch(self, connection: BrokerConnection, batch: list[tuple[Unanswered, Raw]]) -> None:
         if len(batch) == 1:
-            self._send(connection, batch[0][0])
+            self.send(batch[0][0])
             return
         connection.ask(SubmitMany([payload for _, payload in batch]))
         self._batches.append([job for job, _ in batch])
@@ -233,8 +234,8 @@ class JobsInFlight:
         """Send the next job with *id*: the broker has forgotten the cancelled one."""
         del self._cancelled[id]
         job = self._jobs.get(id)
-        if job is not None and self._connection is not None:
-            self._send(self._connection, job)
+        if job is not None:
+            self.send(job)
 
     def _refuse(self, job: Unanswered, error: GloomError) -> None:
         # The failure of another job may have made its owner cancel this one: then its Deferred has fired.

@@ -116,6 +116,10 @@ TRANSITIONS: dict[State, dict[Input, State]] = {
     State.STOPPED: {Input.START: State.CONNECTING, Input.STOP: State.STOPPING},
 }
 
+#: The states of a service that was stopped and not started again. A tuple, because a set
+#: calls the hash method of Enum, which is slow, and each submitted job asks.
+STOPPED = (State.STOPPING, State.STOPPED)
+
 
 class BrokerLink(Service, ABC):
     """
@@ -219,16 +223,11 @@ class BrokerLink(Service, ABC):
         """
         if attempts is not None:
             checked_number("attempts", attempts, 1)
-        if self.is_stopped:
+        if self._state in STOPPED:
             return fail(TransportError("the service was stopped"))
         if self.connection is not None:
             return succeed(None)
         return self._waiters.add(float("inf") if attempts is None else self._backoff.failures + attempts)
-
-    @property
-    def is_stopped(self) -> bool:
-        """Whether the service was stopped, and not started again since."""
-        return self._state is State.STOPPING or self._state is State.STOPPED
 
     def startService(self) -> None:
         super().startService()

@@ -19,7 +19,7 @@ from gloom.client.deferred.answers import Answers
 from gloom.client.deferred.backoff import retry_delay_seconds
 from gloom.client.deferred.connection import BrokerConnection
 from gloom.client.deferred.inflight import JobsInFlight
-from gloom.client.deferred.link import BrokerLink
+from gloom.client.deferred.link import STOPPED, BrokerLink
 from gloom.client.deferred.unanswered import Unanswered
 from gloom.client.options import ClientKeywords
 from gloom.client.session import Event, Outcome, Progressed, Quiet, Reply
@@ -235,7 +235,7 @@ class Master(BrokerLink):
         on_receipt: Callable[[Mapping[str, Any]], object] | None,
         terms: Terms,
     ) -> Unanswered:
-        if self.is_stopped:
+        if self._state in STOPPED:
             raise TransportError("this master was stopped")
         if on_progress is not None or on_receipt is not None:
             self._check_watchers(on_progress, on_receipt)
