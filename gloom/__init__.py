@@ -5,7 +5,7 @@ gloom distributes jobs: masters submit them, slaves take them one at a time.
     testing             a broker in memory, for the tests of programs that use gloom
     tap                 ``twistd gloom``
     client              clients on Deferreds (`gloom.client.deferred`) and blocking
-                        ones (`gloom.client.blocking`)
+                        ones (`gloom.client.blocking`), and for asyncio (`gloom.client.aio`)
     worker              ``gloom work``: jobs in child processes
     cli                 the command ``gloom``
     server              connections in front of a broker

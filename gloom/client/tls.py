@@ -64,7 +64,7 @@ class ClientTLS:
 
 class TLSSocket:
     """
-    A connected socket that speaks TLS, with those methods of a socket that `gloom.client.blocking.connection` uses.
+    A connected socket that speaks TLS, with those methods of a socket that `gloom.client.blocking.wire` uses.
 
     Args:
         sock: A connected socket. The handshake is made here, within its timeout.

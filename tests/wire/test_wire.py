@@ -25,8 +25,8 @@ from gloom.client.blocking import (
     TransportError,
 )
 from gloom.client.blocking.address import parse_address
-from gloom.client.blocking.base import Connection
-from gloom.client.blocking.connection import Wire
+from gloom.client.blocking.connection import Connection
+from gloom.client.blocking.wire import Wire
 from gloom.wire.messages import PROTOCOL_VERSION, Hello
 from tests.support.brokers import OK, Scripted, framed, greeted
 

@@ -325,7 +325,7 @@ class BrokerLink(ABC):
         self._failures += 1
         text = str(error).rstrip(".") or type(error).__name__
         if self._failures == 1:
-            self.log.warning("no broker: %s; trying on", text)
+            self.log.warning("no broker: %s; retrying", text)
         for waiting, limit in self._waiting.items():
             if self._failures >= limit and not waiting.done():
                 failed = TransportError(text)

@@ -17,7 +17,7 @@ message that has arrived, and the request stays in force. A connection is for
 one thread at a time. When the broker ends it, the program has to connect again.
 """
 
-from gloom.client.blocking.base import Connection
+from gloom.client.blocking.connection import Connection
 from gloom.client.blocking.jobs import Job
 from gloom.client.blocking.master import Master
 from gloom.client.blocking.slave import Slave

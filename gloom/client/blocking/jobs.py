@@ -8,8 +8,8 @@ from collections import deque
 from contextlib import suppress
 from typing import Any
 
-from gloom.client.blocking.connection import Wire
 from gloom.client.blocking.deadline import AT_ONCE, Deadline
+from gloom.client.blocking.wire import Wire
 from gloom.client.session import Assignment, Event, Outcome, Reply
 from gloom.errors import BodyError, RequestRefused, ServerError, TransportError
 from gloom.wire.bodies import decode_body

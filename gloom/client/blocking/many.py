@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from gloom.client.blocking.connection import Wire
 from gloom.client.blocking.deadline import Deadline
 from gloom.client.blocking.jobs import Batch, Job, body_of
+from gloom.client.blocking.wire import Wire
 from gloom.client.session import Outcome
 from gloom.errors import BodyError, ServerError, TimedOut
 from gloom.wire.messages import ExtendedSubmit

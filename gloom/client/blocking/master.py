@@ -13,7 +13,7 @@ from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, Unpack, overlo
 from msgspec import UNSET, Raw
 
 from gloom.client.arguments import checked_flag, checked_id, checked_number
-from gloom.client.blocking.base import Address, Connection
+from gloom.client.blocking.connection import Address, Connection
 from gloom.client.blocking.deadline import Deadline, Timeout
 from gloom.client.blocking.jobs import Job, body_of
 from gloom.client.blocking.many import ManyJobs

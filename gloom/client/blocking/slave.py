@@ -11,7 +11,7 @@ from typing import Any, Unpack
 from msgspec import UNSET
 
 from gloom.client.arguments import checked_flag, checked_function, checked_string, checked_types, short_text
-from gloom.client.blocking.base import Address, Connection
+from gloom.client.blocking.connection import Address, Connection
 from gloom.client.blocking.deadline import Timeout
 from gloom.client.blocking.jobs import Job, body_of
 from gloom.client.failing import failure_of, fitted, sendable
