@@ -1,6 +1,6 @@
 # Each target, alone, sets up what it needs in .venv, and then runs one command.
 #
-#   make test ARGS=tests/broker/test_broker.py     what ARGS says goes to the command
+#   make test ARGS=tests/broker/contract     what ARGS says goes to the command
 #   make test ARGS='-n0 -s -k attach'       in one process, with what the tests print
 #   make test PYTHON=python3.13             another Python, 3.11 or later
 

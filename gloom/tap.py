@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn, cast
+from typing import NoReturn, cast
 
 import twisted
 from twisted.application.service import IService, MultiService
@@ -217,7 +217,7 @@ def make_service(parts: Parts, reactor: IReactor) -> MultiService:
     around = memory_surroundings(parts.settings, reactor, parts.access)
     ports = parts.ports
     broker = BrokerService(reactor, around, ports.masters, ports.slaves, encrypted=ports.encrypted)
-    jobs: Any = around.broker
+    jobs = around.broker
     bounds = find_bounds(parts.settings.max_memory_bytes)
     top = MultiService()
     for service in (

@@ -1,1 +1,1 @@
-"""The broker: facts and the time go in, calls on peers come out; no transport, no JSON, no clock."""
+"""Jobs and all their transitions: facts and the time come in, calls on peers go out; no transport, JSON or clock."""

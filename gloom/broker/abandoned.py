@@ -1,5 +1,5 @@
 """
-The jobs of disconnected masters, which nobody waits for: forgotten in bounded steps.
+The jobs of disconnected masters: they are forgotten in bounded steps.
 """
 
 from __future__ import annotations
@@ -9,17 +9,17 @@ from typing import Any
 
 from gloom.broker.records import Job, Master
 
-# A pass over so many masters of a job takes as long as all other work for it.
+# A pass over so many masters of one job takes as long as all other work on it.
 _MASTERS_A_JOB = 32
 _ROOMY_BYTES = 100_000
 
 
 class GoneMasters:
     """
-    The disconnected masters that still have jobs to be forgotten.
+    The disconnected masters that have jobs left to forget.
 
     Args:
-        forget: Forgets a job that no slave has in hand.
+        forget: Forgets a job that is not in hand and has no master.
     """
 
     def __init__(self, forget: Callable[[Job], None]) -> None:
@@ -33,11 +33,11 @@ class GoneMasters:
         return iter(self._masters)
 
     def add(self, master: Master) -> None:
-        """Have the jobs of *master* forgotten."""
+        """Forget the jobs of *master*, from the next step on."""
         self._masters.append(master)
 
     def forget_some(self, most: int) -> None:
-        """Forget *most* jobs, or fewer of those that have many masters."""
+        """Forget at most *most* jobs; jobs with many masters count for more."""
         left = most
         while self._masters and left > 0:
             master = self._masters[-1]
@@ -50,7 +50,7 @@ class GoneMasters:
                 self._masters.pop()
 
     def _abandon(self, master: Master, job: Job) -> None:
-        """*master* does not wait for *job* any more."""
+        """Take *master* away from *job*, and forget the job if it was the last master and no slave has the job."""
         job.masters = tuple(other for other in job.masters if other is not master)
         master.queued_bytes -= len(job.payload)
         if job.slave is None and not job.masters:
@@ -58,6 +58,6 @@ class GoneMasters:
 
 
 def give_back(emptied: dict[Any, Any]) -> None:
-    """Free the memory of a dict that was large: by deletion alone it never shrinks."""
+    """Free the memory of an emptied dict that was large: deletions alone never shrink it."""
     if emptied.__sizeof__() > _ROOMY_BYTES:
         emptied.clear()

@@ -1,8 +1,8 @@
 """
-When jobs must be looked at next: moments in order with one timer outside.
+Deadlines in order, with one timer outside.
 
-Knows no states: a deadline is set, dropped, or due. One that was dropped is gone
-at once, and to drop any of a million takes two microseconds.
+A deadline is set, dropped, or due. A dropped deadline is gone at once, and to
+drop any of a million takes two microseconds.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from gloom.broker.ordered import Ordered
 
 Item = TypeVar("Item")
 
-#: A moment in seconds of the caller's clock, a number that orders equal moments, and the entry that is due then.
+#: A time in seconds of the caller's clock, a number that orders equal times, and the item that is due then.
 Deadline = tuple[float, int, Item]
 
 
 class Deadlines(Generic[Item]):
     """
-    The moments that lie ahead.
+    The deadlines that are set.
 
     Args:
-        sooner: Called with the first moment whenever it has become an earlier one.
+        sooner: Called with the first time whenever an earlier deadline is set.
     """
 
     __slots__ = ("_order", "_sooner", "_ties")
@@ -41,7 +41,7 @@ class Deadlines(Generic[Item]):
         return iter(self._order)
 
     def set(self, when: float, item: Item) -> Deadline[Item]:
-        """Add a moment for *item*."""
+        """Set a deadline for *item*; return it, for `drop`."""
         deadline = (when, next(self._ties), item)
         self._order.put(deadline)
         if self._order.first() is deadline:
@@ -49,15 +49,15 @@ class Deadlines(Generic[Item]):
         return deadline
 
     def drop(self, deadline: Deadline[Item]) -> None:
-        """Forget a moment that was set and is not due yet."""
+        """Forget a deadline that was set and has not come out of `due`."""
         self._order.remove(deadline)
 
     def next(self) -> float | None:
-        """Return the first moment, or None."""
+        """Return the time of the first deadline, or None."""
         first = self._order.first()
         return None if first is None else float(first[0])
 
     def due(self, now: float) -> Iterator[Item]:
-        """Take out and yield what is due at *now*, earliest first; more may be set meanwhile."""
+        """Remove and yield the items that are due at *now*, earliest first; deadlines may be set between two items."""
         while (first := self._order.first()) is not None and first[0] <= now:
             yield self._order.pop()[2]

@@ -1,7 +1,7 @@
 """
-Jobs in strict total order, of one queue or of many: larger priority first, then the older submission.
+Priority queues in strict total order, one or several merged: larger priority first, then the older submission.
 
-Knows no peers and no states: an item is queued or removed.
+Nothing is known here of peers or of the states of a job: an item is queued or not.
 """
 
 from __future__ import annotations
@@ -17,37 +17,35 @@ from gloom.broker.ordered import Entry, Ordered
 
 class Ranked(Protocol):
     """
-    What can stand in a queue.
+    An item of a queue.
 
     Attributes:
         priority: Larger is served first.
         sequence: Order of submission, unique; smaller is served first among equals.
-        queued: Owned by the queue: false while the item is in none.
-        before: Owned by the queue, as is `after`: its neighbours in the run.
+        queued: Whether the item is in a queue; kept by the queue.
+        before: The item before it in the queue's run; kept by the queue, None outside a run.
+        after: The item behind it in the run; kept by the queue.
     """
 
     priority: int
     sequence: int
-    queued: int
+    queued: bool
     before: Any
     after: Any
 
 
 Item = TypeVar("Item", bound=Ranked)
 
-# What `queued` is.
-_NOT_QUEUED, _IN_OTHERS, _IN_RUN = 0, 1, 2
-
 
 def first_of(one: Item, other: Item) -> Item:
-    """Return which of two items the total order serves first."""
+    """Return the item that comes first in the total order."""
     if one.priority != other.priority:
         return one if one.priority > other.priority else other
     return one if one.sequence < other.sequence else other
 
 
 def rank_of(item: Ranked) -> tuple[int, int]:
-    """Return what the total order sorts by."""
+    """Return the key of the total order; smaller comes first."""
     return -item.priority, item.sequence
 
 
@@ -55,26 +53,27 @@ class JobQueue(Struct, Generic[Item], eq=False, gc=False):
     """
     A priority queue with FIFO ties and removal from anywhere.
 
-    Nearly all jobs have the priority of those before them, and stand in a run,
-    where nothing is compared and each knows its neighbours; what does not fit
-    behind it is kept in order beside it, O(log n) at most. What is removed is gone
-    at once, so that no step takes long and nothing stays alive here.
+    Nearly every job has the priority of the job before it. Such jobs form the run,
+    a linked list: adding and removing there compares nothing. A job that does not
+    fit behind the run is kept sorted beside it, in O(log n) at most. A removed job
+    is gone at once: no step takes long, and the queue keeps nothing alive.
 
     Attributes:
-        first: The first of the run; None only while nothing is queued. To be read
-            only, by those for whom a call is too much; `peek` says which is first of all.
+        first: The first item of the run, which need not be the first of all (`peek`);
+            None only while the queue is empty. Read-only: the hot path skips an
+            empty queue by it, without a call.
     """
 
     first: Item | None = None
     _last: Item | None = None
-    # None while there are none, as in nearly all queues.
+    # The items beside the run; None instead of empty, as in nearly all queues.
     _others: Ordered[Item] | None = None
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
     def __iter__(self) -> Iterator[Item]:
-        """Yield the items in order, and take none."""
+        """Yield the items in order without removing them."""
         if self._others is None:
             return self._run()
         return merge(self._run(), (entry[2] for entry in self._others), key=rank_of)
@@ -86,7 +85,7 @@ class JobQueue(Struct, Generic[Item], eq=False, gc=False):
             item = item.after
 
     def push(self, item: Item) -> None:
-        """Add *item*; an item that comes back with its old sequence gets its old place."""
+        """Add *item*; one that was removed and is added again gets its old place."""
         last = self._last
         if last is None:
             self.first = self._last = item
@@ -97,16 +96,16 @@ class JobQueue(Struct, Generic[Item], eq=False, gc=False):
         else:
             self._push_beside(item)
             return
-        item.queued = _IN_RUN
+        item.queued = True
 
     def _push_beside(self, item: Item) -> None:
         if self._others is None:
             self._others = Ordered()
-        item.queued = _IN_OTHERS
+        item.queued = True
         self._others.put((-item.priority, item.sequence, item))
 
     def peek(self) -> Item | None:
-        """Return the first item without taking it, or None."""
+        """Return the first item of all without removing it, or None."""
         item = self.first
         if item is None or self._others is None:
             return item
@@ -114,17 +113,17 @@ class JobQueue(Struct, Generic[Item], eq=False, gc=False):
         return item if entry is None else first_of(item, entry[2])
 
     def remove(self, item: Item) -> None:
-        """Take out *item*, which must be in this queue; it may be pushed again."""
-        if item.queued != _IN_RUN:
-            self._remove_beside(item)
-            return
+        """Remove *item*, which must be in this queue; it may be added again."""
         before, after = item.before, item.after
-        item.queued = _NOT_QUEUED
-        if before is None:
-            self.first = after
-        else:
+        if before is not None:
             before.after = after
             item.before = None
+        elif item is self.first:
+            self.first = after
+        else:
+            self._remove_beside(item)
+            return
+        item.queued = False
         if after is None:
             self._last = before
             if before is None and self._others is not None:
@@ -136,13 +135,13 @@ class JobQueue(Struct, Generic[Item], eq=False, gc=False):
     def _remove_beside(self, item: Item) -> None:
         others = self._others
         if others is not None:
-            item.queued = _NOT_QUEUED
+            item.queued = False
             others.remove((-item.priority, item.sequence, item))
             if not others:
                 self._others = None
 
     def _begin_run(self, others: Ordered[Item]) -> None:
-        """The run has ended: the first of the others begins a new one."""
+        """Begin a new run, after the last one has ended, with the first of *others*."""
         item = others.pop()[2]
         if not others:
             self._others = None
@@ -151,16 +150,16 @@ class JobQueue(Struct, Generic[Item], eq=False, gc=False):
 
 class MergedQueue(Generic[Item]):
     """
-    The first item of many queues, found without looking at each.
+    Many queues merged, with the first item found without a search through all.
 
-    Every queue of which an item is expected has a bid: a rank that none of its
-    items is before. Only the queue of the first bid is looked at. A bid may promise
-    too much, since items are taken from the queue itself; that is put right when it
-    is the first. It must never promise too little: who pushes an item says so by
-    `expect`.
+    Each queue that may hold items has a bid, a rank: no item of the queue ranks
+    before it. Only the queue of the first bid is examined. Items are removed from
+    the queues themselves, so a bid may be too early; it is corrected when it comes
+    first. A bid must never be too late: after an item was added to a queue as its
+    first, call `expect`.
 
     Args:
-        sources: The queues; what is in them already is seen.
+        sources: The queues, empty or not.
     """
 
     __slots__ = ("_bids", "_order")
@@ -175,11 +174,11 @@ class MergedQueue(Generic[Item]):
 
     @property
     def first(self) -> Entry[JobQueue[Item]] | None:
-        """The first bid; None only while nothing is queued."""
+        """The first bid; None only while all queues are empty, as with `JobQueue.first`."""
         return self._order.first()
 
     def __iter__(self) -> Iterator[Item]:
-        """Yield the items of all queues in order, and take none; no queue is looked at before its bid."""
+        """Yield the items of all queues in order without removing them; no queue is examined before its bid."""
         heap: list[tuple[tuple[int, int], Item, Iterator[Item]]] = []
         for bid in self._order:
             while heap and heap[0][0] < bid[:2]:
@@ -192,7 +191,7 @@ class MergedQueue(Generic[Item]):
             yield _next_of(heap)
 
     def expect(self, item: Item, source: JobQueue[Item]) -> None:
-        """*item* has become the first one of *source*."""
+        """Take note that *item* is now the first item of *source*."""
         bid = self._bids.get(source)
         if bid is not None:
             if bid[:2] <= rank_of(item):
@@ -201,7 +200,7 @@ class MergedQueue(Generic[Item]):
         self._bid(item, source)
 
     def peek(self) -> Item | None:
-        """Return the first item of all, which is the first one of its queue, or None."""
+        """Return the first item of all queues without removing it, or None."""
         while (bid := self._order.first()) is not None:
             source = bid[2]
             item = source.peek()
@@ -221,7 +220,7 @@ class MergedQueue(Generic[Item]):
 
 
 def _next_of(heap: list[tuple[tuple[int, int], Item, Iterator[Item]]]) -> Item:
-    """Return the first item of *heap*, and have the next one of its queue follow."""
+    """Return the first item of *heap*, and replace it by the next one of its queue."""
     _, item, items = heap[0]
     following = next(items, None)
     if following is None:

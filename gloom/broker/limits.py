@@ -1,7 +1,7 @@
 """
 The limits on the broker's jobs and types, and the refusals of requests beyond them (docs/protocol.md, section 1.6).
 
-Knows only counts: of jobs, types and bytes, not the jobs and peers themselves.
+Only counts are known here, of jobs, types and bytes: not the jobs and peers themselves.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from gloom.settings import Settings
 
 #: Memory of a job, besides its payload.
 JOB_BYTES = 400
-#: Memory of a joined type that few slaves share: its name, its queue, its place in a crew.
+#: Memory of a place, a joined type that few slaves share: its name, its queue, its entry in a crew.
 PLACE_BYTES = 1000
 # As JOB_BYTES, with a reserve.
 _JOB_BYTES_AT_MOST = 1000
@@ -27,9 +27,9 @@ class Limits:
         settings: The options.
 
     Attributes:
-        unasked_jobs: While fewer jobs are in flight than this, and
-        unasked_bytes: they take no more bytes than this, nobody is over any limit.
-            So two comparisons in a ``submit`` serve for all limits.
+        unchecked_jobs: A number of jobs in flight. Below it, and up to `unchecked_bytes`, no
+            limit is reached: so a ``submit`` makes two comparisons for all limits.
+        unchecked_bytes: A size of their payloads.
         measure: Measures the memory of the process, and calls `allow` or `refuse`.
     """
 
@@ -44,8 +44,8 @@ class Limits:
         "_max_places",
         "_memory_is_full",
         "measure",
-        "unasked_bytes",
-        "unasked_jobs",
+        "unchecked_bytes",
+        "unchecked_jobs",
     )
 
     def __init__(self, settings: Settings) -> None:
@@ -60,13 +60,13 @@ class Limits:
         self._granted_jobs = self._max_jobs
         self._granted_bytes = self._max_bytes
         self.measure: Callable[[], None] = lambda: None
-        self.unasked_jobs = self._max_master_jobs
-        self.unasked_bytes = self._max_master_bytes
+        self.unchecked_jobs = self._max_master_jobs
+        self.unchecked_bytes = self._max_master_bytes
 
     def drain(self) -> None:
         """Refuse all jobs from now on."""
         self._draining = True
-        self.unasked_jobs = 0
+        self.unchecked_jobs = 0
 
     # Memory
 
@@ -75,33 +75,33 @@ class Limits:
         Let jobs take some of the free memory before it is measured again.
 
         Args:
-            jobs: How many are in flight.
+            jobs: The number of jobs in flight.
             used_bytes: The size of their payloads.
-            free_bytes: How much more memory the process may take.
+            free_bytes: The memory that the process may still take.
         """
         self._memory_is_full = False
-        # Half of it for payloads, half of it for the rest.
+        # Half of it for payloads, half of it for all else.
         self._granted_jobs = jobs + free_bytes // (2 * _JOB_BYTES_AT_MOST)
         self._granted_bytes = used_bytes + free_bytes // 2
-        self._ask_beyond_the_grant()
+        self._check_beyond_the_grant()
 
     def refuse(self) -> None:
         """Refuse jobs until the next measurement."""
         self._memory_is_full = True
         self._granted_jobs = 0
-        self._ask_beyond_the_grant()
+        self._check_beyond_the_grant()
 
-    def _ask_beyond_the_grant(self) -> None:
-        self.unasked_bytes = min(self._max_master_bytes, self._granted_bytes)
+    def _check_beyond_the_grant(self) -> None:
+        self.unchecked_bytes = min(self._max_master_bytes, self._granted_bytes)
         if not self._draining:
-            self.unasked_jobs = min(self._max_master_jobs, self._granted_jobs)
+            self.unchecked_jobs = min(self._max_master_jobs, self._granted_jobs)
 
     # Refusals
 
     def refusal(
         self, jobs: int, used_bytes: int, master_jobs: int, master_bytes: int, size: int
     ) -> Busy | Draining | None:
-        """Return why one more job, of *size* bytes, is refused, or None if it is not."""
+        """Return the error that refuses one more job of *size* bytes, or None if there is room for it."""
         if self._draining:
             return Draining("the broker is shutting down")
         if jobs >= self._max_jobs:
@@ -127,15 +127,15 @@ class Limits:
         return jobs < self._granted_jobs and used_bytes <= self._granted_bytes
 
     def is_over(self, places: int) -> bool:
-        """Return whether *places* are more joined types than slaves may have."""
+        """Return whether *places* exceeds the limit of joined types."""
         return places > self._max_places
 
     def check_places(self, places: int) -> None:
         """
-        Refuse a ``join`` after which slaves would have *places* joined types.
+        Refuse a ``join`` that would bring the joined types to *places*.
 
         Raises:
-            Busy: That is over the limit.
+            Busy: That exceeds the limit.
         """
         if self.is_over(places):
             limit = f"{self._max_places} joined types (--max-joined-types)"

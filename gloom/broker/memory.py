@@ -1,99 +1,105 @@
 """
-The in-memory broker: all state, and every transition of a job.
+The in-memory broker: every transition of a job.
 
-Implements docs/protocol.md, sections 3 to 5. Two rules. All state lives here
-(its records are in `gloom.broker.records`, and what waits is in `gloom.broker.pairing`): no
-other room keeps a fact about a job. And this room knows no transport, no JSON
-and no clock of its own: payloads and bodies are opaque bytes, it is told the
-time, it asks for one alarm, and it tells peers through `gloom.broker.interfaces`, whose
-methods only buffer, so that no call comes back in while a transition runs.
+Implements docs/protocol.md, sections 3 to 5. Two rules. All state lives here, in
+`gloom.broker.records` that this package alone changes: no module outside keeps a
+fact about a job. And the broker knows no transport, no JSON and no clock:
+payloads and bodies are opaque, the time is a parameter, it asks for one alarm,
+and it calls peers through `gloom.broker.interfaces`. The methods of peers only
+buffer bytes, so that nothing calls the broker while a transition runs.
 
-A job that is in flight is in exactly one place: delayed (only a deadline knows
-it), in the queue of its type, or in the hand of one slave. A slave that could
-take a job and a job that it could take never wait at the same time; each verb
-that makes one of them available ends by pairing them.
+A job in flight is in exactly one place: delayed (only its deadline refers to it),
+in the queue of its type, or in the hand of one slave. A slave and a job that it
+could take never wait at the same time: each verb that makes one of them
+available ends by pairing them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import islice
-from typing import Any
 
 from zope.interface import implementer
 
 from gloom.broker.abandoned import GoneMasters, give_back
+from gloom.broker.attempts import are_spent, counted, in_hand, let_go, note_end, receipt_of
 from gloom.broker.deadlines import Deadlines
-from gloom.broker.interfaces import IBroker
+from gloom.broker.interfaces import Body, IBroker, IMasterPeer, ISlavePeer
 from gloom.broker.limits import JOB_BYTES, PLACE_BYTES, Limits
+from gloom.broker.lines import Lines
 from gloom.broker.pairing import Pairing
-from gloom.broker.records import BASE_TERMS, Failure, Job, JobKey, Master, Receipt, Slave, Terms
-from gloom.errors import IdExists, InvalidState, MissingField, NoSlaves, UnknownJob
+from gloom.broker.records import Job, Master, Slave
+from gloom.broker.values import BASE_TERMS, Failure, JobKey, Terms, quoted, text_of
+from gloom.errors import IdExists, NoSlaves, UnknownJob
 from gloom.settings import Settings
-from gloom.wire.messages import text_of
 
-#: Work on many jobs is done in steps of at most so many jobs, about 2 ms: the jobs of a
-#: disconnected master, deadlines, a shutdown. A million jobs in one step would keep every
-#: other peer waiting for more than a second.
+#: The most jobs of one step, about 2 ms. Work on many jobs is done in steps: the jobs of a
+#: disconnected master, deadlines, a shutdown. A million jobs in one step would delay every
+#: other peer by more than a second.
 MOST_A_STEP = 1000
 
 
 @implementer(IBroker)
 class MemoryBroker:
     """
-    The `IBroker` that keeps everything in memory.
+    The `IBroker` that keeps all jobs in the memory of this process.
 
     Args:
-        settings: Limits, and the default of ``retries``.
-        alarm: Called with a time of the caller's clock when `deadline_passed`
-            must be called by then; the earliest of these times counts.
-
-    Attributes:
-        limits: The bounds on its jobs and types, and their use so far.
+        settings: The limits, and the default of ``retries``.
+        alarm: See `IBroker`.
     """
 
     def __init__(self, settings: Settings, alarm: Callable[[float], None]) -> None:
-        self.limits = Limits(settings)
+        self._limits = Limits(settings)
         self._retries = settings.retries
         self._jobs: dict[JobKey, Job] = {}
         self._bytes = 0
-        self._pairing = Pairing(self._drop_if_abandoned)
-        # While the broker drains, a slave only waits.
+        self._lines = Lines()
+        self._pairing = Pairing(self._lines, self._drop_if_abandoned)
+        # A draining broker replaces it: then slaves only wait.
         self._next_for: Callable[[Slave], Job | None] = self._pairing.next_for
         self._submitted = 0
         self._alarm = alarm
         self._deadlines: Deadlines[Job] = Deadlines(alarm)
         self._gone_masters = GoneMasters(self._forget)
         self._draining = False
-        # The jobs that a shutdown has yet to end, oldest last.
+        # The jobs that a shutdown has still to end, oldest last.
         self._ending: list[Job] = []
         self._abandons = False
-        self._drained: Callable[[], None] | None = None
+        self._drained: Callable[[], object] | None = None
 
     @property
     def unanswered(self) -> int:
-        """How many jobs are in flight."""
+        """See `IBroker.unanswered`."""
         return len(self._jobs)
 
     @property
     def used_bytes(self) -> int:
-        """About how much memory the jobs in flight and the joined types take."""
+        """See `IBroker.used_bytes`."""
         return self._bytes + JOB_BYTES * len(self._jobs) + PLACE_BYTES * self._pairing.places
 
+    def measure_memory_with(self, measure: Callable[[], None]) -> None:
+        """See `IBroker.measure_memory_with`."""
+        self._limits.measure = measure
+
+    def refuse_for_memory(self) -> None:
+        """See `IBroker.refuse_for_memory`."""
+        self._limits.refuse()
+
     def allow_memory(self, free_bytes: int) -> None:
-        """Let jobs take some of *free_bytes*, which the process may take more, before it is measured again."""
-        self.limits.allow(len(self._jobs), self._bytes, free_bytes)
+        """See `IBroker.allow_memory`."""
+        self._limits.allow(len(self._jobs), self._bytes, free_bytes)
 
     # Masters
 
-    def master_connected(self, peer: Any) -> Master:
+    def master_connected(self, peer: IMasterPeer) -> Master:
         """See `IBroker.master_connected`."""
         return Master(peer)
 
     def master_lost(self, master: Master, now: float) -> None:
         """See `IBroker.master_lost`."""
         master.is_gone = True
-        # It refers to itself.
+        # Break the reference cycle: `alone` holds the master itself.
         master.alone = ()
         if master.jobs:
             self._gone_masters.add(master)
@@ -105,27 +111,20 @@ class MemoryBroker:
         return len(master.jobs)
 
     def submit(
-        self,
-        master: Master,
-        id: JobKey,
-        type: str | None,
-        priority: int,
-        payload: bytes,
-        terms: Terms,
-        now: float,
+        self, master: Master, id: JobKey, type: str | None, priority: int, payload: bytes, terms: Terms, now: float
     ) -> None:
         """See `IBroker.submit`."""
-        jobs, limits = self._jobs, self.limits
+        jobs, limits = self._jobs, self._limits
         if id in jobs and not self._drop_if_abandoned(jobs[id]):
             self._submit_again(master, jobs[id], type, terms)
             return
         size = len(payload)
-        # While all masters together keep to the share of one, nobody is over any limit.
-        if len(jobs) >= limits.unasked_jobs or self._bytes + size > limits.unasked_bytes:
+        # While all masters together are below the share of one, no limit is reached.
+        if len(jobs) >= limits.unchecked_jobs or self._bytes + size > limits.unchecked_bytes:
             self._make_room(master, size, now)
-        if terms.require_slave and not self._pairing.has_slave(type):
-            raise NoSlaves("no slave has joined" if type is None else f"no slave has joined the type {_show(type)}")
-        job = Job(id, self._pairing.line_of(type), priority, self._submitted, payload, master.alone, terms, now)
+        if terms.require_slave and not self._lines.has_slave(type):
+            raise NoSlaves("no slave has joined" if type is None else f"no slave has joined the type {quoted(type)}")
+        job = Job(id, self._lines.use(type), priority, self._submitted, payload, master.alone, terms, now)
         self._submitted += 1
         jobs[id] = job
         self._bytes += size
@@ -138,14 +137,14 @@ class MemoryBroker:
             self._place(job, now)
 
     def _make_room(self, master: Master, size: int, now: float) -> None:
-        """Forget what nobody waits for; refuse a job of *size* bytes if that is not enough."""
+        """Forget abandoned jobs; refuse a job of *size* bytes if that does not make room."""
         self._reap(now)
-        refusal = self.limits.refusal(len(self._jobs), self._bytes, len(master.jobs), master.queued_bytes, size)
+        refusal = self._limits.refusal(len(self._jobs), self._bytes, len(master.jobs), master.queued_bytes, size)
         if refusal is not None:
             raise refusal
 
     def _submit_again(self, master: Master, job: Job, type: str | None, terms: Terms) -> None:
-        # The type must be right: with access rules it says whether this master may have the answer.
+        # The type must be the job's: access rules decide by the type whether this master may have the answer.
         if not terms.attach or type != job.line.type:
             raise IdExists(text_of(job.id))
         if master not in job.masters:
@@ -158,17 +157,17 @@ class MemoryBroker:
         """See `IBroker.cancel`."""
         job = self._jobs.get(id)
         if job is None or master not in job.masters:
-            raise UnknownJob(f"{_show(id)} is no job of this master in flight")
+            raise UnknownJob(f"{quoted(id)} is no job of this master in flight")
         slave = job.slave
         master.peer.cancelling(running=slave is not None)
         if slave is not None:
-            self._attempt_ended(job, slave, "cancelled", now)
+            note_end(job, slave, "cancelled", now)
             self._revoke(job, slave)
         self._fail(job, "cancelled", "a master cancelled it")
 
     # Slaves
 
-    def slave_connected(self, peer: Any) -> Slave:
+    def slave_connected(self, peer: ISlavePeer) -> Slave:
         """See `IBroker.slave_connected`."""
         return Slave(peer)
 
@@ -177,9 +176,9 @@ class MemoryBroker:
         self._leave(slave)
         hand, slave.hand = slave.hand, {}
         held = [job for job in hand.values() if job is not None]
-        # A slave that is idle takes the first of them in the total order, not the one that was given out first.
+        # In the total order, not in the order of assignment: an idle slave takes the first one.
         for job in sorted(held, key=lambda job: (-job.priority, job.sequence)):
-            self._attempt_ended(job, slave, "lost", now)
+            note_end(job, slave, "lost", now)
             self._try_again(job, "job_failed", f"the slave {slave.peer.name} disappeared", now)
 
     def slave_blocked(self, slave: Slave) -> None:
@@ -194,9 +193,9 @@ class MemoryBroker:
 
     def join(self, slave: Slave, types: Sequence[str | None], slots: int, now: float) -> None:
         """See `IBroker.join`."""
-        if self.limits.is_over(self._pairing.places_with(types)):
-            self._pairing.clear_some()
-            self.limits.check_places(self._pairing.places_with(types))
+        if self._limits.is_over(self._pairing.places_with(types)):
+            self._pairing.crews.clear_some()
+            self._limits.check_places(self._pairing.places_with(types))
         self._pairing.join(slave, types, slots)
         self._clear_soon()
         slave.peer.accepted()
@@ -212,17 +211,18 @@ class MemoryBroker:
         self._clear_soon()
 
     def _clear_soon(self) -> None:
-        if self._pairing.left:
+        if self._pairing.crews.deserted:
             self._alarm(0.0)
 
-    def respond(self, slave: Slave, id: JobKey | None, body: Any, now: float) -> None:
+    def respond(self, slave: Slave, id: JobKey | None, body: Body, now: float) -> None:
         """See `IBroker.respond`."""
-        job = self._let_go(slave, id)
+        job = let_go(slave, id)
         slave.peer.accepted()
         if job is not None:
             for master in job.masters:
-                peer = master.peer
-                peer.answered(job.id, body, _receipt(job, slave, now) if peer.wants_receipts else None)
+                if not master.is_gone:
+                    peer = master.peer
+                    peer.answered(job.id, body, receipt_of(job, slave, now) if peer.wants_receipts else None)
             self._forget(job)
         self._serve(slave, now)
 
@@ -237,24 +237,23 @@ class MemoryBroker:
         now: float,
     ) -> None:
         """See `IBroker.fail`."""
-        job = self._let_go(slave, id)
+        job = let_go(slave, id)
         slave.peer.accepted()
         if job is not None:
-            self._attempt_ended(job, slave, "failed", now)
+            note_end(job, slave, "failed", now)
             if retry:
                 self._try_again(job, "job_failed", reason, now, kind, traceback)
             else:
                 self._fail(job, "job_failed", reason, kind, traceback)
         self._serve(slave, now)
 
-    def progress(self, slave: Slave, id: JobKey | None, body: Any) -> None:
+    def progress(self, slave: Slave, id: JobKey | None, body: Body) -> None:
         """See `IBroker.progress`."""
-        if id is None and len(slave.hand) == 1:
-            id = next(iter(slave.hand))
-        job = slave.hand.get(id) if id is not None else None
-        if job is not None:  # else it was cancelled, or is not this slave's any more
+        job = in_hand(slave, id)
+        if job is not None:
             for master in job.masters:
-                master.peer.progressed(job.id, body)
+                if not master.is_gone:
+                    master.peer.progressed(job.id, body)
 
     # Time
 
@@ -265,9 +264,9 @@ class MemoryBroker:
             self._is_due(job, now)
         self._end_some(now)
         self._reap(now)
-        self._pairing.clear_some()
+        self._pairing.crews.clear_some()
         self._serve_postponed(now)
-        if self._ending or self._gone_masters or self._pairing.left or self._pairing.postponed:
+        if self._ending or self._gone_masters or self._pairing.crews.deserted or self._pairing.postponed:
             return now
         return self._deadlines.next()
 
@@ -281,19 +280,19 @@ class MemoryBroker:
         elif self._draining:
             self._end(job, now)
         else:
-            self._place(job, now)  # its delay is over
+            self._place(job, now)  # the delay is over
 
     def _time_out(self, job: Job, slave: Slave, now: float) -> None:
-        self._attempt_ended(job, slave, "timeout", now)
+        note_end(job, slave, "timeout", now)
         self._revoke(job, slave)
         reason = f"the attempt on {slave.peer.name} ran longer than {job.terms.timeout_seconds:g} s"
         self._try_again(job, "timeout", reason, now)
 
-    def drain(self, now: float, drained: Callable[[], None]) -> None:
+    def drain(self, now: float, drained: Callable[[], object]) -> None:
         """See `IBroker.drain`."""
         self._draining = True
         self._drained = drained
-        self.limits.drain()
+        self._limits.drain()
         self._next_for = self._pairing.wait
         self._ending = list(reversed(self._jobs.values()))
         self._end_some(now)
@@ -306,7 +305,7 @@ class MemoryBroker:
         self._end_some(now)
 
     def _end_some(self, now: float) -> None:
-        """End some of the jobs that a shutdown ends, and ask to be called for the rest."""
+        """End some of the jobs that a shutdown ends, and set the alarm for the rest."""
         ending = self._ending
         for _ in range(min(MOST_A_STEP, len(ending))):
             job = ending.pop()
@@ -319,7 +318,7 @@ class MemoryBroker:
         if job.slave is None:
             self._fail(job, "draining", "the broker is shutting down")
         elif self._abandons:
-            self._attempt_ended(job, job.slave, "draining", now)
+            note_end(job, job.slave, "draining", now)
             self._revoke(job, job.slave)
             self._fail(job, "draining", "the broker shut down before the job was done")
 
@@ -331,7 +330,7 @@ class MemoryBroker:
     # Pairing
 
     def _place(self, job: Job, now: float) -> None:
-        """Hand *job* to the slave that could take it and is idle longest, or let it wait."""
+        """Assign *job* to the slave that is idle longest of those that could take it, or let the job wait."""
         slave = self._pairing.place(job)
         if slave is not None:
             self._assign(job, slave, now)
@@ -340,7 +339,7 @@ class MemoryBroker:
             job.deadline = self._deadlines.set(when, job)
 
     def _serve(self, slave: Slave, now: float) -> None:
-        """Hand *slave* the first jobs that it could take, and let it wait for more."""
+        """Assign *slave* the first jobs that it could take, and let it wait for more."""
         while len(slave.hand) < slave.slots:
             job = self._next_for(slave)
             if job is None:
@@ -348,7 +347,7 @@ class MemoryBroker:
             self._assign(job, slave, now)
 
     def _serve_postponed(self, now: float) -> None:
-        """Serve some of the slaves again that met too many abandoned jobs in their last step."""
+        """Serve some of the slaves whose last step met too many abandoned jobs."""
         postponed = self._pairing.postponed
         for _ in range(min(MOST_A_STEP, len(postponed))):
             slave = postponed.popitem()[0]
@@ -372,30 +371,11 @@ class MemoryBroker:
 
     # Endings
 
-    def _let_go(self, slave: Slave, id: JobKey | None) -> Job | None:
-        """Take the job out of *slave*'s hand; None for an attempt that had been ended."""
-        hand = slave.hand
-        if id is None:
-            if len(hand) == 1:
-                return hand.popitem()[1]
-            if hand:
-                raise MissingField(f"id is required when more than one job is in hand, {len(hand)} are")
-            raise InvalidState("no job is in hand")
-        if id not in hand:
-            raise InvalidState(f"the job {_show(id)} is not in hand")
-        return hand.pop(id)
-
     def _revoke(self, job: Job, slave: Slave) -> None:
-        """End the attempt here; its slot is taken until the slave lets go of it."""
+        """End the attempt; its slot stays taken until the slave lets go of it."""
         slave.hand[job.id] = None
         job.slave = None
         slave.peer.revoked(job.id)
-
-    def _attempt_ended(self, job: Job, slave: Slave, how: str, now: float) -> None:
-        if job.attempts is None:
-            job.attempts = []
-        seconds = round(now - job.started, 6)
-        job.attempts.append({"slave": slave.peer.name, "seconds": seconds, "ended": how})
 
     def _try_again(
         self,
@@ -406,16 +386,13 @@ class MemoryBroker:
         kind: str | None = None,
         traceback: str | None = None,
     ) -> None:
-        """Put *job* back to its place, unless nobody waits for it or its attempts are spent."""
+        """Put *job* back to its place, unless no master waits for it or its attempts are spent."""
         job.slave = None
         self._drop_deadline(job)
-        attempts = len(job.attempts or ())
-        retries = self._retries if job.terms.retries is None else job.terms.retries
         if self._drop_if_abandoned(job):
             return
-        if attempts > retries:
-            times = "1 attempt" if attempts == 1 else f"{attempts} attempts"
-            self._fail(job, error, f"{reason} ({times})", kind, traceback)
+        if are_spent(job, self._retries):
+            self._fail(job, error, f"{reason} ({counted(job)})", kind, traceback)
         elif self._draining:
             self._fail(job, "draining", "the broker is shutting down")
         else:
@@ -424,7 +401,8 @@ class MemoryBroker:
     def _fail(self, job: Job, error: str, reason: str, kind: str | None = None, traceback: str | None = None) -> None:
         failure = Failure(error, reason, kind, traceback, job.attempts or [])
         for master in job.masters:
-            master.peer.failed(job.id, failure)
+            if not master.is_gone:
+                master.peer.failed(job.id, failure)
         self._forget(job)
 
     def _forget(self, job: Job) -> None:
@@ -440,21 +418,21 @@ class MemoryBroker:
         if job.queued:
             job.line.queue.remove(job)
         self._drop_deadline(job)
-        self._pairing.unuse(job.line)
+        self._lines.release(job.line)
         if not jobs:
             give_back(jobs)
             self._tell_if_drained()
 
-    # Jobs of masters that have gone
+    # Jobs of disconnected masters
 
     def _reap(self, now: float) -> None:
-        """Forget some of the jobs that nobody waits for, and ask to be called for the rest."""
+        """Forget some of the abandoned jobs, and set the alarm for the rest."""
         self._gone_masters.forget_some(MOST_A_STEP)
         if self._gone_masters:
             self._alarm(now)
 
     def _drop_if_abandoned(self, job: Job) -> bool:
-        """Forget *job* if all its masters have gone and no slave has it; return whether that was so."""
+        """Forget *job* if all its masters are gone and no slave has it; return whether it was forgotten."""
         if job.slave is None and all(master.is_gone for master in job.masters):
             self._forget(job)
             return True
@@ -464,14 +442,3 @@ class MemoryBroker:
         if job.deadline is not None:
             self._deadlines.drop(job.deadline)
             job.deadline = None
-
-
-def _receipt(job: Job, slave: Slave, now: float) -> Receipt:
-    queued, ran = job.started - job.submitted, now - job.started
-    return Receipt(round(queued, 6), round(ran, 6), 1 + len(job.attempts or ()), slave.peer.name)
-
-
-def _show(id: JobKey) -> str:
-    """Return *id* for an error's reason, cut at 100 characters."""
-    text = text_of(id) if isinstance(id, bytes) else repr(id)
-    return text if len(text) <= 100 else text[:100] + "..."

@@ -1,9 +1,9 @@
 """
-Entries in order, with removal from anywhere; no operation takes long.
+A sorted list with removal from anywhere; no operation takes long.
 
-A removed entry is gone at once. There is no lazy deletion: dead entries at the
-front would have to go all together in a search for the first live one, and until
-then they would keep other objects alive (decision 20).
+A removed entry is gone at once. There is no lazy deletion: a search for the first
+live entry would have to remove all dead ones before it together, and until then
+they would keep other objects alive (decision 20).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 Item = TypeVar("Item")
 Entry = tuple[Any, int, Item]
 
-#: A chunk that has more entries is cut in two: to move so many pointers takes a tenth of a microsecond.
+#: A chunk with more entries is split: an insertion moves up to so many pointers, in a tenth of a microsecond.
 MOST_IN_CHUNK = 512
 
 
@@ -24,16 +24,15 @@ class Ordered(Generic[Item]):
     """
     Entries ``(key, tie, item)``, the smallest first.
 
-    They stand in chunks, each of them sorted. To find an entry takes O(log n)
-    comparisons, in C. No two entries may be equal in key and tie, so items are
-    never compared.
+    The entries are kept in sorted chunks. To find one takes O(log n) comparisons,
+    in C. No two entries may be equal in key and tie, so items are never compared.
     """
 
     __slots__ = ("_chunks", "_lasts")
 
     def __init__(self) -> None:
         self._chunks: list[list[Entry[Item]]] = []
-        # Of each chunk.
+        # The last entry of each chunk.
         self._lasts: list[Entry[Item]] = []
 
     def __len__(self) -> int:
@@ -46,7 +45,7 @@ class Ordered(Generic[Item]):
         return chain.from_iterable(self._chunks)
 
     def first(self) -> Entry[Item] | None:
-        """Return the first entry without taking it, or None."""
+        """Return the first entry without removing it, or None."""
         chunks = self._chunks
         return chunks[0][0] if chunks else None
 
@@ -77,10 +76,10 @@ class Ordered(Generic[Item]):
 
     def pop(self) -> Entry[Item]:
         """
-        Take the first entry.
+        Remove the first entry, and return it.
 
         Raises:
-            IndexError: There is none.
+            IndexError: There are no entries.
         """
         entry = self._chunks[0].pop(0)
         if not self._chunks[0]:
@@ -88,7 +87,7 @@ class Ordered(Generic[Item]):
         return entry
 
     def remove(self, entry: Entry[Item]) -> None:
-        """Take out *entry*, which must be here."""
+        """Remove *entry*, which must be here."""
         place = bisect_left(self._lasts, entry)
         chunk = self._chunks[place]
         del chunk[bisect_left(chunk, entry)]
@@ -100,7 +99,7 @@ class Ordered(Generic[Item]):
             self._join_with_next(place)
 
     def _join_with_next(self, place: int) -> None:
-        """Keep chunks from becoming many and small."""
+        """Join two neighbouring chunks that are small, so that chunks do not become many."""
         chunks = self._chunks
         if place + 1 < len(chunks) and len(chunks[place]) + len(chunks[place + 1]) <= MOST_IN_CHUNK // 2:
             chunks[place] += chunks[place + 1]

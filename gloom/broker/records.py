@@ -1,117 +1,50 @@
 """
-The broker's records: jobs, what waits for each type, masters, slaves and their crews.
+The records of the in-memory broker: jobs, the lines of job types, crews, masters and slaves.
 
-Plain data with no behaviour; every change to it is made in `gloom.broker.memory` and `gloom.broker.pairing`.
+Plain data without behaviour. `gloom.broker.memory` and the modules under it make every change.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 from msgspec import field as made
 
+from gloom.broker.interfaces import IMasterPeer, ISlavePeer
 from gloom.broker.jobqueue import JobQueue, MergedQueue
+from gloom.broker.values import JobKey, Terms
 
 if TYPE_CHECKING:
     from gloom.broker.deadlines import Deadline
-
-#: A job's id, as `gloom.wire.messages.key_of` has it; to the broker no more than a key.
-JobKey = str | int | bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """
-    What a master asks beyond the base level (docs/protocol.md, section 4, ``submit``).
-
-    Attributes:
-        attach: Become a receiver of the outcome when the id is in flight.
-        timeout_seconds: How long one attempt may run; None for no limit.
-        expires_seconds: How long the job may wait for a slave; None for no limit.
-        delay_seconds: How long it waits before it may start.
-        retries: How often it is tried again; None for the broker's default.
-        require_slave: Refuse it if no slave of its type has joined.
-    """
-
-    attach: bool = False
-    timeout_seconds: float | None = None
-    expires_seconds: float | None = None
-    delay_seconds: float = 0.0
-    retries: int | None = None
-    require_slave: bool = False
-
-
-#: The base level: nothing asked.
-BASE_TERMS = Terms()
-#: A job that is submitted again.
-ATTACH_TERMS = Terms(attach=True)
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """
-    Why a job ended without an answer (section 4, outcome errors).
-
-    Attributes:
-        error: The outcome's code.
-        reason: What happened, for a person.
-        kind: The exception's name on the slave, or None.
-        traceback: The slave's traceback, or None.
-        attempts: One mapping an attempt: ``slave``, ``seconds``, ``ended``.
-    """
-
-    error: str
-    reason: str
-    kind: str | None = None
-    traceback: str | None = None
-    attempts: list[dict[str, Any]] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """
-    How an answered job went (section 4, ``receipt``).
-
-    Attributes:
-        queued_seconds: From its submission to the start of its last attempt.
-        ran_seconds: How long that attempt ran.
-        attempts: How many there were, 1 or more.
-        slave: The name of the slave that answered.
-    """
-
-    queued_seconds: float
-    ran_seconds: float
-    attempts: int
-    slave: str
 
 
 class Job(Struct, eq=False, gc=False):
     """
     One accepted job.
 
-    The garbage collector does not follow it: to walk over a million that are
-    queued would hold everybody up. The broker unties it when it forgets it.
+    The garbage collector does not track jobs: a collection that visited a million
+    queued ones would delay every peer. So the broker must leave a job that it
+    forgets in no reference cycle.
 
     Attributes:
         id: Unique while the job is in flight.
-        line: What its type has waiting.
+        line: The line of its type.
         priority: Larger first.
-        sequence: Its place in the order of all submissions.
-        payload: What the slave is given.
-        masters: Who is told the outcome; empty when all of them have gone.
-        terms: What its first master asked for.
-        submitted: When it was accepted, in seconds of the caller's clock.
-        slave: Who has it in hand, or None while it waits.
-        queued: True while it stands in its line's queue; kept by `JobQueue`.
-        started: When the present attempt began.
+        sequence: Its number in the order of all submissions.
+        payload: The bytes for its slave.
+        masters: The masters that get its outcome; empty when all of them are gone.
+        terms: The terms of its first ``submit``.
+        submitted: The time of its acceptance, in seconds of the caller's clock.
+        slave: The slave that has it in hand, or None while it waits.
+        queued: Whether it is in its line's queue; kept by `JobQueue`.
+        started: The time at which the present attempt began.
         attempts: The attempts that ended without an outcome, or None before the first.
-        deadline: When the broker must look at it next, or None.
+        deadline: The end of its delay, wait or attempt, or None without a limit.
         before: The job before it in the run of its queue; kept by `JobQueue`.
-        after: The job behind it there.
+        after: The job behind it in the run.
     """
 
     id: JobKey
@@ -123,7 +56,7 @@ class Job(Struct, eq=False, gc=False):
     terms: Terms
     submitted: float
     slave: Slave | None = None
-    queued: int = 0
+    queued: bool = False
     started: float = 0.0
     attempts: list[dict[str, Any]] | None = None
     deadline: Deadline[Job] | None = None
@@ -131,7 +64,7 @@ class Job(Struct, eq=False, gc=False):
     after: Job | None = None
 
 
-#: Nobody is idle: of the lines that no slave stands in, and never changed.
+#: The idle slaves of every line in which no slave stands itself: always empty.
 NOBODY: OrderedDict[Slave, None] = OrderedDict()
 
 
@@ -141,7 +74,7 @@ def _nobody() -> OrderedDict[Slave, None]:
 
 class Line(Struct, eq=False, gc=False):
     """
-    What one job type has waiting: jobs in order, or slaves in order of idleness.
+    The line of one job type: its waiting jobs in order, or its idle slaves.
 
     The garbage collector does not follow it, nor its queue: slaves may have joined
     a hundred thousand types, and a full collection looked at them for 40 ms. What
@@ -150,11 +83,11 @@ class Line(Struct, eq=False, gc=False):
     Attributes:
         type: The job type; None for untyped jobs.
         queue: Its queued jobs.
-        idle: The slaves that could take one more job of it, idle longest first;
-            without those of its crews.
-        crews: Whose slaves could take its jobs, too.
-        joined: How many slaves and crews have joined it.
-        users: These, and its jobs in flight; at 0 the line is forgotten.
+        idle: The slaves that could take one more job of it, idle longest first,
+            without the slaves of its crews.
+        crews: The crews whose slaves take its jobs.
+        joined: The number of slaves and crews that have joined it.
+        users: `joined`, and the number of its jobs in flight; at 0 the line is forgotten.
     """
 
     type: str | None
@@ -168,16 +101,16 @@ class Line(Struct, eq=False, gc=False):
 
 class Crew:
     """
-    The slaves that have joined the same set of many types: for them one line, made of many.
+    The slaves that have joined the same set of many types; to them it is one line, made of many.
 
     Attributes:
-        types: The set.
-        left_out: Those of it in whose lines each slave stands by itself.
-        lines: The lines of the others.
-        queue: The first job of all these.
-        idle: The slaves that could take one more job of them, idle longest first.
+        types: The set of types.
+        left_out: The types for which each slave stands in the line itself.
+        lines: The lines of all other types.
+        queue: The jobs of `lines`, merged.
+        idle: The slaves that could take one more job of `lines`, idle longest first.
         alone: ``(self,)``, shared by the lines that have no other crew.
-        joined: How many slaves it has; at 0 it is forgotten, and then its places in the lines.
+        joined: The number of its slaves; at 0 it is forgotten, and its places are cleared later.
     """
 
     __slots__ = ("alone", "idle", "joined", "left_out", "lines", "queue", "types")
@@ -197,16 +130,16 @@ class Master:
     The broker's record of a connection on the master port.
 
     Attributes:
-        peer: The connection, an `IMasterPeer`.
-        jobs: Its jobs that have no outcome yet, in the order in which it asked for them.
-        queued_bytes: The payloads of these jobs together.
-        alone: ``(self,)``, shared as the masters of all its own jobs; empty once it has gone.
+        peer: The connection.
+        jobs: Its jobs in flight, in the order of its requests.
+        queued_bytes: The size of their payloads together.
+        alone: ``(self,)``, shared as the masters of all its own jobs; empty once it is gone.
         is_gone: Whether its connection has ended; its jobs may be forgotten a little later.
     """
 
     __slots__ = ("alone", "is_gone", "jobs", "peer", "queued_bytes")
 
-    def __init__(self, peer: Any) -> None:
+    def __init__(self, peer: IMasterPeer) -> None:
         self.peer = peer
         self.jobs: dict[Job, None] = {}
         self.queued_bytes = 0
@@ -219,20 +152,20 @@ class Slave:
     The broker's record of a connection on the slave port.
 
     Attributes:
-        peer: The connection, an `ISlavePeer`.
-        lines: The types that it has joined, usually None (untyped jobs) among
-            them, or a crew in place of many; empty before ``join`` and after ``leave``.
-        turn: Its place in the order of idleness; 0 while it is not idle.
-        slots: How many jobs it may have in hand; 0 while it has joined nothing, or is blocked.
-        joined_slots: As slots, also while it is blocked.
-        is_blocked: Whether bytes wait for it, so that it is given no job.
-        hand: What it has in hand by id: a job, or None for an attempt that the
-            broker has ended (cancelled, timed out) and the slave has not let go of.
+        peer: The connection.
+        lines: The lines of its types, with a crew in place of many of them; empty
+            before ``join`` and after ``leave``.
+        turn: Its number in the order of idleness, smaller if idle longer; 0 while it is not idle.
+        slots: The number of jobs that it may have in hand; 0 while it has joined nothing or is blocked.
+        joined_slots: The slots of its ``join``, also while it is blocked.
+        is_blocked: Whether it gets no job because it has not read the bytes sent to it.
+        hand: The jobs in hand by id; None for an attempt that the broker has ended
+            (cancelled, timed out) and the slave has not let go of.
     """
 
     __slots__ = ("hand", "is_blocked", "joined_slots", "lines", "peer", "slots", "turn")
 
-    def __init__(self, peer: Any) -> None:
+    def __init__(self, peer: ISlavePeer) -> None:
         self.peer = peer
         self.lines: tuple[Line | Crew, ...] = ()
         self.turn = 0

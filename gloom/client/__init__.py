@@ -1,6 +1,9 @@
 """
-Clients of a broker; import the one that suits the program.
+The client's side of the protocol: masters submit jobs, slaves do them.
 
-`gloom.client.deferred` is for programs on Twisted; `gloom.client.blocking` is
-for plain scripts and imports no Twisted. Both stand on `gloom.client.session`.
+Import them from the package that suits the program: `gloom.client.deferred` for
+programs on Twisted, `gloom.client.blocking` for plain scripts without it. Both
+use the modules here, which import no Twisted: `session` turns requests into
+frames and frames into events, `options` describes the parameters that all
+clients share, `terms` those of a job, and `tls` a client's certificates.
 """

@@ -1,10 +1,10 @@
 """
-Checks of a client's public parameters, where they are given. Imports no Twisted.
+Checks of the clients' public parameters. Imports no Twisted.
 
-Each returns the value, or raises TypeError for another kind and ValueError for
-a value out of its range; the text names the parameter, its range and the value.
-A member of an enumeration, or of another subclass of str, int or float, is
-returned as the plain value, since the encoder takes no other.
+Each check returns the value, or raises TypeError for a wrong type and ValueError
+for a value out of range; the text names the parameter, its range and the value.
+A member of an enumeration, or an instance of another subclass of str, int or
+float, is returned as a plain value, because the encoder takes only those.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ def checked_string(name: str, value: Any, shown: bool = True) -> str:
 
 def checked_text(name: str, value: Any, shown: bool = True) -> str:
     """
-    Return *value*, a string that UTF-8 can carry.
+    Return *value*, a string that UTF-8 can encode.
 
     Args:
-        shown: Whether an error may say which value came; not so for a token.
+        shown: Whether an error may quote the value; False for a token.
     """
     text = checked_string(name, value, shown)
     try:
@@ -80,7 +80,7 @@ def checked_type(value: Any) -> str | None:
 
 
 def checked_types(value: Any) -> str | list[str] | None:
-    """Return *value*, a job type or None; or a list of 1 to 1000 job types, each of them once."""
+    """Return *value*, a job type or None; or a list of 1 to 1000 job types, without repetitions."""
     if value is None or isinstance(value, str):
         return checked_type(value)
     if not isinstance(value, Iterable) or isinstance(value, bytes | bytearray | memoryview):
@@ -105,14 +105,14 @@ def checked_priority(value: Any) -> int:
     """Return *value*, an integer of signed 64 bits."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"priority must be an integer, got {_shown(value)}")
-    # Not `in range(...)`: that counts up to a member of an IntEnum, one by one.
+    # Not `in range(...)`: for a member of an IntEnum, that compares each number in turn.
     if not -_MOST_PRIORITY - 1 <= value <= _MOST_PRIORITY:
         raise ValueError(f"priority must be -2**63 to 2**63 - 1, got {_shown(value)}")
     return int.__index__(value)
 
 
 def seconds(name: str, value: Any) -> float:
-    """Return *value*, a time that may be waited for: 0 to 1e9."""
+    """Return *value*, a number of seconds from 0 to 1e9."""
     number = _number(name, value)
     if not 0 <= number <= LONGEST_SECONDS:
         raise ValueError(f"{name} must be 0 to 1e9 seconds, got {_shown(value)}")
@@ -120,7 +120,7 @@ def seconds(name: str, value: Any) -> float:
 
 
 def some_seconds(name: str, value: Any) -> float:
-    """Return *value*, a time over 0, to 1e9."""
+    """Return *value*, a number of seconds over 0, to 1e9."""
     number = _number(name, value)
     if not 0 < number <= LONGEST_SECONDS:
         raise ValueError(f"{name} must be over 0, to 1e9 seconds, got {_shown(value)}")
@@ -128,7 +128,7 @@ def some_seconds(name: str, value: Any) -> float:
 
 
 def checked_timeout(value: Any) -> float | None:
-    """Return *value*, how long a call may take: 0 or more seconds; None for ever."""
+    """Return *value*, the time limit of a call in seconds, 0 or more; None for no limit."""
     if value is None:
         return None
     number = _number("timeout", value)
@@ -151,16 +151,16 @@ def checked_flag(name: str, value: Any) -> bool:
 
 
 def checked_function(name: str, value: Any) -> Any:
-    """Return *value*, which can be called."""
+    """Return *value*, a callable."""
     if not callable(value):
         raise TypeError(f"{name} must be a function, got {_shown(value)}")
     return value
 
 
 def _shown(value: Any) -> str:
-    """Return *value* for an error: its beginning."""
+    """Return the beginning of *value*, for the text of an error."""
     try:
         text = ascii(value)
-    except Exception:  # an integer of more digits than Python writes, or any class's own __repr__
+    except Exception:  # an integer with too many digits for Python, or a class with a __repr__ that raises
         text = type(value).__name__
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."

@@ -1,5 +1,5 @@
 """
-The ``fail`` of a job: any exception becomes a `Fail` that every broker takes.
+The ``fail`` of a job: any exception becomes a `Fail` that every broker accepts.
 
 Shared by the Deferred slave, the blocking slave and the child processes of
 ``gloom work``. Imports no Twisted.
@@ -13,12 +13,12 @@ from traceback import TracebackException
 from gloom.errors import TryAgain
 from gloom.wire.messages import Fail, encode_request
 
-#: Characters; the beginning of a reason says most, and the end of a traceback.
+#: In characters. A longer reason loses its end, and a longer traceback its beginning.
 LONGEST_REASON = 64 * 1024
 LONGEST_TRACEBACK = 64 * 1024
 LONGEST_KIND = 255
 
-# JSON writes a character as 6 bytes at worst, and a failure has three texts.
+# JSON takes up to 6 bytes for a character, and a failure has three texts.
 _BYTES_A_CHARACTER = 18
 
 
@@ -26,12 +26,12 @@ def failure_of(
     error: BaseException, id: str | int | None = None, traceback_of: Callable[[], str | None] | None = None
 ) -> Fail:
     """
-    Return the request that reports *error*; never raises, even if the methods of *error* do.
+    Return the request that reports *error*; never raises, even if a method of *error* does.
 
     Args:
         error: The exception of the job's function, or of gloom itself.
-        id: The job's id, where the slave names it.
-        traceback_of: Makes the text of the traceback; the exception's own when absent.
+        id: The job's id; None on a connection with one slot, which need not name it.
+        traceback_of: Returns the text of the traceback; None for the traceback of *error*.
     """
     return Fail(
         reason=beginning(text_of(error), LONGEST_REASON),
@@ -62,36 +62,36 @@ def _cut(said: Fail, length: int) -> Fail:
 
 
 def text_of(error: BaseException) -> str:
-    """Return the text of *error*; its representation where that is empty, and its kind where there is neither."""
+    """Return the text of *error*; if that is empty, its representation; if that is empty too, its class's name."""
     try:
         return str(error) or repr(error) or _name_of(error)
     except BaseException as second:
-        # Its own __str__ or __repr__ may raise anything: the job has failed either way.
+        # __str__ and __repr__ of a user's exception may raise anything: the job has failed all the same.
         return f"{_name_of(error)}, whose text cannot be made: {_name_of(second)}"
 
 
 def kind_of(error: BaseException) -> str | None:
-    """Return the name of the class of *error* as ``kind`` takes it; None where it has none."""
+    """Return the name of the class of *error*, cut to the limit of ``kind``; None if the name is empty."""
     return beginning(_name_of(error), LONGEST_KIND) or None
 
 
 def beginning(text: str, length: int) -> str:
-    """Return at most *length* characters of *text*, all of them such as UTF-8 can carry."""
+    """Return the first *length* characters of *text* at most, in a form that UTF-8 can encode."""
     return sendable(text[:length])[:length]
 
 
 def end(text: str, length: int) -> str:
-    """Return the last *length* characters of *text* at most, all of them such as UTF-8 can carry."""
+    """Return the last *length* characters of *text* at most, in a form that UTF-8 can encode."""
     return sendable(text[-length:])[-length:] if length else ""
 
 
 def sendable(text: str) -> str:
-    """Return *text* as UTF-8 can carry it: file names hold lone surrogates."""
+    """Return *text* with lone surrogates escaped: UTF-8 cannot encode them, and names of files may have them."""
     return text.encode(errors="backslashreplace").decode()
 
 
 def _name_of(error: BaseException) -> str:
-    # Not `type(error).__name__`: a metaclass may have its own idea of that.
+    # Not `type(error).__name__`, which a metaclass may override.
     name: str = type.__dict__["__name__"].__get__(type(error))
     return name
 
@@ -101,7 +101,7 @@ def _traceback(traceback_of: Callable[[], str | None]) -> str | None:
         text = traceback_of()
         return text and end(text, LONGEST_TRACEBACK)
     except Exception:
-        return None  # the notes of an exception, or the attributes of a SyntaxError, may raise as well
+        return None  # an exception's notes, or the attributes of a SyntaxError, may raise too
 
 
 def _own_traceback(error: BaseException) -> str:

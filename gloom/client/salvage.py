@@ -1,8 +1,8 @@
 """
-The job's id out of a frame that cannot be read (docs/protocol.md, section 1.4): one job fails, not the connection.
+The job's id in an unreadable frame (docs/protocol.md, section 1.4), so that one job fails and not the connection.
 
-Reads the members of one JSON object without recursion, and no further than it
-must. Imports no Twisted.
+Reads the members of one JSON object without recursion, and stops as soon as the
+id and the kind of message are known. Imports no Twisted.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from msgspec import Struct
 
 from gloom.wire.messages import JobId
 
-# A string, a bracket, a comma or colon, or a number or name. Possessive: a string of megabytes leaves no trail.
+# A string, a bracket, a comma or colon, or a number or name. Possessive quantifiers, so
+# that a string of megabytes costs no memory for backtracking.
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{},:]|[^\s"\[\]{},:]++', re.DOTALL)
 _OPENING, _CLOSING = (b"{", b"["), (b"}", b"]")
-# Members that tell the kind of a message about one job; their values may be the unreadable part.
+# One of these members shows the kind of a message about a job; its value may be the unreadable part.
 _CONTENTS = frozenset({"body", "error", "progress"})
 
 _decode_id = msgspec.json.Decoder(JobId).decode
@@ -32,7 +33,7 @@ class Salvaged(Struct, frozen=True):
     Attributes:
         id: The job's id.
         action: Its ``action``; None for an outcome and for progress.
-        is_progress: Whether it tells of progress.
+        is_progress: Whether the message is about progress.
     """
 
     id: str | int
@@ -41,7 +42,7 @@ class Salvaged(Struct, frozen=True):
 
 
 def salvaged(frame: bytes) -> Salvaged | None:
-    """Return the readable part of *frame*; None where it has no readable id."""
+    """Return the readable part of *frame*; None if its id cannot be read."""
     id: str | int | None = None
     action: str | None = None
     content = ""
@@ -61,7 +62,7 @@ def salvaged(frame: bytes) -> Salvaged | None:
 
 
 def _members(frame: bytes) -> Iterator[tuple[str, bytes | None]]:
-    """Yield each key of the object in *frame* when it is met; with its value, where that is a string or a number."""
+    """Yield each key of the object in *frame*, with its value if that is a string, a number or a name."""
     depth, key, is_key = 0, "", True
     for match in _TOKEN.finditer(frame):
         token = match.group()

@@ -1,9 +1,9 @@
 """
 The client's side of the protocol without input or output: requests out, events in.
 
-Implements docs/protocol.md, section 1.4: they come in the
-order of the requests, so a session remembers which request is the oldest
-unanswered one. Shared by every client; imports no Twisted.
+Implements docs/protocol.md, section 1.4: the broker replies in request order, so
+a session remembers the requests that have no reply yet. Every client uses it.
+Imports no Twisted.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from gloom.client.salvage import salvaged
 from gloom.errors import BodyError, JobFailed, ProtocolError, RequestRefused
 from gloom.wire.messages import OK, BrokerMessage, Hello, Progress, Request, decode_broker_message, encode_request
 
-# Half of what a client hears: read once.
+# Decoded once: half of all messages to a client are this one.
 _OK_MESSAGE = decode_broker_message(OK)
 
 
 class Greeting(Hello, tag="hello"):
-    """A ``hello`` whose token is in no log: it is not shown."""
+    """A ``hello`` that shows no token in a log or an error."""
 
     def __repr__(self) -> str:
         return f"Greeting(name={self.name!r})"
@@ -33,8 +33,8 @@ class Reply(Struct, frozen=True):
     The broker's reply to one request.
 
     Attributes:
-        request: The request that it answers.
-        error: Why it was refused, or None.
+        request: The request.
+        error: The reason why the broker refused it, or None.
         message: The whole reply.
     """
 
@@ -49,10 +49,10 @@ class Outcome(Struct, frozen=True):
 
     Attributes:
         id: The job's id.
-        body: The answer, as JSON; empty where the job failed.
-        error: Why it failed, or None; a `BodyError` where the broker's message cannot be read.
-        receipt: How the job went (``queued``, ``ran``, ``attempts``, ``slave``),
-            where receipts were asked for and it has an answer.
+        body: The answer, as JSON; empty if the job failed.
+        error: The reason why it failed, or None; a `BodyError` if the broker's message cannot be read.
+        receipt: A mapping with ``queued``, ``ran``, ``attempts`` and ``slave``, for an answer
+            on a connection that asked for receipts; else None.
     """
 
     id: str | int
@@ -63,11 +63,11 @@ class Outcome(Struct, frozen=True):
 
 class Progressed(Struct, frozen=True):
     """
-    How a job of this master gets on.
+    Progress of a job of this master.
 
     Attributes:
         id: The job's id.
-        body: What its slave said of it, as JSON.
+        body: The value that its slave sent, as JSON.
     """
 
     id: str | int
@@ -81,7 +81,7 @@ class Assignment(Struct, frozen=True):
     Attributes:
         id: The job's id.
         type: The job type, or None for an untyped job.
-        body: What the master sent, as JSON.
+        body: The job's body, as JSON.
     """
 
     id: str | int
@@ -91,7 +91,7 @@ class Assignment(Struct, frozen=True):
 
 class UnreadableJob(Struct, frozen=True):
     """
-    A job for this slave that cannot be read, but for its id; the slave has it in hand.
+    A job for this slave of which only the id can be read; it takes a slot as any other job.
 
     Attributes:
         id: The job's id.
@@ -104,9 +104,9 @@ class UnreadableJob(Struct, frozen=True):
 
 class Revocation(Struct, frozen=True):
     """
-    The broker has ended an attempt of this slave: cancelled, or out of time.
+    The broker has ended an attempt of this slave: the job was cancelled, or its time is over.
 
-    The slave has it in hand until it answers or fails it; nobody hears what it says.
+    The slot stays taken until the slave answers or fails the job; the broker drops that answer.
 
     Attributes:
         id: The job's id.
@@ -116,7 +116,7 @@ class Revocation(Struct, frozen=True):
 
 
 class Quiet(Struct, frozen=True):
-    """The broker is about to shut down."""
+    """The broker will shut down soon."""
 
 
 Event = Reply | Outcome | Progressed | Assignment | UnreadableJob | Revocation | Quiet
@@ -124,7 +124,7 @@ Event = Reply | Outcome | Progressed | Assignment | UnreadableJob | Revocation |
 
 class Session:
     """
-    One connection, as its client sees it.
+    The state of the protocol on one connection, on the client's side.
 
     Attributes:
         unanswered: The requests that have no reply yet, oldest first.
@@ -134,37 +134,37 @@ class Session:
         self.unanswered: deque[Request] = deque()
 
     def ask(self, request: Request) -> bytes:
-        """Return the payload of the frame that carries *request*, and expect its reply, if it will have one."""
+        """Return the payload of the frame for *request*, and expect its reply unless its kind has none."""
         payload = encode_request(request)
         if type(request) is not Progress:
             self.unanswered.append(request)
         return payload
 
     def take_back(self, request: Request) -> None:
-        """Expect no reply to *request*, the last that was asked: it is not sent after all."""
+        """Expect no reply to *request*, the last one of `ask`: it will not be sent."""
         if self.unanswered and self.unanswered[-1] is request:
             self.unanswered.pop()
 
     def receive(self, frame: bytes) -> Event | None:
         """
-        Return what *frame*, a payload from the broker, says.
+        Return the event in *frame*, a payload from the broker.
 
         Returns:
             None for a kind of message that this version does not know
             (unknown kinds are ignored, section 1.4).
 
         Raises:
-            ProtocolError: It is not a message, or a reply without a request.
-                Where at least the job's id can be read, that job has failed instead.
+            ProtocolError: *frame* is not a message, or a reply without a request. If the
+                id of a job can be read in it, an event that fails this job is returned instead.
         """
         if frame == OK and self.unanswered:
-            # The short way, for half of what a client hears.
+            # A shortcut for half of all messages.
             return Reply(self.unanswered.popleft(), None, _OK_MESSAGE)
         try:
             return self._read(frame)
         except (ProtocolError, BodyError) as error:
             if any(isinstance(request, Hello) for request in self.unanswered):
-                raise  # is it a broker?
+                raise  # perhaps the other side is no broker
             return _unreadable(frame, error)
 
     def _read(self, frame: bytes) -> Event | None:
@@ -182,14 +182,14 @@ class Session:
         if message.error is not None:
             id = getattr(request, "id", None)
             return Reply(request, RequestRefused(message.error, message.reason, id), message)
-        # The README of 2009 shows "true"; its code sends, and this broker sends, true.
+        # The README of 2009 has the string "true"; its code and this broker send true.
         if message.ok is not True and message.ok != "true":
             raise ProtocolError(f"a reply must have ok or error, got neither for {type(request).__name__}")
         return Reply(request, None, message)
 
 
 def _unreadable(frame: bytes, error: ProtocolError | BodyError) -> Event | None:
-    """Return the event of the one job that *frame* is about; raise *error* where no job is known."""
+    """Return an event that fails the job of *frame*; raise *error* if no id of a job can be read."""
     found = salvaged(frame)
     if found is None:
         raise error

@@ -1,5 +1,5 @@
 """
-What a master asks for a job beyond its type and body, as the clients take it. Imports no Twisted.
+The terms of a job: the parameters of a submission beside its id, type and body. Imports no Twisted.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from gloom.client.arguments import (
 from gloom.wire.bodies import encode_body
 from gloom.wire.messages import ExtendedSubmit
 
-# What docs/protocol.md allows in one submit_many, and what stands around the jobs in it.
+# The limit of docs/protocol.md for one submit_many, and the size of a submit_many without jobs.
 _MOST_JOBS_A_FRAME = 10_000
 _ENVELOPE_BYTES = len(b'{"action":"submit_many","jobs":[]}')
 
@@ -32,10 +32,10 @@ class Terms(TypedDict, total=False):
     Attributes:
         priority: Signed 64 bits; larger first, equal ones by submission.
         timeout: Seconds that one attempt may run, over 0; None for no limit.
-        expires: Seconds that it may wait for a slave; None for no limit.
-        delay: Seconds before it may start; None for none.
-        retries: How often it is tried again, 0 to 100; None for the broker's default.
-        require_slave: Refuse it, with ``no_slaves``, if no slave of the type has joined.
+        expires: Seconds that the job may wait for a slave; None for no limit.
+        delay: Seconds before the job may start; None for none.
+        retries: Number of further attempts, 0 to 100; None for the broker's default.
+        require_slave: Whether the broker refuses the job with ``no_slaves`` if no slave of its type has joined.
     """
 
     priority: int
@@ -48,11 +48,11 @@ class Terms(TypedDict, total=False):
 
 class WatchedTerms(Terms, total=False):
     """
-    The terms of a job, and who is told how it goes.
+    The terms of a job, and callbacks.
 
     Attributes:
-        on_progress: Called with each value that the slave tells of the job while it runs.
-        on_receipt: Called before the answer comes, with how the job went: a mapping with
+        on_progress: Called with each value that the slave sends as progress of the job.
+        on_receipt: Called with the job's receipt before the answer comes: a mapping with
             ``queued`` and ``ran`` (seconds), ``attempts`` and ``slave``. Needs a master with receipts.
     """
 
@@ -104,9 +104,13 @@ def checked_terms(
 
 def batches(sizes: Sequence[int], max_frame_bytes: int) -> Iterator[slice]:
     """
-    Yield which of many jobs, each of so many bytes, fit into one ``submit_many``, in their order.
+    Divide jobs into parts that fit into one ``submit_many`` each, and yield the slices in order.
 
-    One that leaves no room for another is alone, also where it is too large even so.
+    A job that fits with no other has a part of its own, even if it is too large for a frame.
+
+    Args:
+        sizes: The bytes of each job.
+        max_frame_bytes: The broker's limit for a frame.
     """
     start, filled = 0, _ENVELOPE_BYTES
     for index, size in enumerate(sizes):

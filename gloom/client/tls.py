@@ -1,8 +1,8 @@
 """
-A client's side of TLS: which authorities it trusts, who it says it is, and a blocking socket with it.
+A client's side of TLS: its authorities, its certificate, and a blocking socket.
 
-Imports no Twisted; its endpoints get TLS in `gloom.client.deferred.openssl`. The broker
-speaks TLS 1.3, and so does this.
+TLS 1.3, as the broker's. Imports no Twisted: `gloom.client.deferred.openssl`
+does the same for Twisted's endpoints.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class ClientTLS:
         ca: PEM file of the authorities that may vouch for the broker; None for the system's.
         certificate: PEM file of the certificate that this client shows, then its chain; None for none.
         key: PEM file of its private key; None where *certificate* holds it too.
-        server_name: The name that the broker's certificate must have; None for the host that is connected to.
+        server_name: The name that the broker's certificate must have; None for the host of the address.
     """
 
     ca: Path | str | None = None
@@ -55,7 +55,7 @@ class ClientTLS:
             read_pem("tls certificate", self.certificate)
             read_pem("tls key", self.key or self.certificate)
             try:
-                # Never asked for on the terminal: an encrypted key is an error here.
+                # The empty password makes an encrypted key an error, instead of a prompt on the terminal.
                 context.load_cert_chain(self.certificate, self.key, password="")
             except (ssl.SSLError, ValueError) as error:
                 raise SettingsError(f"tls certificate: {self.certificate} and its key do not fit: {error}") from None
@@ -64,12 +64,12 @@ class ClientTLS:
 
 class TLSSocket:
     """
-    A connected socket that speaks TLS, with what `gloom.client.blocking.connection.Wire` uses of a socket.
+    A connected socket that speaks TLS, with those methods of a socket that `gloom.client.blocking.connection` uses.
 
     Args:
-        sock: Connected; the handshake is made here, within its timeout.
-        tls: How.
-        host: Whose certificate it must be, where *tls* names nobody else.
+        sock: A connected socket. The handshake is made here, within its timeout.
+        tls: The options.
+        host: The name that the broker's certificate must have, unless *tls* has a ``server_name``.
 
     Raises:
         OSError: The handshake failed.
@@ -78,19 +78,19 @@ class TLSSocket:
 
     def __init__(self, sock: socket.socket, tls: ClientTLS, host: str) -> None:
         self._socket = tls.ssl_context().wrap_socket(sock, server_hostname=tls.server_name or host)
-        # Within a record, the socket may be readable and yet give nothing.
+        # A readable socket may hold half a record, and then has no bytes to read.
         self._socket.setblocking(False)
         self.fileno = self._socket.fileno
         self.close = self._socket.close
-        #: How many bytes are here that no poll tells of.
+        #: Returns the number of decrypted bytes, which poll does not see.
         self.pending = self._socket.pending
 
     def send(self, data: memoryview, flags: int) -> int:
         """
-        Send what fits now.
+        Send as much of *data* as the socket takes now, and return the number of bytes.
 
         Raises:
-            BlockingIOError: Nothing does.
+            BlockingIOError: It takes nothing now.
         """
         try:
             return self._socket.send(data)
@@ -99,10 +99,10 @@ class TLSSocket:
 
     def recv_into(self, room: memoryview) -> int:
         """
-        Read what is there; 0 at the end.
+        Read into *room*, and return the number of bytes; 0 at the end of the stream.
 
         Raises:
-            BlockingIOError: Nothing is yet.
+            BlockingIOError: There is nothing to read yet.
         """
         try:
             return self._socket.recv_into(room)

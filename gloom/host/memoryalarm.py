@@ -14,7 +14,7 @@ import resource
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.application.service import Service
 from twisted.internet.interfaces import IReactorTime
@@ -145,13 +145,26 @@ def find_kept() -> Callable[[], int]:
     return lambda: int(mallinfo2().fordblks)
 
 
+class MemoryUser(Protocol):
+    """The part of `gloom.broker.interfaces.IBroker` that the alarm needs, which describes it."""
+
+    @property
+    def used_bytes(self) -> int: ...
+
+    def measure_memory_with(self, measure: Callable[[], None]) -> None: ...
+
+    def allow_memory(self, free_bytes: int) -> None: ...
+
+    def refuse_for_memory(self) -> None: ...
+
+
 class MemoryAlarm(Service):
     """
     Has the broker refuse jobs while the memory of the process is nearly full.
 
     Args:
         clock: Times the measurements.
-        broker: The `gloom.broker.memory.MemoryBroker`.
+        broker: The broker whose jobs take the memory.
         bounds: The limits; without any, nothing is measured.
         trim: Returns the allocator's free memory to the system.
         usage: Returns the memory of the process by the columns of `Bound`; None if it cannot be measured.
@@ -163,7 +176,7 @@ class MemoryAlarm(Service):
     def __init__(
         self,
         clock: IReactorTime,
-        broker: Any,
+        broker: MemoryUser,
         bounds: Sequence[Bound],
         trim: Callable[[], Any],
         usage: Callable[[], Sequence[int]] | None,
@@ -182,7 +195,7 @@ class MemoryAlarm(Service):
     def startService(self) -> None:
         super().startService()
         if self._bounds:
-            self._broker.limits.measure = self._measure
+            self._broker.measure_memory_with(self._measure)
             self._measuring.start(INTERVAL_SECONDS)
 
     def stopService(self) -> None:
@@ -204,7 +217,7 @@ class MemoryAlarm(Service):
         if is_on != self._is_on:
             self._tell(is_on, bound, free)
         if is_on:
-            self._broker.limits.refuse()
+            self._broker.refuse_for_memory()
         else:
             self._broker.allow_memory(max(free, low))
 

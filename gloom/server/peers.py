@@ -106,7 +106,7 @@ class PeerProtocol(AuthorizedProtocol):
         self.factory: PeerFactory[Any] = factory
         self.name = "?"
         self.accepts: frozenset[str] = frozenset()
-        self._broker: Any = around.broker
+        self._broker = around.broker
         # The class's own, which as an attribute of a class would be slower to read.
         self._verbs = self.verbs
         self._is_extended = False

@@ -15,7 +15,7 @@ from msgspec import UNSET, Raw
 from zope.interface import implementer
 
 from gloom.broker.interfaces import IMasterPeer, ISlavePeer
-from gloom.broker.records import ATTACH_TERMS, BASE_TERMS, Failure, JobKey, Receipt, Terms
+from gloom.broker.values import ATTACH_TERMS, BASE_TERMS, Failure, JobKey, Receipt, Terms, text_of
 from gloom.errors import IdExists, InvalidType, MissingField, ProtocolError
 from gloom.server.peers import OK_FRAME, PeerFactory, PeerProtocol
 from gloom.server.surroundings import Surroundings
@@ -51,7 +51,6 @@ from gloom.wire.messages import (
     Vocabulary,
     decode_job,
     key_of,
-    text_of,
 )
 
 # A master that has so many jobs in flight goes on while its answers wait for a moment.
@@ -114,7 +113,8 @@ class MasterProtocol(PeerProtocol):
             self.check_type(type)
         key, seconds = id if isinstance(id, str) else key_of(id), self._seconds
         payload = encode_job(key, type, request.body)
-        self._broker.submit(self._master, key, type, request.priority, payload, terms, seconds())
+        # Opaque to the broker, which only gives it back: a map serves as well as bytes.
+        self._broker.submit(self._master, key, type, request.priority, payload, terms, seconds())  # type: ignore[arg-type]
 
     def submit_many(self, request: SubmitMany) -> None:
         """Queue jobs; the one reply says of each whether it was."""

@@ -267,7 +267,7 @@ class BrokerService(MultiService):
         self.log.info("gloom {version} is down", version=gloom.__version__)
 
     async def _drain(self) -> None:
-        broker: Any = self._around.broker
+        broker = self._around.broker
         seconds = self._around.settings.drain_seconds
         drained, clock = self._drained, self._around.clock
         now = clock.seconds

@@ -1,8 +1,8 @@
 """
-Python values to bodies and back, for both ends' programs; the broker never does either (decision 2).
+Python values to bodies and back, for clients; the broker does neither (decision 2).
 
-Implements the body of docs/protocol.md, section 1.3. Whether a value is a body
-depends on the value only: not on the caller's stack, nor on Python's version.
+Implements the body of docs/protocol.md, section 1.3. Whether a value can be a body
+depends on the value only, and not on the depth of the caller's stack or on Python's version.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from gloom.wire.plainvalues import check_plain
 
 _BODY_TOO_DEEP = f"not JSON that a message may carry: nested more than {BODY_LEVELS} levels deep, or without an end"
 
-# Each level takes two.
+# A level takes two bytes, so a shorter body cannot be too deep.
 _NEVER_DEEP_BYTES = 2 * BODY_LEVELS
 
 _encode = msgspec.json.Encoder().encode
@@ -28,13 +28,13 @@ _decode = msgspec.json.Decoder().decode
 
 def encode_body(value: Any) -> Raw:
     """
-    Return *value* as JSON; a `Raw` is JSON already, and returned as it is.
+    Return *value* as JSON; a `Raw` is JSON already, and is returned unchanged.
 
-    Every value comes back as it was given, but for tuples, which come back as
-    lists (`gloom.wire.plainvalues`).
+    `decode_body` returns an equal value, except that a tuple becomes a list
+    (`gloom.wire.plainvalues`).
 
     Raises:
-        BodyError: JSON cannot carry it: bytes, sets, dates, dataclasses or
+        BodyError: JSON has no such value: bytes, sets, dates, dataclasses or
             another kind of object, a key that is not a string, NaN or an
             infinity, a lone surrogate, nesting of more than 900 levels (section 1.3).
     """
@@ -54,13 +54,13 @@ def encode_body(value: Any) -> Raw:
 def _encode_value(value: Any) -> bytes:
     data = _encode(value)
     if b"null" in data:
-        # msgspec writes NaN and the infinities as null, which would lose them silently.
+        # msgspec writes NaN and the infinities as null: the receiver would silently get None.
         _refuse_nan(value)
     return data
 
 
 def _refuse_nan(value: Any) -> None:
-    # to_builtins, since json looks into neither sets nor dataclasses.
+    # With to_builtins, because json reads neither sets nor dataclasses.
     json.dumps(msgspec.to_builtins(value), allow_nan=False)
 
 
@@ -69,7 +69,7 @@ def decode_body(body: bytes | Raw) -> Any:
     Return the Python value of a body.
 
     Raises:
-        BodyError: It is nested more than 900 levels deep, or no JSON that Python reads.
+        BodyError: *body* is nested more than 900 levels deep, or Python cannot read it.
     """
     if len(body) > _NEVER_DEEP_BYTES and is_deeper(body, BODY_LEVELS):
         raise BodyError(f"cannot read the body: it is nested more than {BODY_LEVELS} levels deep")
@@ -90,5 +90,5 @@ def _decode_value(body: bytes | Raw) -> Any:
     try:
         return _decode(body)
     except ValueError:
-        # Valid JSON that msgspec declines: floats beyond the double's range.
+        # Valid JSON that msgspec refuses: floats beyond the range of a double.
         return json.loads(bytes(body))

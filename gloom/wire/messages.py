@@ -406,11 +406,6 @@ def key_of(id: str | int) -> str | bytes:
     return id if type(id) is str else _encode(id)
 
 
-def text_of(id: str | int | bytes) -> str:
-    """Return *id* as an error shows it."""
-    return id.decode() if isinstance(id, bytes) else str(id)
-
-
 def encode_request(request: Request) -> bytes:
     """Return the payload that carries *request*."""
     return _encode(request)

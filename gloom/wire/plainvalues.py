@@ -1,8 +1,8 @@
 """
-Which Python values JSON carries as they are (docs/decisions/0024-values-arrive-as-given.md).
+The Python values that JSON carries unchanged (docs/decisions/0024-values-arrive-as-given.md).
 
 msgspec would write bytes as base64, sets as lists, dates as text and the key 1
-as "1": the receiver would get another value, and nobody would be told.
+as "1": the receiver would get another value without an error.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from msgspec import Raw
 
 from gloom.errors import BodyError
 
-# Carried, and nothing inside to look at. A Raw is JSON already.
+# Types that JSON carries, and that contain no other values. A Raw is JSON already.
 _SCALARS = frozenset({type(None), bool, int, float, str, Raw})
 
 _INSTEAD: tuple[tuple[type | tuple[type, ...], str], ...] = (
@@ -32,13 +32,13 @@ _INSTEAD: tuple[tuple[type | tuple[type, ...], str], ...] = (
 
 def check_plain(value: Any) -> None:
     """
-    Check that *value* arrives as it is given, but for tuples, which arrive as lists.
+    Check that *value* arrives unchanged, except that tuples arrive as lists.
 
     Args:
-        value: A value that has been encoded, and so does not contain itself.
+        value: A value that was encoded, and so does not contain itself.
 
     Raises:
-        BodyError: JSON carries another value in its place; the text names both.
+        BodyError: JSON would carry another value instead; the text says what to send.
     """
     if type(value) in _SCALARS:
         return
@@ -53,7 +53,7 @@ def check_plain(value: Any) -> None:
 
 def _inside(value: Any) -> Iterable[Any]:
     """Return the values in *value*; none for a member of an enumeration of strings or numbers."""
-    # The base's own methods: those of a subclass may be anything, and the encoder asks none of them.
+    # The methods of the base classes, as the encoder does: a subclass may override its own.
     if isinstance(value, dict):
         for key in dict.__iter__(value):
             if type(key) is not str:

@@ -1,11 +1,11 @@
 """
-Why a frame is wrong: the second reading that finds the words for a refusal.
+The reasons of refusals: a second reading of a wrong frame that finds the fault.
 
-Implements the reasons of docs/protocol.md, section 2. Knows fields and their
-rules, not which port has which verb: that is `gloom.wire.messages`. A refusal must
-not cost much more than an acceptance: one pass over the frame, and a decoder
-made once for each field. A refusal quotes no part of a ``hello`` that could be
-a token, and no part of a frame that cannot be read.
+Implements the reasons of docs/protocol.md, section 2. Knows the fields and their
+rules; `gloom.wire.messages` knows the verbs of each port. A refusal must
+not cost much more than an acceptance: one pass over the frame, and one decoder
+for each field, made once. A refusal quotes no part of a ``hello`` that could be
+a token, and no part of an unreadable frame.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from msgspec import Raw, Struct
 from gloom.errors import InvalidJSON, InvalidType, MissingField, ProtocolError
 from gloom.wire.largebytes import Payload
 
-#: What each field may hold, in the words of an error's reason.
+#: The rule of each field, in the words of an error's reason.
 FIELD_RULES = {
     "id": "a string of 1 to 255 characters or an integer",
     "type": "a string of 1 to 255 characters or null",
@@ -47,15 +47,15 @@ FIELD_RULES = {
     "retry": "true or false",
 }
 
-#: How many values each list may have.
+#: The limit for the number of values in each list.
 MOST_VALUES = {"accept": 100, "types": 1000, "jobs": 10_000}
 
 _ABSENT = Raw()
-#: All fields of all requests as JSON, in one pass. However many other keys a frame has, they are skipped.
+#: All fields of all requests as JSON, in one pass; other keys are skipped.
 _Fields = msgspec.defstruct("_Fields", [(name, Raw, _ABSENT) for name in ("action", *FIELD_RULES)])
 _decode_fields = msgspec.json.Decoder(_Fields).decode
 _decode_text = msgspec.json.Decoder(str).decode
-#: Numbers, null, true and false, and lists of them: no token is one.
+#: Numbers, null, true and false, and lists of them, which cannot hold a token.
 _HARMLESS = re.compile(rb"(?:[\s\[\],0-9.+-]|(?<=[0-9])[eE]|null|true|false)*")
 _KINDS = {b'"': "a string", b"[": "a list", b"{": "an object"}
 
@@ -86,10 +86,14 @@ def _fields_of(request: type[Struct]) -> tuple[_Field, ...]:
 
 def read_fields(frame: bytes, error: Exception | None = None) -> Struct:
     """
-    Return the fields of *frame*, each as JSON; *error* ended a first reading.
+    Return the fields of *frame*, each as JSON.
+
+    Args:
+        frame: The payload.
+        error: The exception that ended the first reading.
 
     Raises:
-        InvalidJSON: It is not one JSON object in UTF-8.
+        InvalidJSON: *frame* is not one JSON object in UTF-8.
     """
     if isinstance(error, UnicodeDecodeError):
         raise InvalidJSON(f"the frame is not UTF-8: {error.reason} at byte {error.start}")
@@ -104,11 +108,15 @@ def read_fields(frame: bytes, error: Exception | None = None) -> Struct:
 
 def read_verb(fields: Struct, verbs: str) -> str:
     """
-    Return the verb of the request that *fields* are, which should be one of *verbs*.
+    Return the verb in *fields*.
+
+    Args:
+        fields: The fields of the request.
+        verbs: The allowed verbs, for the text of an error.
 
     Raises:
-        MissingField: There is none.
-        InvalidType: It is no string.
+        MissingField: There is no verb.
+        InvalidType: The verb is not a string.
     """
     raw: Raw = fields.action  # type: ignore[attr-defined]
     if raw is _ABSENT:
@@ -120,7 +128,7 @@ def read_verb(fields: Struct, verbs: str) -> str:
 
 
 def fault_of(request: type[Struct], fields: Struct) -> ProtocolError:
-    """Return why *request* cannot be made of *fields*: the first field that is missing or wrong."""
+    """Return the error of *fields* as a *request*: the first field that is missing or wrong."""
     verb = verb_of(request)
     for name, required, decode in _fields_of(request):
         raw: Raw = getattr(fields, name)
@@ -133,7 +141,7 @@ def fault_of(request: type[Struct], fields: Struct) -> ProtocolError:
 
 
 def fault_of_lists(request: type[Struct], fields: Struct) -> ProtocolError | None:
-    """Return why *request* cannot be made of *fields* if a list among them is too long, without making its values."""
+    """Return an error if a list in *fields* is too long for a *request*, without decoding its values."""
     for name in MOST_VALUES.keys() & request.__struct_fields__:
         raw: Raw = getattr(fields, name)
         if _is_longer(raw, MOST_VALUES[name]):
@@ -145,19 +153,19 @@ def _is_longer(raw: Raw, most: int) -> bool:
     try:
         return getattr(_first_of(most)(raw), f"value{most}") is not _ABSENT
     except ValueError:
-        return False  # no list
+        return False  # not a list
 
 
 @cache
 def _first_of(most: int) -> Callable[[Raw], Struct]:
-    """Return a decoder of *most* values of a list and one more, which skips the rest: skipping makes no objects."""
+    """Return a decoder of one value more than *most*; it skips the rest of a list, which makes no objects."""
     values = [(f"value{number}", Raw, _ABSENT) for number in range(most + 1)]
     first: Callable[[Raw], Struct] = msgspec.json.Decoder(msgspec.defstruct("_First", values, array_like=True)).decode
     return first
 
 
 def fault_of_job(request: type[Struct], job: bytes) -> ProtocolError:
-    """Return why *job*, one of those in a ``submit_many``, is no *request*; the frame around it has been read."""
+    """Return the error of *job* as a *request*: a job in a ``submit_many`` that was read."""
     try:
         fields = _decode_fields(job)
     except ValueError:
@@ -190,7 +198,7 @@ def _got(verb: str, name: str, raw: Raw) -> str:
 
 
 def _shown(raw: Payload | Raw) -> str:
-    """Return *raw* as `quote` does if no token can be in it, else its kind."""
+    """Return *raw* as `quote` does if it cannot hold a token, else its kind."""
     head = bytes(memoryview(raw)[:400])
     return quote(raw) if _HARMLESS.fullmatch(head) else _KINDS.get(head.lstrip()[:1], "something else")
 

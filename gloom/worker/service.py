@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import Unpack
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
@@ -13,8 +14,8 @@ from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from gloom.client.deferred.link import retry_delay_seconds
-from gloom.client.tls import ClientTLS
+from gloom.client.deferred.backoff import retry_delay_seconds
+from gloom.client.options import ClientKeywords
 from gloom.errors import GloomError, RequestRefused
 from gloom.wire.messages import Fail
 from gloom.worker.childprocess import Child, ChildError, WorkerDied
@@ -168,10 +169,8 @@ class Worker(Service):
         endpoint: The broker's slave port, as for `Slave`; the log shows its text.
         reactor: The clock; connects, if *endpoint* is a string.
         concurrency: Number of jobs at a time, each in a process of its own.
-        name: The worker's name at the broker; ``host:pid`` if absent.
         finish_seconds: How long stopping waits for running jobs.
-        token: The token for a broker with access rules, or None.
-        tls: The TLS options if *endpoint* is a string; None for no TLS.
+        options: See `gloom.client.options.ClientOptions`.
 
     Attributes:
         broken: Fails if the worker cannot work: with a `ChildError` if no child can
@@ -188,10 +187,8 @@ class Worker(Service):
         *,
         reactor: IReactorTime,
         concurrency: int = 1,
-        name: str | None = None,
         finish_seconds: float = 30.0,
-        token: str | None = None,
-        tls: ClientTLS | None = None,
+        **options: Unpack[ClientKeywords],
     ) -> None:
         self.broken: Deferred[None] = Deferred()
         self._slave = ChildrenSlave(
@@ -200,10 +197,8 @@ class Worker(Service):
             concurrency,
             self._join_refused,
             reactor=reactor,
-            name=name,
             finish_seconds=finish_seconds,
-            token=token,
-            tls=tls,
+            **options,
         )
         self._was_ready = False
         self._slots = [

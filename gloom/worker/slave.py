@@ -8,15 +8,15 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from msgspec import Raw, structs
-from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
+from twisted.internet.interfaces import IDelayedCall, IReactorFDSet, IStreamClientEndpoint
 from twisted.logger import FilteringLogObserver, Logger, LogLevel, LogLevelFilterPredicate, globalLogPublisher
 from twisted.python.failure import Failure
 
+from gloom.client.deferred.backoff import retry_delay_seconds
 from gloom.client.deferred.connection import BrokerConnection
-from gloom.client.deferred.link import retry_delay_seconds
 from gloom.client.deferred.run import Run
 from gloom.client.deferred.slavelink import SlaveLink
 from gloom.client.session import Assignment, Event, Reply
@@ -89,7 +89,7 @@ class ChildrenSlave(SlaveLink):
         self._working: dict[Child, Run] = {}
         if SocketPoll.is_possible(self._reactor):
             # A worker's output never waits for more to be sent with it: the second FlushTurn stays empty.
-            self._poll = SocketPoll(self._reactor, self._flushes, FlushTurn(self._clock))
+            self._poll = SocketPoll(cast(IReactorFDSet, self._reactor), self._flushes, FlushTurn(self._clock))
 
     # Its children
 

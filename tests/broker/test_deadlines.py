@@ -1,4 +1,4 @@
-"""The moments that lie ahead: in order, dropped for little, and announced when an earlier one comes."""
+"""Deadlines come in order, are dropped cheaply, and announce an earlier first one."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from gloom.broker.deadlines import Deadline, Deadlines
 
 
 def deadlines_of(*moments: float) -> tuple[Deadlines[int], list[Deadline[int]], list[float]]:
-    """Return deadlines for the items 0, 1, 2... at *moments*, each deadline, and what was announced."""
+    """Return deadlines for the items 0, 1, 2... at *moments*, each single one, and the times that were announced."""
     announced: list[float] = []
     deadlines: Deadlines[int] = Deadlines(announced.append)
     return deadlines, [deadlines.set(when, item) for item, when in enumerate(moments)], announced
 
 
-def test_nothing_lies_ahead_at_first() -> None:
-    """Without a moment there is no next one, and nothing is due, ever."""
+def test_new_deadlines_are_empty() -> None:
+    """Without a deadline there is no next one, and nothing is ever due."""
     deadlines, _, announced = deadlines_of()
     assert deadlines.next() is None
     assert list(deadlines.due(1e12)) == []
@@ -27,8 +27,8 @@ def test_nothing_lies_ahead_at_first() -> None:
     assert announced == []
 
 
-def test_moments_come_in_order() -> None:
-    """What is due at a moment comes out earliest first; what lies behind it stays."""
+def test_deadlines_come_in_order() -> None:
+    """The items that are due come out earliest first; later ones stay."""
     deadlines, _, _ = deadlines_of(3.0, 1.0, 2.0, 2.0)
     assert list(deadlines.due(0.999)) == []
     assert deadlines.next() == 1.0
@@ -37,8 +37,8 @@ def test_moments_come_in_order() -> None:
     assert len(deadlines) == 1
 
 
-def test_equal_moments_come_as_they_were_set() -> None:
-    """Of equal moments the one that was set first comes first; items are never compared."""
+def test_equal_deadlines_come_in_the_order_of_their_setting() -> None:
+    """Of equal deadlines the one that was set first comes first; items are never compared."""
     deadlines: Deadlines[object] = Deadlines(lambda when: None)
     items = [object() for _ in range(20)]
     for item in items:
@@ -46,8 +46,8 @@ def test_equal_moments_come_as_they_were_set() -> None:
     assert list(deadlines.due(1.0)) == items
 
 
-def test_an_earlier_moment_is_announced() -> None:
-    """Whoever holds the timer hears of each moment that comes before all others, and of no other."""
+def test_an_earlier_first_deadline_is_announced() -> None:
+    """Each deadline that is set before all others is announced to the timer, and no other."""
     deadlines, _, announced = deadlines_of(5.0, 7.0, 5.0, 3.0)
     assert announced == [5.0, 3.0]
     assert list(deadlines.due(6.0)) == [3, 0, 2]
@@ -55,8 +55,8 @@ def test_an_earlier_moment_is_announced() -> None:
     assert announced == [5.0, 3.0, 6.5]
 
 
-def test_a_dropped_moment_never_comes() -> None:
-    """What was dropped is not due, is not next, and is not counted, wherever it stood."""
+def test_a_dropped_deadline_never_comes() -> None:
+    """A dropped deadline is not due, is not next, and is not counted, wherever it stood."""
     deadlines, (first, second, third), _ = deadlines_of(1.0, 2.0, 3.0)
     deadlines.drop(second)
     assert len(deadlines) == 2
@@ -69,7 +69,7 @@ def test_a_dropped_moment_never_comes() -> None:
 
 
 def test_a_dropped_item_is_released() -> None:
-    """A moment that was dropped keeps nothing alive, wherever it stood."""
+    """A dropped deadline does not keep its item alive, wherever it stood."""
     deadlines: Deadlines[object] = Deadlines(lambda when: None)
     items = [object() for _ in range(9)]
     moments = [deadlines.set(float(place), item) for place, item in enumerate(items)]
@@ -80,8 +80,8 @@ def test_a_dropped_item_is_released() -> None:
         assert sys.getrefcount(items[place]) == references[place] - 1
 
 
-def test_what_is_due_may_set_and_drop() -> None:
-    """While due moments are worked off, one that is set for now still comes, and one that is dropped does not."""
+def test_deadlines_may_be_set_and_dropped_between_due_items() -> None:
+    """A deadline that is set for now between two due items still comes, and one that is dropped does not."""
     deadlines, (_, second, third, _), _ = deadlines_of(1.0, 2.0, 3.0, 9.0)
     seen = []
     for item in deadlines.due(5.0):
@@ -95,8 +95,8 @@ def test_what_is_due_may_set_and_drop() -> None:
     assert (len(deadlines), deadlines.next()) == (1, 9.0)
 
 
-def test_no_drop_and_no_look_takes_long() -> None:
-    """Where 100,000 moments are dropped behind a live one, no step compares more than a few dozen."""
+def test_drop_and_next_are_cheap() -> None:
+    """With 100,000 deadlines, no drop and no `next` compares more than a few dozen."""
     compared = 0
 
     class Moment(float):
@@ -122,8 +122,8 @@ def test_no_drop_and_no_look_takes_long() -> None:
 
 @settings(deadline=None, max_examples=20)
 @given(st.lists(st.integers(0, 10**6), min_size=150, max_size=400), st.randoms(use_true_random=False))
-def test_compaction_keeps_the_order(moments: list[int], random: Any) -> None:
-    """Many that are dropped, which compacts the heap, change nothing in the order of what is left."""
+def test_joining_chunks_keeps_the_order(moments: list[int], random: Any) -> None:
+    """Dropping most of the deadlines, which joins chunks, does not change the order of the rest."""
     deadlines, all_of_them, _ = deadlines_of(*map(float, moments))
     dropped = set(random.sample(range(len(moments)), k=len(moments) * 4 // 5))
     for item in dropped:
@@ -138,7 +138,7 @@ STEPS = st.lists(st.tuples(st.sampled_from(["set", "set", "drop", "due", "next"]
 @settings(deadline=None)
 @given(STEPS)
 def test_any_use_agrees_with_a_sorted_list(steps: list[tuple[str, int]]) -> None:
-    """Whatever is set, dropped and worked off, the moments come as from a sorted list."""
+    """After any calls, the deadlines come as from a sorted list."""
     deadlines: Deadlines[int] = Deadlines(lambda when: None)
     model: dict[int, Deadline[int]] = {}
     for item, (step, number) in enumerate(steps):

@@ -1,4 +1,4 @@
-"""The queue against the plainest model of one: a list that is sorted when somebody looks."""
+"""The queues against the plainest model of one: a list that is sorted for each look."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gloom.broker.jobqueue import JobQueue, MergedQueue, first_of
 class Item:
     priority: int
     sequence: int
-    queued: int = 0
+    queued: bool = False
     before: Item | None = field(default=None, repr=False)
     after: Item | None = field(default=None, repr=False)
 
@@ -68,8 +68,8 @@ def test_an_item_that_comes_back_gets_its_old_place() -> None:
     assert drain(queue) == [first, second, third]
 
 
-def test_peek_takes_nothing() -> None:
-    """Looking at the first item takes nothing, also when those before it were removed."""
+def test_peek_removes_nothing() -> None:
+    """`peek` removes nothing, also when the items before the first one were removed."""
     queue, (first, second, third) = queue_of(0, 0, 0)
     queue.remove(first)
     assert queue.peek() is second
@@ -78,8 +78,8 @@ def test_peek_takes_nothing() -> None:
     assert queue.peek() is third
 
 
-def test_an_empty_queue_has_nothing() -> None:
-    """A queue whose items all went has length 0 and no first item."""
+def test_an_emptied_queue_has_no_first_item() -> None:
+    """After the removal of all items a queue has length 0 and no first item."""
     queue, (first, second) = queue_of(1, 2)
     queue.remove(second)
     queue.remove(first)
@@ -87,26 +87,27 @@ def test_an_empty_queue_has_nothing() -> None:
     assert queue.peek() is None
 
 
-def test_what_was_removed_is_never_served() -> None:
+def test_a_removed_item_is_never_served() -> None:
     """A removed item is never served, wherever it stood."""
     queue, items = queue_of(3, 2, 1)
     queue.remove(items[0])
     assert pop(queue) is items[1]
-    assert [bool(item.queued) for item in items] == [False, False, True]
+    assert [item.queued for item in items] == [False, False, True]
 
 
-def test_an_item_knows_whether_it_is_queued() -> None:
-    """An item says that it is queued from push until pop or remove."""
-    queue, (popped, removed) = queue_of(1, 0)
-    assert popped.queued and removed.queued
-    pop(queue)
-    queue.remove(removed)
-    assert not popped.queued and not removed.queued
+def test_queued_says_whether_an_item_is_in_a_queue() -> None:
+    """`queued` is true from push until remove, in the run or beside it, and nothing but a bool."""
+    queue, items = queue_of(1, 1, 2, 0)
+    assert [item.queued for item in items] == [True] * 4
+    assert all(type(item.queued) is bool for item in items)
+    for item in items:
+        queue.remove(item)
+        assert item.queued is False
 
 
 @pytest.mark.parametrize("priorities", [range(1000), [0] * 1000], ids=["each its own", "all the same"])
-def test_a_removed_item_is_let_go_of(priorities: Sequence[int]) -> None:
-    """Nothing refers to what was removed, wherever it stood, and the order of the rest stays."""
+def test_a_removed_item_is_freed(priorities: Sequence[int]) -> None:
+    """The queue keeps no reference to a removed item, wherever it stood, and the order of the rest stays."""
     queue, items = queue_of(*priorities)
     stay = {0, 500, *range(992, 1000)}
     for place, item in enumerate(items):
@@ -120,8 +121,8 @@ def test_a_removed_item_is_let_go_of(priorities: Sequence[int]) -> None:
     assert drain(queue) == in_order(items)
 
 
-def test_jobs_of_one_priority_are_compared_with_nothing() -> None:
-    """Nearly all jobs are of one priority: those stand in a run, where each is at its place already."""
+def test_items_of_one_priority_stand_in_the_run() -> None:
+    """Items of one priority are in the run, without a comparison; others are beside it."""
     queue, items = queue_of(*[3] * 100)
     assert queue._others is None
     queue.push(Item(4, 100))
@@ -132,7 +133,7 @@ def test_jobs_of_one_priority_are_compared_with_nothing() -> None:
 
 
 class Counting(Item):
-    """An item that counts how often any is looked at."""
+    """An item that counts attribute reads, for all items together."""
 
     looks = 0
 
@@ -142,7 +143,7 @@ class Counting(Item):
 
 
 def looks_of(act: Callable[[], Any]) -> int:
-    """Return how often *act* looks at items."""
+    """Return the number of attribute reads of *act*."""
     before = Counting.looks
     act()
     return Counting.looks - before
@@ -150,7 +151,7 @@ def looks_of(act: Callable[[], Any]) -> int:
 
 @pytest.mark.parametrize("front", [0, 1], ids=["all removed from the front", "the last one first"])
 def test_no_step_looks_at_many_items(front: int) -> None:
-    """Where the first 10,000 of 20,000 jobs are removed, no removal and no look at the first takes long."""
+    """While the first 10,000 of 20,000 items are removed, no call reads more than a few attributes."""
     queue: JobQueue[Counting] = JobQueue()
     items = [Counting(0, sequence) for sequence in range(20_000)]
     for item in items:
@@ -161,8 +162,8 @@ def test_no_step_looks_at_many_items(front: int) -> None:
     assert queue.peek() is items[10_000]
 
 
-def test_a_queue_is_walked_in_order_and_left_as_it_is() -> None:
-    """To look past the first items takes none of them."""
+def test_iteration_is_in_order_and_removes_nothing() -> None:
+    """Iterating over a queue yields all items in order, and leaves them there."""
     queue, items = queue_of(0, 0, 5, 0, -1, 5)
     assert list(queue) == in_order(items)
     assert drain(queue) == in_order(items)
@@ -184,7 +185,7 @@ PRIORITIES = st.one_of(st.integers(-2, 2), st.integers(-(2**63), 2**63 - 1))
 @settings(deadline=None)
 @given(st.data())
 def test_any_use_agrees_with_a_sorted_list(data: st.DataObject) -> None:
-    """Whatever is pushed, popped, removed and pushed again, the queue serves what a sorted list would."""
+    """After any pushes and removals, also of the same item again, the queue serves the items of a sorted list."""
     queue: JobQueue[Item] = JobQueue()
     model: list[Item] = []
     popped: list[Item] = []
@@ -213,8 +214,8 @@ def test_any_use_agrees_with_a_sorted_list(data: st.DataObject) -> None:
 
 @settings(deadline=None, max_examples=20)
 @given(st.lists(PRIORITIES, min_size=150, max_size=400), st.randoms(use_true_random=False))
-def test_compaction_keeps_the_order(priorities: list[int], random: object) -> None:
-    """Many removals, which compact the heap, change nothing in the order of what is left."""
+def test_many_removals_keep_the_order(priorities: list[int], random: object) -> None:
+    """Removing most of the items does not change the order of the rest."""
     queue, items = queue_of(*priorities)
     removed = random.sample(items, k=len(items) * 4 // 5)  # type: ignore[attr-defined]
     for item in removed:
@@ -226,11 +227,11 @@ def test_compaction_keeps_the_order(priorities: list[int], random: object) -> No
 
 
 class Merged:
-    """Queues that two merged ones are made of, used as the broker uses them: whoever pushes says so."""
+    """Queues under two merged ones, used as the broker uses them: each push is followed by `expect`."""
 
     def __init__(self, count: int) -> None:
         self.queues: list[JobQueue[Item]] = [JobQueue() for _ in range(count)]
-        # The second has only a part of them.
+        # The second merges only some of the queues.
         self.merged = [MergedQueue(self.queues), MergedQueue(self.queues[1:])]
         self.items: list[list[Item]] = [[] for _ in range(count)]
         self.sequence = 0
@@ -259,7 +260,7 @@ class Merged:
         self.items[which].remove(item)
 
     def firsts(self) -> list[Item | None]:
-        """Return what the merged queues say, which must be what all of their items in order say."""
+        """Return the first items of the merged queues, and compare both queues with all their items sorted."""
         walked = [list(merged) for merged in self.merged]
         firsts = [merged.peek() for merged in self.merged]
         ordered = [in_order(list(chain.from_iterable(self.items[part:]))) for part in (0, 1)]
@@ -280,8 +281,8 @@ def test_merged_queues_are_one_order() -> None:
         merged.firsts()
 
 
-def test_what_is_in_a_queue_before_is_in_the_merged_one() -> None:
-    """A merged queue knows of items that were there before it."""
+def test_items_queued_before_the_merge_are_seen() -> None:
+    """A merged queue finds items that were queued before it was made."""
     queue, (first, second) = queue_of(0, 1)
     merged = MergedQueue([JobQueue(), queue])
     assert merged.peek() is second
@@ -290,7 +291,7 @@ def test_what_is_in_a_queue_before_is_in_the_merged_one() -> None:
 
 
 def test_a_queue_may_bid_the_same_again() -> None:
-    """A queue whose larger job has come and gone is known by the smaller one again, as it was before."""
+    """After an item of larger priority has come and gone, its queue makes the former bid again."""
     merged = Merged(3)
     low, _, high = merged.push(1), merged.push(2), merged.push(1, priority=1)
     assert merged.firsts() == [high, high]
@@ -298,8 +299,8 @@ def test_a_queue_may_bid_the_same_again() -> None:
     assert merged.firsts() == [low, low]
 
 
-def test_only_the_queue_of_the_first_item_is_looked_at() -> None:
-    """The first of 10,000 queues is found without looking at each, whichever items come and go."""
+def test_only_the_queue_of_the_first_bid_is_examined() -> None:
+    """The first item of 10,000 queues is found with a few calls of `peek`, while items come and go."""
     looks = 0
 
     class Watched(JobQueue[Item]):
@@ -322,8 +323,8 @@ def test_only_the_queue_of_the_first_item_is_looked_at() -> None:
     assert looks < 5 * 5000
 
 
-def test_bids_that_are_bettered_do_not_add_up() -> None:
-    """However often a job of a larger priority comes to the same queue, what a merged queue keeps is as little."""
+def test_replaced_bids_do_not_add_up() -> None:
+    """A merged queue keeps one bid of a queue, however often an item of larger priority comes there."""
     merged = Merged(2)
     for priority in range(10_000):
         merged.push(1, priority)
@@ -334,7 +335,7 @@ def test_bids_that_are_bettered_do_not_add_up() -> None:
 @settings(deadline=None, max_examples=300)
 @given(st.data())
 def test_any_use_of_merged_queues_agrees_with_a_sorted_list(data: st.DataObject) -> None:
-    """Whatever is pushed to any queue, taken or removed from it and pushed again, the first of all is known."""
+    """After any pushes and removals in any of the queues, the merged queue has the first item of all."""
     merged = Merged(3)
     popped: list[tuple[int, Item]] = []
     steps = st.tuples(

@@ -1,4 +1,4 @@
-"""Entries in order against the plainest model of them: a sorted list."""
+"""Ordered entries against the plainest model of them: a sorted list."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gloom.broker.ordered import Ordered
 
 
 class Key(int):
-    """A number that counts how often any is compared."""
+    """A number that counts comparisons, for all keys together."""
 
     compared = 0
 
@@ -24,14 +24,14 @@ class Key(int):
 
 
 def chunks_of(entries: Ordered[Any]) -> list[int]:
-    """Return how long the chunks are, which must know their last entries."""
+    """Return the lengths of the chunks, and check the list of their last entries."""
     assert entries._lasts == [chunk[-1] for chunk in entries._chunks]
     return [len(chunk) for chunk in entries._chunks]
 
 
 @pytest.fixture(params=[4, 8, 512])
 def most(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Chunks so small that few entries need many of them."""
+    """The largest chunk: also so small that few entries need many chunks."""
     monkeypatch.setattr(ordered, "MOST_IN_CHUNK", request.param)
     return int(request.param)
 
@@ -42,7 +42,7 @@ STEPS = st.lists(st.tuples(st.sampled_from(["put", "put", "remove", "pop"]), st.
 @settings(deadline=None)
 @given(steps=STEPS, most=st.sampled_from([4, 8, 512]))
 def test_any_use_agrees_with_a_sorted_list(steps: list[tuple[str, int]], most: int) -> None:
-    """Whatever is put and taken, from the front or from anywhere, the rest is there in its order."""
+    """After any entries were put and removed, at the front or anywhere, the rest is in order."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ordered, "MOST_IN_CHUNK", most)
         entries: Ordered[Any] = Ordered()
@@ -62,8 +62,8 @@ def test_any_use_agrees_with_a_sorted_list(steps: list[tuple[str, int]], most: i
             assert all(0 < length <= most for length in chunks_of(entries))
 
 
-def test_taking_from_none_is_an_error() -> None:
-    """Who takes must know that there is something."""
+def test_pop_of_no_entry_is_an_error() -> None:
+    """A caller of `pop` must know that there is an entry."""
     with pytest.raises(IndexError):
         Ordered[int]().pop()
 
@@ -87,7 +87,7 @@ def test_no_step_compares_more_than_a_search(most: int) -> None:
 
 
 def test_chunks_do_not_become_many_and_small() -> None:
-    """When most of what was there has gone, from either end or from anywhere, what is left stands close together."""
+    """When most entries were removed, from either end or from anywhere, the rest is in few chunks."""
     every = [(number, 0, None) for number in range(100_000)]
     for order in (every, every[::-1], Random(1).sample(every, len(every))):
         entries: Ordered[None] = Ordered()

@@ -45,13 +45,13 @@ def test_an_address_is_not_looked_up(address: str, host: str) -> None:
     ],
 )
 def test_a_description_of_twisted(description: str, kind: type) -> None:
-    """Whatever Twisted, or a plugin of it, can connect to."""
+    """Any endpoint of Twisted, or of a plugin for it."""
     assert isinstance(client_endpoint(reactor, description), kind)
 
 
 @pytest.mark.parametrize("address", ["", "9998", "host", "host:", ":9998", "host:name", "::1:9998", "carrier:pigeon:1"])
-def test_what_is_neither_is_a_mistake(address: str) -> None:
-    """ValueError says what is allowed and what was given."""
+def test_any_other_address_is_refused(address: str) -> None:
+    """The ValueError names the allowed forms and the value."""
     with pytest.raises(ValueError, match="expected HOST:PORT or a Twisted client endpoint description, got ") as raised:
         client_endpoint(reactor, address)
     assert repr(address) in str(raised.value)
@@ -71,7 +71,7 @@ class Greeting(Protocol):
         self.transport.loseConnection()  # type: ignore[union-attr]
 
 
-async def test_an_address_reaches_what_listens_there(tmp_path: Path) -> None:
+async def test_an_address_reaches_its_listener(tmp_path: Path) -> None:
     """A port by number, and a socket in the file system."""
     for listening in ("tcp:0:interface=127.0.0.1", f"unix:{tmp_path}/socket"):
         port = await serverFromString(reactor, listening).listen(Factory.forProtocol(Greeting))

@@ -1,4 +1,4 @@
-"""`gloom.client.deferred.answers`: what `Master.map` returns."""
+"""`gloom.client.deferred.answers`: the iterator of `Master.map`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def next_of(answers: Answers) -> Deferred[Answer]:
 
 class Jobs:
     """
-    A `submit` whose jobs the test ends itself.
+    A `submit` for jobs that the test ends itself.
 
     Attributes:
         open: The Deferred of each body that was submitted and has not ended.
@@ -150,7 +150,7 @@ def test_a_window_without_room_is_a_mistake(farm: Farm, window: int) -> None:
 
 
 def test_bodies_that_are_none_are_a_mistake(farm: Farm) -> None:
-    """TypeError at the call for what cannot be iterated over."""
+    """The call raises TypeError if the bodies cannot be iterated over."""
     with pytest.raises(TypeError, match="not iterable"):
         farm.master().map("echo", 5)  # type: ignore[arg-type]
 
@@ -217,7 +217,7 @@ async def failing_later(error: Exception) -> AsyncIterator[Any]:
 
 @pytest.mark.parametrize("bodies", [failing, failing_later])
 def test_bodies_that_fail_end_it_after_the_answers_that_are_due(farm: Farm, bodies: Callable[[Exception], Any]) -> None:
-    """What was submitted is answered; then the exception of the bodies is raised, once."""
+    """The submitted jobs are answered first; then the exception of the bodies is raised, once."""
     answers = farm.master().map("echo", bodies(OSError("the file is gone")), window=5)
     first, second = next_of(answers), next_of(answers)
     farm.advance()
@@ -232,7 +232,7 @@ def test_bodies_that_fail_end_it_after_the_answers_that_are_due(farm: Farm, bodi
 
 
 def test_breaking_off_leaves_nothing_that_fails(farm: Farm) -> None:
-    """After a break without cancel what has become of the window's jobs is nobody's error."""
+    """After a break without cancel, the ends of the window's jobs log no error."""
     farm.slave("half", lambda n: 1 / n)
     master = farm.master()
 
@@ -246,8 +246,8 @@ def test_breaking_off_leaves_nothing_that_fails(farm: Farm) -> None:
     assert master.unanswered == 0
 
 
-def test_cancel_gives_up_what_is_unanswered(farm: Farm) -> None:
-    """Nothing more is read or awaited; what was ready may still be taken, then it ends."""
+def test_cancel_gives_up_the_unanswered_jobs(farm: Farm) -> None:
+    """No body is read and no job awaited; ready answers may still be taken, then the iterator ends."""
     jobs = Jobs()
     answers = Answers(jobs.submit, range(100), window=3)
     first = next_of(answers)
@@ -262,7 +262,7 @@ def test_cancel_gives_up_what_is_unanswered(farm: Farm) -> None:
     assert collected(farm, answers) == []
 
 
-def test_cancel_wakes_who_waits(farm: Farm) -> None:
+def test_cancel_wakes_a_waiting_reader(farm: Farm) -> None:
     """A reader that waits for the next answer is told that there is none."""
     master = farm.master()
     answers = master.map("nobody", [1, 2])
@@ -374,11 +374,11 @@ def test_a_reader_that_is_cancelled_stops_the_window(farm: Farm) -> None:
     slave.ask({"action": "respond", "body": 1})
     farm.advance()
     assert slave.take() == []
-    assert farm.gloom.broker.unanswered == 0  # type: ignore[attr-defined]
+    assert farm.gloom.broker.unanswered == 0
 
 
-def test_a_map_whose_reader_was_cancelled_does_not_look_finished(farm: Farm) -> None:
-    """Reading on says what has happened, once; a time limit for one wait does not pass for the end of the bodies."""
+def test_a_map_with_a_cancelled_reader_does_not_look_finished(farm: Farm) -> None:
+    """A reader that goes on gets an error once: a time limit for one wait does not look like the end of the bodies."""
     answers = farm.master().map("nobody", [1])
     waiting = next_of(answers).addTimeout(1, farm.gloom.clock)
     farm.advance(1)
@@ -435,7 +435,7 @@ def test_a_map_that_is_left_early_stops(farm: Farm, way: str, iterable: Callable
     assert master.unanswered == 0
     waiting.drop()
     farm.advance()
-    assert farm.gloom.broker.unanswered == 0  # type: ignore[attr-defined]
+    assert farm.gloom.broker.unanswered == 0
 
 
 async def _read_one(answers: Answers) -> None:
@@ -452,8 +452,8 @@ def test_a_reader_that_is_dropped_stops_the_window(farm: Farm) -> None:
     assert jobs.open == {}
 
 
-def test_aclose_drops_what_is_ready(farm: Farm) -> None:
-    """And what the bodies have failed with: nobody reads on."""
+def test_aclose_drops_ready_answers(farm: Farm) -> None:
+    """And the exception of the bodies, since the reader is gone."""
     answers = farm.master().map("echo", failing(OSError("gone")), window=5)
     first = next_of(answers)
     farm.slave("echo", lambda body: body)

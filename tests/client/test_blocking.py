@@ -102,7 +102,7 @@ def test_a_term_out_of_its_range_is_refused(broker: Scripted) -> None:
 
 
 def test_a_token_goes_with_hello_and_nowhere_else(broker: Scripted) -> None:
-    """It is in no representation of what was said."""
+    """No representation of a request has it."""
     master = Master(broker.near, token="secret")
     broker.says({**OK, "version": 1, "server": "gloom/0", "max_frame": LIMIT_BYTES}, OK)
     master.submit("a")
@@ -113,7 +113,7 @@ def test_a_token_goes_with_hello_and_nowhere_else(broker: Scripted) -> None:
 
 
 def test_tls_goes_with_an_address(broker: Scripted) -> None:
-    """What is connected already cannot be given it."""
+    """Only an address takes tls, not a connected socket."""
     with pytest.raises(ValueError, match="tls goes with an address"):
         Master(broker.near, tls=ClientTLS())
 
@@ -133,7 +133,7 @@ def test_a_job_may_be_cancelled(broker: Scripted) -> None:
 
 
 async def test_many_jobs_are_submitted_together() -> None:
-    """Each has its id, or why it was refused, whatever the sizes; their outcomes are received as any."""
+    """Each entry is an id or a refusal, for jobs of any size; the outcomes come as usual."""
 
     def run(farm: Farm) -> None:
         with farm.master() as master:
@@ -181,7 +181,7 @@ def test_a_frame_over_the_brokers_limit_is_refused_here(broker: Scripted) -> Non
     assert [message["id"] for message in broker.heard()] == ["small"]
 
 
-def test_a_failed_job_raises_what_its_slave_said(broker: Scripted) -> None:
+def test_a_failed_job_raises_the_texts_of_its_slave(broker: Scripted) -> None:
     """Receiving the outcome of a job that failed raises JobFailed with its id, and the next one is not lost."""
     master = greeted(broker)
     broker.says({"id": "first", "error": "job_failed", "reason": "too hot", "kind": "ValueError"}, {"id": 2, "body": 2})
@@ -193,7 +193,7 @@ def test_a_failed_job_raises_what_its_slave_said(broker: Scripted) -> None:
 
 
 def test_an_answer_that_python_cannot_read_names_its_job(broker: Scripted) -> None:
-    """An answer beyond Python's limits is an error that says whose it is, and only of that job."""
+    """An answer beyond Python's limits is an error of its job only, with the job's id."""
     master = greeted(broker)
     broker.says(b'{"id":"first","body":' + UNREADABLE + b"}", {"id": 2, "body": 2})
     with pytest.raises(BodyError, match=r"^job 'first': cannot read the body"):
@@ -221,7 +221,7 @@ def test_a_small_first_request_does_not_wait_for_the_welcome(broker: Scripted) -
 
 
 async def test_a_large_first_job_does_not_end_the_connection() -> None:
-    """With the real broker: whatever the first call is."""
+    """With the real broker, and with any first call."""
 
     def run(farm: Farm) -> None:
         large = "x" * LIMIT_BYTES
@@ -332,7 +332,7 @@ class Times(IntEnum):
 
 
 def test_values_of_a_subclass_are_sent_as_the_plain_values(broker: Scripted) -> None:
-    """A text, number or time of another library's class means what it says, and the encoder takes it."""
+    """A subclass of str, int or float from another library is sent as its plain value."""
     request = submission(Name("a"), Name("t"), None, timeout=Amount(2.5), retries=Times.TWICE)
     sent = json.loads(bytes(encode_request(request)))
     assert (sent["id"], sent["type"], sent["timeout"], sent["retries"]) == ("a", "t", 2.5, 2)
@@ -382,7 +382,7 @@ def test_the_timeout_of_a_master_is_that_of_each_call(broker: Scripted) -> None:
             call()
     with pytest.raises(TimedOut, match=r"within 0\.02 s"):
         master.receive(timeout=0.02)
-    # hello, and what was asked above: a, ping, a cancelled.
+    # The replies to hello and to the requests above: a, ping, the cancel of a.
     broker.says({**OK, "version": 1, "server": "gloom/0", "max_frame": LIMIT_BYTES}, OK, OK, OK)
     Timer(0.1, broker.says, [{"id": "a", "body": 1}]).start()
     assert master.receive(timeout=None).id == "a"
@@ -413,7 +413,7 @@ def test_a_master_in_two_threads_says_so(broker: Scripted) -> None:
 
 
 async def test_a_job_is_answered() -> None:
-    """What a slave's function returns is what the master receives, whatever JSON value it is."""
+    """The master receives the result of the slave's function, for any JSON value."""
     async with Farm() as farm:
         farm.serve("echo", lambda body: body)
         bodies: list[Any] = [None, True, 1, -1.5, "", "ä€😀", [], {"a": [{}]}, 2**80]
@@ -479,7 +479,7 @@ async def test_many_jobs_are_all_answered_once() -> None:
 
 
 def test_answers_are_not_kept_back_by_jobs_that_come_slowly(broker: Scripted) -> None:
-    """What has been answered is yielded before the next job is asked for."""
+    """A ready answer is yielded before the next job is read."""
     master = greeted(broker)
     broker.says(OK, {"id": "a", "body": 1})
     yielded: list[Any] = []
@@ -550,7 +550,7 @@ def test_many_jobs_go_on_after_a_timeout_before_hello(broker: Scripted) -> None:
 
 
 def test_many_jobs_go_on_after_a_timeout_in_the_middle_of_sending(broker: Scripted) -> None:
-    """What a call has left of a large job the next one sends first: the stream stays whole, and no job comes twice."""
+    """The next call first sends the rest of a large job: the stream stays whole, and no job comes twice."""
     master = greeted(broker, max_frame=2**31)
     answers = master.do_many(({"id": n, "body": "x" * 3_000_000} for n in range(2)), timeout=0.01)
     for _ in range(3):
@@ -585,7 +585,7 @@ def test_many_jobs_are_sent_within_their_timeout(broker: Scripted) -> None:
 
 
 def test_a_failure_ends_many_jobs_and_leaves_nothing_behind(broker: Scripted) -> None:
-    """A failed job is raised; what still comes of the others is not taken for a later call's."""
+    """A failed job is raised; later outcomes of the other jobs do not reach a later call."""
     master = greeted(broker)
     failed = {"id": "a", "error": "job_failed", "reason": "too hot"}
     answers = master.do_many(broker.answering(({"id": "a"}, OK), ({"id": "b"}, OK), ({"id": "c"}, OK, failed)))
@@ -598,7 +598,7 @@ def test_a_failure_ends_many_jobs_and_leaves_nothing_behind(broker: Scripted) ->
 
 
 def test_giving_up_many_jobs_leaves_nothing_behind(broker: Scripted) -> None:
-    """A loop that is left early does not disturb what comes after it, replies included."""
+    """A loop that was left early does not disturb the calls after it, nor their replies."""
     master = greeted(broker)
     jobs = broker.answering(({"id": "a"},), ({"id": "b"},), ({"id": "c"}, OK, {"id": "a", "body": 1}))
     for job in master.do_many(jobs):
@@ -697,7 +697,7 @@ def test_the_same_id_twice_among_many_jobs_is_refused_once(broker: Scripted) -> 
 
 
 async def test_between_the_answers_of_many_jobs_others_may_be_submitted() -> None:
-    """Two do_many side by side, and submit and receive among them, each get what is theirs."""
+    """Two do_many side by side, and submit and receive between them, each get their own outcomes."""
     async with Farm() as farm:
         farm.serve("echo", lambda body: body)
 

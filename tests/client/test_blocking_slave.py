@@ -172,7 +172,7 @@ def test_a_wrong_argument_is_refused_at_the_call(
     assert broker.heard() == []
 
 
-def test_a_reason_that_utf8_has_not_is_told_as_well_as_can_be(broker: Scripted) -> None:
+def test_a_reason_that_utf8_cannot_encode_is_escaped(broker: Scripted) -> None:
     """Names of files hold lone surrogates; a slave that fails with one must not fail at that."""
     slave = Slave(broker.near)
     broker.says(OK, OK)
@@ -255,7 +255,7 @@ UGLY_ERRORS: list[type[BaseException]] = [
 ]
 
 
-async def test_whatever_a_function_raises_ends_its_job() -> None:
+async def test_any_exception_of_a_function_ends_its_job() -> None:
     """Its master hears of it, and the process serves on."""
 
     def work(body: int) -> str:
@@ -285,7 +285,7 @@ def test_a_function_that_ends_the_program_gives_its_job_back(broker: Scripted) -
     assert (fail["action"], fail["kind"], fail["retry"]) == ("fail", "SystemExit", True)
 
 
-async def test_what_a_function_raises_reaches_the_master() -> None:
+async def test_an_exception_of_a_function_reaches_the_master() -> None:
     """A function that raises fails its job with kind, reason and traceback, and the slave serves on."""
     async with Farm() as farm:
 

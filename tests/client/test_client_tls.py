@@ -52,7 +52,7 @@ def test_a_certificate_may_hold_its_key(authority: Authority, tmp_path: Path) ->
     assert endpoint(ClientTLS(certificate=both)) is not None
 
 
-def test_an_address_that_is_no_host_needs_a_name() -> None:
+def test_an_address_without_a_host_needs_a_server_name() -> None:
     """Else any certificate would do."""
     with pytest.raises(ValueError, match="needs server_name"):
         client_endpoint(reactor, "unix:/run/x", ClientTLS())

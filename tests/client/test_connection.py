@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import socket
 import struct
@@ -26,9 +25,10 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from gloom.client.deferred import Master, Slave
+from gloom.client.deferred.backoff import retry_delay_seconds
 from gloom.client.deferred.connection import BrokerConnection
-from gloom.client.deferred.link import default_name, retry_delay_seconds
-from gloom.client.deferred.looking import bounded
+from gloom.client.deferred.timeouts import bounded
+from gloom.client.options import ClientOptions
 from gloom.client.session import Event
 from gloom.errors import BodyError, ProtocolError, RequestRefused, TransportError
 from gloom.server.peers import PeerFactory
@@ -58,7 +58,7 @@ class Broker(FrameProtocol):
     A broker that answers its n-th frame with the n-th message of a script, and then is silent.
 
     Attributes:
-        frames: What came, and when.
+        frames: The frames that came, each with its time.
     """
 
     def __init__(self, clock: Clock, *script: Any) -> None:
@@ -108,7 +108,7 @@ def served_by(farm: Farm, *script: Any) -> list[Broker]:
     return brokers
 
 
-def test_what_a_chunk_makes_it_say_leaves_at_once() -> None:
+def test_requests_that_follow_from_a_chunk_leave_at_once() -> None:
     """The next job of a master that waits for an answer does not wait for the reactor's next turn."""
     clock, transport = Clock(), StringTransport()
 
@@ -220,7 +220,7 @@ def test_delays_are_jittered() -> None:
     assert len(set(drawn)) > 990
 
 
-def test_a_broker_that_is_down_is_tried_ever_less_often(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broker_that_is_down_is_tried_with_growing_delays(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
     """The delay grows with each failure and begins anew after a success."""
     monkeypatch.setattr(random, "uniform", lambda low, _high: 2 * low)
     endpoint = Endpoint(farm.gloom.clock, refuse)
@@ -264,8 +264,8 @@ def test_a_broker_that_accepts_and_closes_at_once_is_not_hammered(farm: Farm) ->
         (to_frame(b'{"error":"unsupported_version","reason":"not 1"}'), "unsupported_version -> not 1"),
     ],
 )
-def test_what_speaks_another_language_is_left_at_once(farm: Farm, data: bytes, words: str) -> None:
-    """The connection is dropped without a wait, who waits is told why, and it is tried again later."""
+def test_a_server_of_another_protocol_is_left_at_once(farm: Farm, data: bytes, words: str) -> None:
+    """The connection is dropped at once, waiting callers get the reason, and another attempt follows."""
     farm.gloom.master_endpoint.server = Scripted(lambda: Writes(data))
     master = farm.master(start=False)
     waiting = master.when_connected(attempts=1)
@@ -293,7 +293,7 @@ def test_a_broker_that_never_answers_hello_is_left_after_ten_seconds(farm: Farm)
 
 
 def test_a_broker_that_breaks_the_protocol_later_is_left(farm: Farm) -> None:
-    """What is unanswered goes to the next connection; it is an error in the log."""
+    """Unanswered jobs go to the next connection, and the log has an error."""
     brokers = served_by(farm, WELCOME, {"ok": True})
     master = farm.master()
     answer = master.submit("echo", 1, id=1)
@@ -302,7 +302,7 @@ def test_a_broker_that_breaks_the_protocol_later_is_left(farm: Farm) -> None:
         brokers[0].say({"ok": True})
         farm.advance()
     assert [formatEvent(event) for event in events if event["log_level"] is LogLevel.error] == [
-        f"{default_name()}: cannot read a message of the broker: the broker replied to no request: True; "
+        f"{ClientOptions().peer_name}: cannot read a message of the broker: the broker replied to no request: True; "
         "connecting again, with growing delays"
     ]
     farm.advance(0.2)
@@ -374,7 +374,7 @@ def test_a_job_that_cannot_be_read_is_failed_and_the_next_is_done(farm: Farm) ->
 
 
 class Paused(Clock):
-    """A clock as a reactor's: what is asked for while calls are made comes in a later turn, after the sockets."""
+    """A clock like a reactor's: a call that is scheduled by another comes in a later turn, after the sockets."""
 
     def turn(self, seconds: float) -> None:
         """Let *seconds* pass, and make the calls that are due by then, and no others."""
@@ -418,8 +418,8 @@ def test_after_a_pause_the_socket_is_read_before_hello_is_late(answered: bool) -
     assert clock.getDelayedCalls() == []
 
 
-def test_a_broker_may_send_what_this_version_does_not_know(farm: Farm) -> None:
-    """Unknown kinds of messages, outcomes of unknown jobs, and what is for the other role are ignored."""
+def test_a_broker_may_send_unknown_messages(farm: Farm) -> None:
+    """Unknown kinds of messages, outcomes of unknown jobs, and messages for the other role are ignored."""
     slave, master = farm.slave("echo", lambda body: body), farm.master()
     for service in (slave, master):
         assert service.connection is not None
@@ -434,18 +434,13 @@ def test_a_broker_may_send_what_this_version_does_not_know(farm: Farm) -> None:
     assert len(farm.gloom.master_endpoint.connections) == len(farm.gloom.slave_endpoint.connections) == 1
 
 
-def test_hello_says_who_and_how(farm: Farm) -> None:
+def test_hello_has_the_name_and_the_options(farm: Farm) -> None:
     """The first frame names the version, the peer and its heartbeat."""
     brokers = served_by(farm, WELCOME)
     farm.master(name="me", heartbeat_seconds=12)
     assert brokers[0].frames == [
         (0, {"action": "hello", "version": 1, "name": "me", "heartbeat": 12.0, "accept": ["progress", "quiet"]})
     ]
-
-
-def test_the_default_name_is_host_and_process() -> None:
-    """So that a person finds the process."""
-    assert default_name() == f"{socket.gethostname()}:{os.getpid()}"
 
 
 # Heartbeat
@@ -505,7 +500,7 @@ def test_no_heartbeat_may_be_asked_for(farm: Farm) -> None:
     assert farm.gloom.clock.getDelayedCalls() == []
 
 
-def test_a_broker_without_a_limit_gets_what_is_submitted(farm: Farm) -> None:
+def test_a_broker_that_names_no_limit_gets_large_jobs(farm: Farm) -> None:
     """max_frame absent means the protocol's own."""
     brokers = served_by(farm, {"ok": True})
     master = farm.master()
@@ -514,8 +509,8 @@ def test_a_broker_without_a_limit_gets_what_is_submitted(farm: Farm) -> None:
     assert len(brokers[0].heard("submit")) == 1
 
 
-def test_an_old_broker_is_told_apart(farm: Farm) -> None:
-    """A broker of 2009 refuses the hello; its words reach who waits."""
+def test_the_refusal_of_an_old_broker_reaches_the_caller(farm: Farm) -> None:
+    """A broker of 2009 refuses the hello; its reason reaches waiting callers."""
     served_by(farm, {"error": "unknown_action", "reason": "hello"})
     master = farm.master(start=False)
     waiting = master.when_connected(attempts=1)
@@ -540,7 +535,7 @@ def test_when_connected_fires_with_the_connection(farm: Farm) -> None:
 
 
 def test_when_connected_gives_up_after_so_many_attempts(farm: Farm) -> None:
-    """Counted from the call; who did not limit them waits on."""
+    """Counted from the call; a caller without a limit waits on."""
     endpoint = Endpoint(farm.gloom.clock, refuse)
     master = master_at(farm, endpoint)
     for_ever = master.when_connected()
@@ -557,8 +552,8 @@ def test_when_connected_gives_up_after_so_many_attempts(farm: Farm) -> None:
     assert farm.result(for_ever) is None
 
 
-def test_when_connected_of_what_is_stopped_fails(farm: Farm) -> None:
-    """Who waits is told when the service is stopped, and who asks afterwards at once."""
+def test_when_connected_of_a_stopped_service_fails(farm: Farm) -> None:
+    """A waiting caller gets the error when the service is stopped, and a later one at once."""
     master = master_at(farm, Endpoint(farm.gloom.clock, refuse))
     waiting = [master.when_connected(), master.when_connected(attempts=1)]
     farm.stop(master, 0)
@@ -586,7 +581,7 @@ def test_when_connected_may_be_given_up(farm: Farm) -> None:
 
 @pytest.mark.parametrize("how", ["connected", "failed", "stopped"])
 def test_the_callbacks_of_a_wait_may_give_up_another(farm: Farm, how: str) -> None:
-    """Whatever one waiter does to the others, each fires once."""
+    """One waiter may cancel others in its callback, and each fires once."""
     master = master_at(farm, Endpoint(farm.gloom.clock, refuse), start=False)
     if how == "connected":
         master = farm.master(start=False)
@@ -647,7 +642,7 @@ def test_a_service_starts_again_from_every_state(farm: Farm, state: str) -> None
     second = master.stopService()
     master.startService()
     connected = master.when_connected()
-    # What is closing is no connection.
+    # A connection that is closing does not count.
     assert not connected.called or state == "new"
     for one in (first, second, connected):
         farm.result(one)
@@ -655,7 +650,7 @@ def test_a_service_starts_again_from_every_state(farm: Farm, state: str) -> None
     assert [one.connected for one in farm.gloom.master_endpoint.connections].count(True) == 1
 
 
-def test_what_is_asked_between_two_stops_fails(farm: Farm) -> None:
+def test_requests_between_two_stops_fail(farm: Farm) -> None:
     """Also when its first stop is not complete yet: nobody waits for a connection that will not come."""
     master = master_at(farm, farm.gloom.master_endpoint)
     farm.advance()
@@ -719,7 +714,7 @@ def test_a_stop_gives_up_waiting_without_stopping_less(farm: Farm) -> None:
 # Endpoints of every kind
 
 
-def test_whatever_an_endpoint_raises_is_a_failed_attempt(farm: Farm) -> None:
+def test_any_exception_of_an_endpoint_is_a_failed_attempt(farm: Farm) -> None:
     """Raised or in its Deferred, and even a CancelledError of its own: the next attempt is made."""
 
     def raises(_factory: IProtocolFactory) -> Deferred[Any]:
@@ -736,7 +731,7 @@ def test_whatever_an_endpoint_raises_is_a_failed_attempt(farm: Farm) -> None:
     assert master.connection is not None
 
 
-def test_an_endpoint_whose_cancel_fails_otherwise_stops_too(farm: Farm) -> None:
+def test_an_endpoint_with_an_error_of_its_own_for_a_cancel_stops_too(farm: Farm) -> None:
     """Twisted's own end with an error of their own when a connection attempt is cancelled."""
 
     def attempt(_factory: IProtocolFactory) -> Deferred[Any]:
@@ -763,7 +758,7 @@ def test_a_series_of_failures_is_two_lines(farm: Farm) -> None:
     assert master.connection is not None
     assert [(event["log_level"].name, formatEvent(event)) for event in events] == [
         ("warn", f"me: the connection to the broker ended: {str(ConnectionAborted()).rstrip('.')}"),
-        ("warn", "me: no broker: An error occurred while connecting: the broker is down; trying on"),
+        ("warn", "me: no broker: An error occurred while connecting: the broker is down; retrying"),
         ("info", "me: connected"),
     ]
 
@@ -825,8 +820,8 @@ async def test_a_large_answer_goes_over_sockets() -> None:
         await master.stopService()
 
 
-async def test_nothing_is_heard_after_a_broker_broke_the_protocol() -> None:
-    """What came in the same breath as the mistake may mean anything: it is not believed."""
+async def test_no_event_comes_after_a_broker_broke_the_protocol() -> None:
+    """Frames after an invalid one in the same chunk may mean anything, and are dropped."""
     brokers = list[Broker]()
     clock: Any = reactor
 
@@ -883,7 +878,7 @@ async def test_a_connection_attempt_that_hangs_is_given_up_by_a_stop() -> None:
         await _turn()
 
 
-async def test_an_address_that_is_no_broker_is_told(tmp_path: Path) -> None:
+async def test_the_error_names_an_address_without_a_broker(tmp_path: Path) -> None:
     """A refused connection and a missing socket are failures with words."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -899,7 +894,7 @@ async def test_an_address_that_is_no_broker_is_told(tmp_path: Path) -> None:
 # The wire, seen from the client
 
 
-def test_what_is_said_in_one_turn_leaves_in_one_piece(farm: Farm) -> None:
+def test_requests_of_one_turn_leave_in_one_piece(farm: Farm) -> None:
     """A hundred submissions of one turn are one write."""
     master = farm.master()
     writes = list[int]()
@@ -920,6 +915,6 @@ def test_what_is_said_in_one_turn_leaves_in_one_piece(farm: Farm) -> None:
 
 
 def test_a_refusal_is_typed(farm: Farm) -> None:
-    """RequestRefused is what a caller catches, whatever refused."""
+    """A caller catches RequestRefused, for a refusal of the client as for one of the broker."""
     with pytest.raises(RequestRefused):
         farm.result(farm.master().submit("nobody", 1, require_slave=True))

@@ -90,7 +90,7 @@ class Patient(FrameProtocol):
     A broker that accepts every job, and answers them all when it is told to.
 
     Attributes:
-        submits: What it has accepted.
+        submits: The accepted submits.
     """
 
     def __init__(self, farm: Farm) -> None:
@@ -126,7 +126,7 @@ def test_ten_thousand_jobs_are_in_flight_at_once(farm: Farm) -> None:
 # Failures
 
 
-def test_a_function_that_raises_is_a_failure_with_all_that_is_known(farm: Farm) -> None:
+def test_an_exception_becomes_a_failure_with_kind_reason_and_traceback(farm: Farm) -> None:
     """JobFailed has the exception's name, its text, the slave's traceback and the attempts."""
 
     def count_words(body: Any) -> int:
@@ -145,7 +145,7 @@ def test_a_function_that_raises_is_a_failure_with_all_that_is_known(farm: Farm) 
     assert [(attempt["slave"], attempt["ended"]) for attempt in failed.attempts] == [("worker:1", "failed")]
 
 
-def test_a_job_whose_slaves_all_disappear_fails(farm: Farm) -> None:
+def test_a_job_fails_when_all_its_slaves_disappear(farm: Farm) -> None:
     """Where the attempts are spent there is no kind, but each attempt is told."""
     answer = farm.master().submit("heavy", 1)
     for _ in range(4):
@@ -222,7 +222,7 @@ WRONG_FIELDS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ],
 )
 @pytest.mark.parametrize("early", [True, False])
-def test_what_the_protocol_does_not_take_is_refused(
+def test_a_job_against_the_protocol_is_refused(
     farm: Farm, options: dict[str, Any], kind: type[Exception], told: str, early: bool
 ) -> None:
     """A wrong field fails its own job at once, before anything is sent; also where no broker is there yet."""
@@ -248,7 +248,7 @@ def test_what_the_protocol_does_not_take_is_refused(
     ],
 )
 def test_map_refuses_at_the_call(farm: Farm, options: dict[str, Any], kind: type[Exception], told: str) -> None:
-    """What every job of it would be refused for is said once, and no body is read."""
+    """A term for which each job would be refused is one error, and no body is read."""
     bodies = iter(range(3))
     with pytest.raises(kind, match=told):
         farm.master().map(**({"type": "echo", "bodies": bodies} | options))
@@ -270,7 +270,7 @@ def test_map_refuses_at_the_call(farm: Farm, options: dict[str, Any], kind: type
         ({"endpoint": ("127.0.0.1", 9998)}, TypeError, "endpoint must be a string or .*, got tuple"),
     ],
 )
-def test_a_master_is_not_made_of_what_cannot_be(
+def test_a_master_refuses_wrong_arguments(
     farm: Farm, options: dict[str, Any], kind: type[Exception], told: str
 ) -> None:
     """A wrong argument is said by the constructor; nothing hangs later, and no error shows a token."""
@@ -313,7 +313,7 @@ def test_a_body_without_an_end_fails_at_once(farm: Farm) -> None:
 
 
 def test_an_answer_that_python_cannot_read_is_a_failure_of_its_own_job(farm: Farm) -> None:
-    """Any JSON may come back; what Python's readers decline is a BodyError, and the next answer arrives."""
+    """Any JSON may come back; a value that Python cannot read is a BodyError, and the next answer arrives."""
     slave, master = farm.raw_slave("digits"), farm.master()
     first, second = master.submit("digits", 5000), master.submit("digits", 1)
     farm.advance()
@@ -357,7 +357,7 @@ def test_the_limit_is_exact() -> None:
 # Giving up
 
 
-def test_a_cancelled_job_is_forgotten_in_whatever_state(farm: Farm) -> None:
+def test_a_cancelled_job_is_forgotten_in_every_state(farm: Farm) -> None:
     """Cancelled before the connection, in the queue or in hand: CancelledError, and nothing is left."""
     slave, master = farm.raw_slave("echo"), farm.master(start=False)
     unsent = master.submit("echo", "unsent")
@@ -432,7 +432,7 @@ def test_jobs_may_be_submitted_before_the_start(farm: Farm) -> None:
 
 
 def test_a_running_job_is_found_again_and_does_not_run_twice(farm: Farm) -> None:
-    """After a reconnect the master attaches to what still runs."""
+    """After a reconnect the master attaches to jobs that still run."""
     slave, master = farm.raw_slave("echo"), farm.master()
     running, queued = master.submit("echo", "running"), master.submit("echo", "queued")
     farm.advance()
@@ -447,7 +447,7 @@ def test_a_running_job_is_found_again_and_does_not_run_twice(farm: Farm) -> None
 
 
 def test_a_broker_that_starts_again_empty_costs_no_answer(farm: Farm) -> None:
-    """What ran and what waited is submitted again, and runs again."""
+    """Running and waiting jobs are submitted again, and run again."""
     farm.raw_slave("echo")
     master = farm.master()
     answers = [master.submit("echo", n) for n in range(3)]
@@ -471,7 +471,7 @@ def test_an_answer_that_was_lost_with_the_connection_is_made_again(farm: Farm) -
     assert firings.answers == [(0, "made again")]
 
 
-def test_each_job_is_answered_once_whatever_breaks(farm: Farm) -> None:
+def test_each_job_is_answered_once_although_connections_break(farm: Farm) -> None:
     """Connections drop and brokers die between any two answers; every Deferred fires exactly once."""
     farm.slave("echo", lambda body: body)
     master = farm.master()
@@ -494,7 +494,7 @@ def test_each_job_is_answered_once_whatever_breaks(farm: Farm) -> None:
 
 
 def test_the_order_of_submission_survives_a_reconnect(farm: Farm) -> None:
-    """What is submitted again keeps its order, and goes before what is submitted later."""
+    """Jobs that are submitted again keep their order, and go before later ones."""
     master, served = farm.master(), list[int]()
     for n in range(10):
         master.submit("note", n)
@@ -508,7 +508,7 @@ def test_the_order_of_submission_survives_a_reconnect(farm: Farm) -> None:
 
 
 def test_a_job_is_refused_by_the_next_broker(farm: Farm) -> None:
-    """A broker that comes back with other limits refuses what is submitted again; the rest goes on."""
+    """A broker that comes back with lower limits refuses a job that is submitted again; the others go on."""
     master = farm.master()
     untyped, large, small = master.submit(None, 1), master.submit("length", "x" * 2000), master.submit("length", "xx")
     farm.advance()
@@ -560,7 +560,7 @@ def test_one_refusal_may_set_off_anything(farm: Farm) -> None:
 # Stopping
 
 
-def test_stopping_fails_what_is_unanswered(farm: Farm) -> None:
+def test_stopping_fails_the_unanswered_jobs(farm: Farm) -> None:
     """TransportError for each, in order, and for all that is submitted afterwards."""
     master = farm.master()
     firings = Firings().of([master.submit("echo", n) for n in range(3)])
@@ -641,7 +641,7 @@ def test_masters_and_slaves_live_under_one_parent(farm: Farm) -> None:
 
 
 def test_many_jobs_are_awaited_together(farm: Farm) -> None:
-    """What Twisted combines, combines: one failure among many ends a gathering, and the rest is cancelled."""
+    """The Deferreds work with gatherResults: one failure fails all, and the other jobs are cancelled."""
     farm.slave("half", lambda n: 1 / n)
     farm.raw_slave("never")
     master = farm.master()

@@ -1,4 +1,4 @@
-"""Masters and slaves under any sequence of what may happen to them."""
+"""Masters and slaves under any sequence of events."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Story:
                 raise ValueError(body)
         raise TryAgain
 
-    # What may happen
+    # The events
 
     def submit(self, n: int) -> None:
         self._submit(self.masters[n % 2], None)
@@ -78,7 +78,7 @@ class Story:
                 run.callback(None)
 
     def hop(self, _n: int) -> None:
-        """Carry what is written one way at a time, so that everything else meets messages under way."""
+        """Carry bytes in one direction at a time, so that other events meet messages under way."""
         self.farm.gloom.clock.advance(0)
         self.farm.gloom.master_endpoint.carry()
         self.farm.gloom.slave_endpoint.carry()
@@ -149,13 +149,13 @@ EVENTS: dict[str, Callable[[Story, int], None]] = {
     name: getattr(Story, name)
     for name in ("submit", "submit_with_id", "cancel", "finish", "hop", "pass_time", "drop", "crash", "go_away")
 } | {"stop": Story.stop, "start": Story.start}
-# What makes up most of a life comes up most.
+# The most frequent events of a real client come most often.
 NAMES = ["submit"] * 4 + ["hop"] * 6 + ["finish"] * 2 + list(EVENTS)
 
 
 @settings(max_examples=80, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(NAMES), st.integers(0, 11)), max_size=60))
-def test_every_job_has_one_outcome_whatever_happens(events: list[tuple[str, int]]) -> None:
+def test_every_job_has_one_outcome_in_any_story(events: list[tuple[str, int]]) -> None:
     """Connections drop, brokers die, services stop, jobs are given up: each Deferred fires once, and rightly."""
     with Farm() as farm:
         story = Story(farm)

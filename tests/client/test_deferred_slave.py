@@ -32,7 +32,7 @@ class Work:
 
     Attributes:
         bodies: The bodies of the jobs that began, in order.
-        runs: What each of them waits for.
+        runs: The Deferred of each.
     """
 
     def __init__(self, canceller: Callable[[Deferred[Any]], None] | None = None) -> None:
@@ -52,7 +52,7 @@ class Stubborn:
 
     Attributes:
         cancelled: How often it was cancelled.
-        runs: What each run waits for.
+        runs: The Deferred of each run.
     """
 
     def __init__(self) -> None:
@@ -132,10 +132,10 @@ def test_a_function_of_any_kind_answers(farm: Farm, kind: Callable[..., Any]) ->
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("error", [ValueError("no such file"), CancelledError("mine"), SystemExit(3)])
-def test_what_a_function_of_any_kind_raises_reaches_the_master(
+def test_an_exception_of_any_kind_of_function_reaches_the_master(
     farm: Farm, kind: Callable[..., Any], error: BaseException, logged_errors: Callable[..., list[Failure]]
 ) -> None:
-    """Whatever it raises is the job's failure; the slave takes the next job."""
+    """Any exception fails the job; the slave takes the next one."""
 
     def act() -> None:
         raise error
@@ -238,7 +238,7 @@ def test_an_answer_over_the_brokers_limit_is_a_failure(limit: int) -> None:
 
 
 @pytest.mark.parametrize(("limit", "told"), [(1024, 50), (16 * 1024 * 1024, 64 * 1024)])
-def test_a_long_failure_is_cut_to_what_the_broker_takes(limit: int, told: int) -> None:
+def test_a_long_failure_is_cut_to_the_brokers_limit(limit: int, told: int) -> None:
     """A reason of megabytes, or a small limit, costs words and not the connection."""
 
     def fail(_body: Any) -> None:
@@ -251,7 +251,7 @@ def test_a_long_failure_is_cut_to_what_the_broker_takes(limit: int, told: int) -
         assert len(farm.gloom.slave_endpoint.connections) == 1
 
 
-def test_a_failure_that_utf8_has_not_is_told_as_well_as_can_be(farm: Farm) -> None:
+def test_a_failure_that_utf8_cannot_encode_is_escaped(farm: Farm) -> None:
     """Names of files hold lone surrogates; an exception with one must not leave the job unanswered."""
 
     def fail(_body: Any) -> None:
@@ -261,8 +261,8 @@ def test_a_failure_that_utf8_has_not_is_told_as_well_as_can_be(farm: Farm) -> No
     assert outcome_of(farm, farm.master().submit("work", 1)).reason == "no such file: caf\\udce9"
 
 
-def test_an_exception_without_words_is_told(farm: Farm) -> None:
-    """Empty text gives its repr, and text that raises gives what can be said of it."""
+def test_an_exception_without_text_has_a_reason(farm: Farm) -> None:
+    """Empty text becomes the repr, and a text that raises becomes the names of both exceptions."""
 
     class MuteError(Exception):
         def __str__(self) -> str:
@@ -280,7 +280,7 @@ def test_an_exception_without_words_is_told(farm: Farm) -> None:
 
 
 class Nameless(type):
-    """A metaclass whose classes raise when they are asked for anything of their own."""
+    """A metaclass that makes its classes raise for each attribute."""
 
     def __getattribute__(cls, name: str) -> Any:
         if name in ("__name__", "__qualname__", "__module__"):
@@ -329,7 +329,7 @@ UGLY_ERRORS: list[Callable[[], BaseException]] = [
 @pytest.mark.parametrize("make_error", UGLY_ERRORS, ids=range(len(UGLY_ERRORS)))
 @pytest.mark.parametrize("limit", [1024, 16 * 1024 * 1024])
 @pytest.mark.parametrize("later", [False, True])
-def test_whatever_a_function_raises_ends_its_job(
+def test_any_exception_of_a_function_ends_its_job(
     make_error: Callable[[], BaseException], limit: int, later: bool
 ) -> None:
     """Its master hears of it, and the slot takes the next job; nothing hangs, and no connection ends."""
@@ -391,7 +391,7 @@ def test_a_slave_joins_again_after_a_reconnect(farm: Farm) -> None:
 
 
 def test_a_job_in_hand_is_cancelled_when_the_connection_ends(farm: Farm) -> None:
-    """Another slave gets it; what the cancelled run says goes nowhere."""
+    """Another slave gets the job; the answer of the cancelled run is dropped."""
     cancelled = list[Deferred[Any]]()
     work, master = Work(cancelled.append), farm.master()
     slave = farm.slave("work", work)
@@ -524,7 +524,7 @@ def test_a_job_that_ends_as_it_is_cancelled_is_answered(farm: Farm) -> None:
 
 
 def test_a_job_that_outlives_the_stop_says_nothing(farm: Farm) -> None:
-    """What goes on after it was cancelled is not heard of, and does no harm."""
+    """A function that goes on after its cancel reports nothing, and does no harm."""
     work, master = Stubborn(), farm.master()
     slave = farm.slave("work", work, finish_seconds=1)
     answer = master.submit("work", 1)
@@ -661,7 +661,7 @@ def test_a_second_stop_is_the_same_stop(farm: Farm) -> None:
         farm.result(stop)
 
 
-# What it is made with
+# Arguments
 
 
 @pytest.mark.parametrize(
@@ -676,7 +676,7 @@ def test_a_second_stop_is_the_same_stop(farm: Farm) -> None:
         ({"finish_seconds": float("inf")}, "finish_seconds"),
     ],
 )
-def test_what_no_broker_takes_is_a_mistake_at_once(farm: Farm, options: dict[str, Any], words: str) -> None:
+def test_a_value_out_of_range_is_refused_at_once(farm: Farm, options: dict[str, Any], words: str) -> None:
     """ValueError when it is made, rather than a slave that never gets a job."""
     given: dict[str, Any] = {"type": "work", "function": len, "reactor": farm.gloom.clock} | options
     with pytest.raises(ValueError, match=words):
@@ -696,7 +696,7 @@ def test_what_no_broker_takes_is_a_mistake_at_once(farm: Farm, options: dict[str
         ({"token": object()}, "token must be a string, got object"),
     ],
 )
-def test_what_is_of_another_kind_is_a_mistake_at_once(farm: Farm, options: dict[str, Any], words: str) -> None:
+def test_a_value_of_another_type_is_refused_at_once(farm: Farm, options: dict[str, Any], words: str) -> None:
     """TypeError when it is made."""
     given: dict[str, Any] = {"type": "work", "function": len, "reactor": farm.gloom.clock} | options
     with pytest.raises(TypeError, match=words):
@@ -735,7 +735,7 @@ class Relay(Slave):
 
 
 def test_a_subclass_works_on_json_as_it_came() -> None:
-    """Bytes in, bytes out: what Python's numbers would change arrives as it was sent, up to the limit it is told."""
+    """Bytes in, bytes out: numbers that Python would change arrive unchanged, up to the broker's limit."""
     with Farm(Settings(max_frame_bytes=2048)) as farm:
         relay = Relay(farm.gloom.slave_endpoint, "relay", len, reactor=farm.gloom.clock)
         farm.add(relay)
@@ -752,7 +752,7 @@ def test_a_subclass_works_on_json_as_it_came() -> None:
 
 
 def test_a_refusal_by_the_broker_is_logged(farm: Farm) -> None:
-    """What a broker declines, against the protocol, is not swallowed."""
+    """A broker that refuses a request of the slave leaves an error in the log."""
     slave = farm.slave("echo", lambda body: body)
     assert slave.connection is not None
     with logged("gloom.client") as events:

@@ -1,4 +1,4 @@
-"""Deferred slaves with several types and slots, whose jobs tell of progress and may be cancelled."""
+"""Deferred slaves with several types and slots, their progress, and jobs that are cancelled."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_slave_has_as_many_jobs_at_once_as_it_has_slots(farm: Farm) -> None:
         ({"type": ["a", ""]}, "type must be 1 to 255 characters, got 0"),
     ],
 )
-def test_what_no_broker_takes_is_refused_here(farm: Farm, arguments: Any, complaint: str) -> None:
+def test_an_invalid_join_is_refused_by_the_client(farm: Farm, arguments: Any, complaint: str) -> None:
     """When the slave is made."""
     with pytest.raises(ValueError, match=complaint):
         Slave(farm.gloom.slave_endpoint, function=str, reactor=farm.gloom.clock, **arguments)
@@ -128,7 +128,7 @@ def test_the_current_job_says_which_it_is(farm: Farm) -> None:
 
 
 def test_there_is_no_current_job_outside_a_function() -> None:
-    """Whoever calls the function itself is told so."""
+    """A function that no slave called gets an error that says so."""
     with pytest.raises(LookupError, match="no slave has called this function"):
         current_job()
 
@@ -153,7 +153,7 @@ def test_progress_that_is_not_json_or_too_large_is_the_functions_error() -> None
         ]
 
 
-def test_progress_after_the_end_is_told_to_nobody(farm: Farm) -> None:
+def test_progress_after_the_end_is_not_sent(farm: Farm) -> None:
     """Nor is that of a connection that has gone."""
     jobs: list[CurrentJob] = []
     heard: list[Any] = []
@@ -208,7 +208,7 @@ def test_only_the_job_that_was_cancelled_is(farm: Farm) -> None:
 
 
 def test_an_attempt_that_took_too_long_is_cancelled_in_its_slave(farm: Farm) -> None:
-    """And what comes of the late one never answers the next attempt."""
+    """And the answer of the late attempt never answers the next one."""
     work = Stubborn()
     farm.slave("echo", work)
     answer = farm.master().submit("echo", 1, timeout=5, retries=1)
@@ -221,7 +221,7 @@ def test_an_attempt_that_took_too_long_is_cancelled_in_its_slave(farm: Farm) -> 
     assert farm.result(answer) == "in time"
 
 
-def test_a_job_whose_deferred_cannot_be_cancelled_is_told_in_the_log(farm: Farm, logged_errors: Any) -> None:
+def test_a_deferred_that_cannot_be_cancelled_is_in_the_log(farm: Farm, logged_errors: Any) -> None:
     """The slave has it until it ends."""
 
     def canceller(deferred: Deferred[Any]) -> None:
@@ -256,8 +256,8 @@ def test_a_failure_is_still_a_failure(farm: Farm) -> None:
         farm.result(farm.master().submit("half", 0))
 
 
-def test_a_long_failure_beside_another_job_is_told_of_the_right_one() -> None:
-    """Cut to what the broker takes, it still names its job."""
+def test_a_long_failure_beside_another_job_names_its_own() -> None:
+    """Cut to the broker's limit, it still names its job."""
     with Farm(Settings(max_frame_bytes=1024)) as farm:
         work = Work()
         farm.slave("work", work, slots=2)

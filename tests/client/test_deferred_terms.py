@@ -1,4 +1,4 @@
-"""What a Deferred master may ask for a job, and what it hears of it while it runs."""
+"""The terms of a Deferred master's jobs, and their progress and receipts."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_a_job_may_need_a_slave_that_is_there(farm: Farm) -> None:
         ({"on_receipt": print}, "on_receipt needs a master with receipts"),
     ],
 )
-def test_a_term_out_of_its_range_is_said_by_the_deferred(farm: Farm, terms: Any, complaint: str) -> None:
+def test_a_term_out_of_range_fails_the_deferred(farm: Farm, terms: Any, complaint: str) -> None:
     """Nothing is sent; `submit_many` says it of each job."""
     master = farm.master()
     with pytest.raises(ValueError, match=complaint):
@@ -102,7 +102,7 @@ def test_map_asks_the_same_for_each_job(farm: Farm) -> None:
 
 
 def test_progress_comes_in_order_before_the_answer(farm: Farm) -> None:
-    """What the slave tells while it works is given to the master's function, as values."""
+    """The slave's progress reaches the master's callback as values."""
     heard: list[Any] = []
     slave = farm.raw_slave("echo", extended=True)
     answer = farm.master().submit("echo", 1, id="a", on_progress=heard.append)
@@ -183,7 +183,7 @@ def test_many_jobs_leave_in_one_frame(farm: Farm) -> None:
 
 
 def test_many_jobs_are_split_where_a_frame_does_not_hold_them() -> None:
-    """Whatever their sizes, each arrives; one that is too large for any frame is refused alone."""
+    """Jobs of any size arrive; one that is too large for any frame is refused alone."""
     with Farm(Settings(max_frame_bytes=1024)) as farm:
         farm.slave("echo", lambda body: body)
         bodies = ["x" * 100] * 30 + ["y" * 800] * 3 + ["z" * 2000]
@@ -202,7 +202,7 @@ def test_many_jobs_wait_for_the_connection(farm: Farm) -> None:
 
 
 def test_each_of_many_jobs_may_be_refused(farm: Farm) -> None:
-    """What the broker says of one it says of that one."""
+    """A refusal of one job fails that job only."""
     jobs = farm.master().submit_many("echo", [1, 2], require_slave=True)
     assert [error_of(farm, one) for one in jobs] == ["no_slaves"] * 2
     assert farm.master().submit_many("echo", []) == []
@@ -225,7 +225,7 @@ def test_a_cancelled_job_is_cancelled_at_the_broker(farm: Farm) -> None:
     farm.advance()
     assert slave.take() == [{"action": "cancel", "id": "running"}]
     assert slave.ask({"action": "respond", "body": "late"}) == [{"ok": True}]
-    broker: Any = farm.gloom.broker
+    broker = farm.gloom.broker
     assert broker.unanswered == 0
     for one in (running, waiting):
         with pytest.raises(CancelledError):
@@ -233,7 +233,7 @@ def test_a_cancelled_job_is_cancelled_at_the_broker(farm: Farm) -> None:
 
 
 def test_a_cancel_that_comes_too_late_harms_nothing(farm: Farm) -> None:
-    """The job may have ended meanwhile; what comes of it is thrown away."""
+    """The job may have ended in the meantime; its outcome is dropped."""
     farm.slave("echo", lambda body: body)
     master = farm.master()
     transport = farm.gloom.master_endpoint.connections[-1]
@@ -248,7 +248,7 @@ def test_a_cancel_that_comes_too_late_harms_nothing(farm: Farm) -> None:
         farm.result(first)
 
 
-def test_what_was_cancelled_is_forgotten_with_its_connection(farm: Farm) -> None:
+def test_a_cancelled_job_is_forgotten_with_its_connection(farm: Farm) -> None:
     """The broker's word on it will not come any more: its id may be used."""
     master = farm.master()
     first = master.submit("echo", 1, id="x")
@@ -277,7 +277,7 @@ def test_cancelling_one_of_many_before_the_reply(farm: Farm) -> None:
 
 
 def test_a_broker_that_restarts_costs_only_time(farm: Farm) -> None:
-    """What it refuses, and what it gives up, goes out again with the next connection."""
+    """Jobs that it refuses or gives up go out again with the next connection."""
     master = farm.master()
     queued = master.submit("echo", "queued")
     farm.advance()
@@ -327,7 +327,7 @@ def test_a_full_broker_refuses_one_job() -> None:
 
 
 def test_map_waits_for_a_full_broker() -> None:
-    """Its window may be larger than what the broker takes: nothing is lost or refused."""
+    """Its window may be larger than the broker's limit: no job is lost or refused."""
     with Farm(Settings(max_jobs=4, master_share=0.5)) as farm:
         farm.slave("slow", lambda body: deferLater(farm.gloom.clock, 1, lambda: body))
 

@@ -1,4 +1,4 @@
-"""The client's side of the protocol, fed frame by frame: which request a reply answers, and what else came."""
+"""The client's side of the protocol, fed frame by frame: replies go to their requests, other messages become events."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def submit(id: str | int, body: Any = None) -> Submit:
 
 
 def test_a_request_becomes_the_payload_of_a_frame() -> None:
-    """What is asked goes out as one JSON object with its verb, and waits for its reply."""
+    """A request is one JSON object with its verb, and waits for its reply."""
     session = Session()
     payload = session.ask(Submit("a", encode_body({"n": 1}), "sum", 5))
     assert json.loads(payload) == {"action": "submit", "id": "a", "type": "sum", "priority": 5, "body": {"n": 1}}
@@ -67,7 +67,7 @@ def test_replies_answer_the_requests_in_their_order() -> None:
     assert not session.unanswered
 
 
-def test_a_refusal_says_what_the_broker_said_and_of_which_job() -> None:
+def test_a_refusal_has_the_code_the_reason_and_the_id() -> None:
     """A refused submit gives an error with the broker's code, its reason and the job's id."""
     session = Session()
     session.ask(submit(7))
@@ -109,7 +109,7 @@ def test_a_reply_that_says_neither_yes_nor_no_breaks_the_protocol(message: Any) 
 
 @pytest.mark.parametrize(("message", "shown"), [({"ok": True}, "True"), ({"error": "draining"}, "draining")])
 def test_a_reply_to_no_request_breaks_the_protocol(message: Any, shown: str) -> None:
-    """A reply that nothing was asked for is an error that shows what came."""
+    """A reply without a request is an error that quotes the reply."""
     with pytest.raises(ProtocolError, match=f"replied to no request: {shown}"):
         receive(Session(), message)
 
@@ -134,14 +134,14 @@ def test_an_outcome_has_the_id_that_was_submitted(id: str | int) -> None:
 
 
 def test_a_null_answer_is_an_answer() -> None:
-    """An outcome whose body is null was answered with nothing; it did not fail."""
+    """An outcome with the body null is an answer, not a failure."""
     outcome = receive(Session(), {"id": "a", "body": None})
     assert isinstance(outcome, Outcome)
     assert outcome.error is None
     assert decode_body(outcome.body) is None
 
 
-def test_a_failure_carries_all_that_the_slave_said() -> None:
+def test_a_failure_has_all_texts_of_the_slave() -> None:
     """A failed job gives its id, reason, kind, traceback and attempts."""
     attempts = [{"slave": "host:1", "seconds": 0.5, "ended": "failed"}]
     message = {
@@ -161,7 +161,7 @@ def test_a_failure_carries_all_that_the_slave_said() -> None:
     assert str(error) == "ValueError: too hot"
 
 
-def test_a_failure_in_the_words_of_the_base_level_has_what_is_there() -> None:
+def test_a_failure_of_the_base_level_has_fewer_fields() -> None:
     """A failure without kind, traceback and attempts reads as its reason."""
     outcome = receive(Session(), {"id": "a", "error": "job_failed", "reason": "the slave disappeared"})
     assert isinstance(outcome, Outcome)
@@ -198,7 +198,7 @@ DEEP = b"[" * 200_000 + b"]" * 200_000
     ids=range(9),
 )
 def test_an_outcome_that_cannot_be_read_fails_its_job_only(frame: bytes) -> None:
-    """Where the id can be read, the error says which job it is, whatever stands around it."""
+    """If the id can be read, the error has it, in any surrounding message."""
     outcome = Session().receive(frame)
     assert isinstance(outcome, Outcome)
     assert isinstance(outcome.error, BodyError)
@@ -248,14 +248,14 @@ def test_other_kinds_that_cannot_be_read_are_ignored() -> None:
     ],
     ids=range(11),
 )
-def test_what_says_not_even_whose_it_is_breaks_the_protocol(frame: bytes) -> None:
+def test_an_unreadable_frame_without_an_id_breaks_the_protocol(frame: bytes) -> None:
     """Then the connection is of no use."""
     with pytest.raises(ProtocolError):
         Session().receive(frame)
 
 
 @given(st.binary(max_size=200) | st.text('{}[]":,id\\body1 ', max_size=60).map(str.encode))
-def test_whatever_comes_is_an_event_or_breaks_the_protocol(frame: bytes) -> None:
+def test_any_frame_is_an_event_or_breaks_the_protocol(frame: bytes) -> None:
     """Nothing else is raised."""
     with suppress(ProtocolError):
         Session().receive(frame)
@@ -288,14 +288,14 @@ def test_a_job_without_id_breaks_the_protocol(message: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("message", [{"action": "later"}, {"action": "", "ok": True}])
 def test_kinds_of_messages_that_are_not_known_are_ignored(message: Any) -> None:
-    """What a later broker may add is no event, and answers no request."""
+    """Messages of later brokers are no events, and answer no request."""
     session = Session()
     session.ask(Ping())
     assert receive(session, message) is None
     assert len(session.unanswered) == 1
 
 
-def test_what_the_broker_says_unasked_answers_no_request() -> None:
+def test_messages_that_are_no_replies_answer_no_request() -> None:
     """Progress, a revocation and a word that it shuts down are events of their own."""
     session = Session()
     session.ask(Ping())
@@ -328,7 +328,7 @@ def test_progress_of_a_slave_has_no_reply() -> None:
 
 
 def test_a_token_is_not_shown() -> None:
-    """Whatever is logged of a hello, its token is not in it."""
+    """No representation of a hello has its token."""
     hello = Greeting(1, "me", token="secret")
     assert "secret" not in repr(hello) + str(hello)
     assert json.loads(Session().ask(hello))["token"] == "secret"
@@ -343,7 +343,7 @@ def test_keys_that_are_not_known_are_ignored() -> None:
 
 
 @pytest.mark.parametrize("frame", [b"", b"ok", b"[]", b"\xff", b'{"ok":true', b'{"id":true,"body":1}', b'{"error":1}'])
-def test_what_is_no_message_breaks_the_protocol(frame: bytes) -> None:
+def test_a_frame_that_is_no_message_breaks_the_protocol(frame: bytes) -> None:
     """Bytes that are not an object of the protocol are an error that shows them."""
     session = Session()
     session.ask(Ping())
@@ -352,7 +352,7 @@ def test_what_is_no_message_breaks_the_protocol(frame: bytes) -> None:
 
 
 def test_a_body_stays_as_it_was_sent() -> None:
-    """A body is the bytes that its sender chose; only who reads it decodes it."""
+    """A body keeps the sender's bytes; only its reader decodes it."""
     outcome = Session().receive(b'{"id":1,"body":  1.50e1 }')
     assert isinstance(outcome, Outcome)
     assert bytes(outcome.body) == b"1.50e1"

@@ -2,7 +2,7 @@
 The types of the Deferred client, as a user's mypy sees them.
 
 Nothing runs this: mypy checks it with the rest, and a ``type: ignore`` that is
-not needed is an error, so that each of them says what must not be accepted.
+not needed is an error, so that each of them marks a call that mypy must refuse.
 """
 
 from __future__ import annotations

@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 from twisted.internet.task import Clock
 
-from gloom.broker.records import BASE_TERMS, Job, Line, Master, Slave
+from gloom.broker.records import Job, Line, Master, Slave
+from gloom.broker.values import BASE_TERMS
 from gloom.host.malloc import INTERVAL_SECONDS, MUCH_BYTES, MemoryService, find_trim, keep_freed_blocks, let_be
 from gloom.testing import MemoryGloom
 from gloom.transport.collector import CollectorTime
+from tests.support.recording import RecordingMaster
 from tests.support.wire import extended, join, join_types, respond, slave_of, submit
 
 
@@ -131,7 +133,7 @@ def test_only_the_daemon_has_malloc_keep_blocks() -> None:
 def test_the_broker_tells_about_what_its_jobs_take() -> None:
     """Bodies count, and each job for itself."""
     gloom = MemoryGloom()
-    broker: Any = gloom.masters.around.broker
+    broker = gloom.masters.around.broker
     assert broker.used_bytes == 0
     gloom.master().send(submit(1, body="x" * 100_000))
     assert 100_000 < broker.used_bytes < 102_000
@@ -139,7 +141,7 @@ def test_the_broker_tells_about_what_its_jobs_take() -> None:
 
 def test_the_collector_does_not_follow_jobs() -> None:
     """A million queued jobs are nothing that Python's garbage collector would stop the broker for."""
-    job = Job("a", Line("t"), 0, 0, b"{}", Master(None).alone, BASE_TERMS, 0.0)
+    job = Job("a", Line("t"), 0, 0, b"{}", Master(RecordingMaster("m")).alone, BASE_TERMS, 0.0)
     job.deadline = MemoryGloom().masters.around.broker._deadlines.set(1.0, job)  # type: ignore[attr-defined]
     assert not gc.is_tracked(job)
     assert not gc.is_tracked(job.line)

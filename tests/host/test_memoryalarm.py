@@ -137,7 +137,7 @@ def test_jobs_may_not_take_what_is_free_twice_between_two_measurements() -> None
     daemon = Daemon()
     daemon.takes(MOST - 8 * MIB)
     taken = daemon.taken
-    daemon.alarm._usage = lambda: [0, taken + daemon.gloom.broker.used_bytes, 0, 0, 0, 0, 0]  # type: ignore[attr-defined]
+    daemon.alarm._usage = lambda: [0, taken + daemon.gloom.broker.used_bytes, 0, 0, 0, 0, 0]
     answers = [daemon.submits("x" * (MIB // 2)) for _ in range(30)]
     accepted = answers.index(BUSY)
     assert 4 < accepted < 16
@@ -156,7 +156,7 @@ def test_it_leaves_no_timer_behind() -> None:
 def test_nothing_is_measured_where_nothing_can_be(bounds: list[Bound]) -> None:
     """Without a bound, or without a measure, there is no alarm."""
     clock = Clock()
-    alarm = MemoryAlarm(clock, None, bounds, lambda: None, None, lambda: 0)
+    alarm = MemoryAlarm(clock, MemoryGloom().broker, bounds, lambda: None, None, lambda: 0)
     alarm.startService()
     alarm.stopService()
     assert not clock.getDelayedCalls()

@@ -1,4 +1,4 @@
-"""Masters and slaves around a broker in memory, that must leave nothing behind."""
+"""Masters and slaves around a broker in memory; they must leave nothing behind."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Farm:
         return self.add(Slave(self.gloom.slave_endpoint, type, function, reactor=self.gloom.clock, **options), start)
 
     def add(self, service: Link, start: bool = True) -> Link:
-        """Take *service* along, and start it."""
+        """Add *service* to those that are stopped at the end, and start it."""
         self.services.append(service)
         if start:
             service.startService()
@@ -55,27 +55,27 @@ class Farm:
         return service
 
     def raw_slave(self, type: str | None, *, extended: bool = False) -> RawPeer:
-        """Return a slave that the test itself plays."""
+        """Return a joined slave whose messages the test sends itself."""
         slave = self.gloom.slave()
         if extended:
             slave.ask({"action": "hello", "version": 1, "name": "raw"})
         slave.send({"action": "join", "type": type})
-        # Not the reply, but the job that may have come with it.
+        # Drop the reply, and keep a job that came with it.
         slave.frames = [frame for frame in slave.frames if b'"action":"job"' in frame]
         return slave
 
     def drop(self, seconds: float = 0.2) -> None:
-        """End every connection, and let the clients come back."""
+        """End every connection, and let the clients reconnect."""
         self.gloom.drop_all()
         self.advance(seconds)
 
     def crash(self, seconds: float = 0.2) -> None:
-        """Let the broker die with all that it knows, and another take its place."""
+        """Replace the broker by an empty one, as after a crash."""
         self.gloom.restart()
         self.drop(seconds)
 
     def result(self, deferred: Deferred[Any]) -> Any:
-        """Carry what is under way, and return what *deferred* has fired with."""
+        """Deliver all messages, and return the result of *deferred*."""
         self.advance()
         return self.gloom.result(deferred)
 
@@ -111,7 +111,7 @@ class Firings:
         self.answers: list[tuple[Any, Any]] = []
 
     def of(self, deferreds: Sequence[Deferred[Any]]) -> Firings:
-        """Watch *deferreds*; each is known by its place."""
+        """Watch *deferreds*; an answer names its Deferred by the index."""
         for index, deferred in enumerate(deferreds):
             deferred.addBoth(self._fired, index)
         return self
@@ -125,10 +125,10 @@ class Firings:
 
 class Scripted(Factory):
     """
-    A server of which the test says what it does.
+    A server that the test scripts.
 
     Args:
-        build: Makes what answers one more connection.
+        build: Returns the protocol of one more connection.
     """
 
     noisy = False

@@ -2,12 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
+import pytest
+
+from gloom.broker.interfaces import Body, IBroker, MasterRecord, SlaveRecord
 from gloom.broker.memory import MemoryBroker
-from gloom.broker.records import BASE_TERMS, JobKey, Master, Slave, Terms
+from gloom.broker.values import BASE_TERMS, JobKey, Terms
+from gloom.errors import GloomError, ProtocolError
 from gloom.settings import Settings
-from tests.support.recording import OK, RecordingMaster, RecordingSlave, Told, payload_of, picture
+from tests.support.recording import OK, RecordingMaster, RecordingPeer, RecordingSlave, Told, payload_of, picture
+
+
+@dataclass(frozen=True)
+class Kind:
+    """
+    A kind of broker to test.
+
+    Attributes:
+        name: Its name in the names of tests.
+        make: Makes a broker from its settings and its alarm, as `IBroker` says.
+        picture: Returns the whole state of a broker. Equal pictures are the same state.
+    """
+
+    name: str
+    make: Callable[[Settings, Callable[[float], None]], Any]
+    picture: Callable[[Any], Any]
+
+
+_REPLIES = ("ok", "cancelled", "cancelling")
+
+MEMORY = Kind("memory", MemoryBroker, picture)
 
 
 class Floor:
@@ -15,31 +42,36 @@ class Floor:
     A broker with its clock.
 
     Attributes:
-        now: What the broker is told.
-        journal: All that its peers were told: (name, what).
-        drained: How often the broker has said so.
+        broker: The broker.
+        now: The time that the broker is told.
+        alarm: The earliest time for which the broker has asked to be called.
+        journal: All calls of the broker on its peers: (name, call).
+        drained: The number of times that the broker has said that it is drained.
     """
 
-    def __init__(self, **settings: Any) -> None:
+    broker: IBroker
+
+    def __init__(self, kind: Kind = MEMORY, **settings: Any) -> None:
         self.settings = Settings(**settings)
-        self.broker = MemoryBroker(self.settings, self._set_alarm)
+        self.broker = kind.make(self.settings, self._set_alarm)
         self.now = 0.0
         self.journal: list[tuple[str, Told]] = []
         self.drained = 0
-        self._alarm: float | None = None
+        self._kind = kind
+        self.alarm: float | None = None
         self._peers: list[AMaster | ASlave] = []
 
     def _set_alarm(self, when: float) -> None:
-        self._alarm = when if self._alarm is None else min(self._alarm, when)
+        self.alarm = when if self.alarm is None else min(self.alarm, when)
 
     def wait(self, seconds: float) -> None:
-        """Let time pass, with the broker's alarm ringing exactly when it was set to."""
+        """Let time pass; the alarm rings exactly at the time that it was set to."""
         until = self.now + seconds
-        while self._alarm is not None and self._alarm <= until:
-            self.now, self._alarm = max(self.now, self._alarm), None
+        while self.alarm is not None and self.alarm <= until:
+            self.now, self.alarm = max(self.now, self.alarm), None
             following = self.broker.deadline_passed(self.now)
             if following is not None:
-                self._alarm = following
+                self._set_alarm(following)
         self.now = until
 
     def drain(self) -> None:
@@ -59,24 +91,49 @@ class Floor:
         return slave
 
     def joined(self, *types: str | None, name: str = "slave", slots: int = 1) -> ASlave:
-        """A slave that has joined, "echo" unless types are given, and has read its ok (and its first jobs)."""
+        """Return a slave that has joined *types*, or "echo"; its reply and its first jobs are taken."""
         slave = self.slave(name)
         slave.join(*types, slots=slots)
         assert slave.take()[:1] == [OK]
         return slave
 
+    def request(self, peer: RecordingPeer, verb: Callable[..., None], *arguments: Any) -> None:
+        """
+        Make a request, and hold it against the rules of `IBroker` for all requests.
+
+        An accepted request has one reply, before everything that follows from it;
+        for a refused one no peer is called.
+        """
+        told, heard = len(peer.told), len(self.journal)
+        try:
+            verb(*arguments)
+        except ProtocolError:
+            assert self.journal[heard:] == []
+            raise
+        replies = [call for _, call in self.journal[heard:] if call[0] in _REPLIES]
+        assert replies == peer.told[told : told + 1]
+        assert self.journal[heard] == (peer.name, replies[0])
+
+    def picture(self) -> Any:
+        """Return the whole state of the broker."""
+        return self._kind.picture(self.broker)
+
     def is_empty(self) -> bool:
-        """Whether only what an unused broker has is left."""
-        unused = picture(MemoryBroker(self.settings, self._set_alarm))
-        return picture(self.broker) | {"submitted": 0} == unused
+        """Return whether the state of the broker is that of an unused one."""
+        return bool(self.picture() == self._kind.picture(self._kind.make(self.settings, self._set_alarm)))
 
     def everybody_goes(self) -> None:
-        """Have all peers lose their connection; what the broker still keeps then is a leak."""
+        """Have all peers lose their connection; anything that the broker keeps after that is a leak."""
         for peer in self._peers:
             peer.lost()
         self.wait(0.0)
         assert self.is_empty()
-        assert len(self.broker._deadlines) == 0
+
+
+class MemoryFloor(Floor):
+    """A `Floor` with the in-memory broker, for tests of its inside."""
+
+    broker: MemoryBroker
 
 
 class AMaster:
@@ -86,11 +143,18 @@ class AMaster:
         self.floor = floor
         self.peer = peer
         self.take = peer.take
-        self.record: Master = floor.broker.master_connected(peer)
+        self.record: MasterRecord = floor.broker.master_connected(peer)
 
     def submit(self, id: JobKey, type: str | None = "echo", priority: int = 0, **terms: Any) -> None:
+        self.submit_payload(id, payload_of(id), type, priority, **terms)
+
+    def submit_payload(
+        self, id: JobKey, payload: bytes, type: str | None = "echo", priority: int = 0, **terms: Any
+    ) -> None:
+        """Submit a job with a payload other than that of `payload_of`."""
         asked = Terms(**terms) if terms else BASE_TERMS
-        self.floor.broker.submit(self.record, id, type, priority, payload_of(id), asked, self.floor.now)
+        submit = self.floor.broker.submit
+        self.floor.request(self.peer, submit, self.record, id, type, priority, payload, asked, self.floor.now)
 
     def queue(self, *ids: JobKey, type: str | None = "echo", **terms: Any) -> AMaster:
         """Submit *ids*, and forget the ok of each."""
@@ -100,9 +164,10 @@ class AMaster:
         return self
 
     def cancel(self, id: JobKey) -> None:
-        self.floor.broker.cancel(self.record, id, self.floor.now)
+        self.floor.request(self.peer, self.floor.broker.cancel, self.record, id, self.floor.now)
 
     def lost(self) -> None:
+        self.peer.is_lost = True
         self.floor.broker.master_lost(self.record, self.floor.now)
 
 
@@ -114,23 +179,62 @@ class ASlave:
         self.peer = peer
         self.name = peer.name
         self.take = peer.take
-        self.record: Slave = floor.broker.slave_connected(peer)
+        self.record: SlaveRecord = floor.broker.slave_connected(peer)
 
-    def join(self, *types: str | None, slots: int = 1) -> None:
-        """Join *types*, "echo" if there are none, and untyped jobs."""
-        self.floor.broker.join(self.record, (*(types or ("echo",)), None), slots, self.floor.now)
+    @property
+    def hand(self) -> list[JobKey]:
+        """The ids of the jobs that the slave was assigned and has not let go of, oldest first."""
+        return self.peer.hand
+
+    def join(self, *types: str | None, slots: int = 1, untyped: bool = True) -> None:
+        """Join *types*, "echo" if there are none, and untyped jobs unless *untyped* is false."""
+        joined = (*(types or ("echo",)), *((None,) if untyped else ()))
+        self.floor.request(self.peer, self.floor.broker.join, self.record, joined, slots, self.floor.now)
 
     def leave(self) -> None:
-        self.floor.broker.leave(self.record)
+        self.floor.request(self.peer, self.floor.broker.leave, self.record)
 
-    def respond(self, body: bytes = b"1", id: JobKey | None = None) -> None:
-        self.floor.broker.respond(self.record, id, body, self.floor.now)
+    def blocked(self) -> None:
+        self.floor.broker.slave_blocked(self.record)
 
-    def progress(self, body: bytes = b"0.5", id: JobKey | None = None) -> None:
+    def ready(self) -> None:
+        self.floor.broker.slave_ready(self.record, self.floor.now)
+
+    def respond(self, body: Body = b"1", id: JobKey | None = None) -> None:
+        self._let_go(id, self.floor.broker.respond, body, self.floor.now)
+
+    def fail(
+        self,
+        reason: str = "no",
+        kind: str | None = None,
+        retry: bool = False,
+        id: JobKey | None = None,
+        traceback: str | None = None,
+    ) -> None:
+        self._let_go(id, self.floor.broker.fail, reason, kind, traceback, retry, self.floor.now)
+
+    def _let_go(self, id: JobKey | None, verb: Callable[..., None], *arguments: Any) -> None:
+        hand = list(self.hand)
+        # The broker may assign a job during the call, also one of the same id.
+        self.peer.hand = [one for one in hand if one != (hand[0] if id is None and len(hand) == 1 else id)]
+        try:
+            self.floor.request(self.peer, verb, self.record, id, *arguments)
+        except ProtocolError:
+            self.peer.hand = hand
+            raise
+
+    def progress(self, body: Body = b"0.5", id: JobKey | None = None) -> None:
         self.floor.broker.progress(self.record, id, body)
 
-    def fail(self, reason: str = "no", kind: str | None = None, retry: bool = False, id: JobKey | None = None) -> None:
-        self.floor.broker.fail(self.record, id, reason, kind, None, retry, self.floor.now)
-
     def lost(self) -> None:
+        self.peer.is_lost = True
+        self.peer.hand = []
         self.floor.broker.slave_lost(self.record, self.floor.now)
+
+
+def refused(floor: Floor, error: type[GloomError], match: str, verb: Any, *arguments: Any, **more: Any) -> None:
+    """Assert that *verb* is refused with *error*, and that nothing has changed."""
+    before = floor.picture()
+    with pytest.raises(error, match=match):
+        verb(*arguments, **more)
+    assert floor.picture() == before

@@ -1,7 +1,8 @@
-"""Peers that write down what a broker tells them, and a picture of a broker's whole state to compare."""
+"""Peers that record the calls of a broker, and a picture of the whole state of an in-memory broker."""
 
 from __future__ import annotations
 
+from ast import literal_eval
 from typing import Any
 
 from zope.interface import implementer
@@ -9,45 +10,59 @@ from zope.interface import implementer
 from gloom.broker.interfaces import IMasterPeer, ISlavePeer
 from gloom.broker.jobqueue import JobQueue
 from gloom.broker.memory import MemoryBroker
-from gloom.broker.records import Failure, Job, JobKey, Receipt
-from gloom.wire.messages import text_of
+from gloom.broker.records import Job
+from gloom.broker.values import Failure, JobKey, Receipt
 
+#: A call on a peer: the name of the method, and the arguments.
 Told = tuple[Any, ...]
 
 OK: Told = ("ok",)
+_PAYLOAD = b"job "
 
 
 def assigned(id: JobKey) -> Told:
-    """What a slave is told when it gets the job *id*, whose payload is `payload_of` it."""
+    """Return the record of the assignment of the job *id*."""
     return ("assigned", payload_of(id))
 
 
 def payload_of(id: JobKey) -> bytes:
-    """The payload that tests submit for the job *id*."""
-    return f"job {text_of(id)}".encode()
+    """Return the payload that tests submit for the job *id*."""
+    return _PAYLOAD + repr(id).encode()
+
+
+def failed(told: list[Told]) -> list[tuple[Any, ...]]:
+    """Return the failures in *told*: the id, the code, the reason, and the ends of the attempts."""
+    return [
+        (call[1], call[2].error, call[2].reason, [attempt["ended"] for attempt in call[2].attempts])
+        for call in told
+        if call[0] == "failed"
+    ]
 
 
 class RecordingPeer:
     """
-    What both kinds of peers share.
+    A peer that only records.
 
     Attributes:
-        name: How failures name it.
-        told: What it was told and was not taken yet, oldest first.
-        journal: All that the peers which share it were told: (name, what).
+        name: Its name in failures.
+        told: The calls that were not taken yet, oldest first.
+        journal: The calls on all peers that share the journal: (name, call).
+        is_lost: Whether its connection has ended: then no call may come.
     """
 
     def __init__(self, name: str, journal: list[tuple[str, Told]] | None = None) -> None:
         self.name = name
         self.told: list[Told] = []
         self.journal = [] if journal is None else journal
+        self.is_lost = False
 
-    def tell(self, *what: Any) -> None:
-        self.told.append(what)
-        self.journal.append((self.name, what))
+    def tell(self, *call: Any) -> None:
+        assert not self.is_lost, f"{call[0]} was called on the lost peer {self.name}"
+        self.told.append(call)
+        self.journal.append((self.name, call))
 
     def take(self) -> list[Told]:
-        """Return what was told since the last call."""
+        """Return the calls since the last `take`."""
         told, self.told = self.told, []
         return told
 
@@ -58,10 +73,10 @@ class RecordingPeer:
 @implementer(IMasterPeer)
 class RecordingMaster(RecordingPeer):
     """
-    A master that only listens.
+    A master that only records.
 
     Attributes:
-        wants_receipts: What the broker is to think; a receipt is told behind the answer.
+        wants_receipts: Whether the broker must give receipts; one stands behind the answer.
     """
 
     wants_receipts = False
@@ -82,16 +97,23 @@ class RecordingMaster(RecordingPeer):
 @implementer(ISlavePeer)
 class RecordingSlave(RecordingPeer):
     """
-    A slave that only listens.
+    A slave that only records.
 
     Attributes:
-        is_full: Whether it wants no other job before it is ready again.
+        is_full: Whether it takes no other job before it is ready again.
+        hand: The ids that it was assigned; the test removes those of which it lets go.
     """
 
     is_full = False
 
+    def __init__(self, name: str, journal: list[tuple[str, Told]] | None = None) -> None:
+        super().__init__(name, journal)
+        self.hand: list[JobKey] = []
+
     def assigned(self, payload: bytes) -> bool:
         self.tell("assigned", payload)
+        if payload.startswith(_PAYLOAD):
+            self.hand.append(literal_eval(payload[len(_PAYLOAD) :].decode()))
         return self.is_full
 
     def revoked(self, id: JobKey) -> None:
@@ -99,26 +121,24 @@ class RecordingSlave(RecordingPeer):
 
 
 def standing_in(queue: JobQueue[Job]) -> list[Job]:
-    """Return what is queued, in order, without moving anything."""
+    """Return the queued jobs in order."""
     return list(queue)
 
 
 def picture(broker: MemoryBroker) -> dict[str, Any]:
-    """Return all that *broker* knows, in plain values: two equal pictures are the same state."""
+    """Return the state of *broker* in plain values, without the number of submissions."""
     return {
         "jobs": {id: _picture_of_job(job) for id, job in broker._jobs.items()},
         "lines": {
-            type: (line.users, len(line.queue), [slave.peer.name for slave in line.idle])
-            for type, line in broker._pairing.lines.items()
+            line.type: (line.users, len(line.queue), [slave.peer.name for slave in line.idle]) for line in broker._lines
         },
         "crews": {
             types: (crew.joined, [slave.peer.name for slave in crew.idle])
-            for types, crew in broker._pairing.crews.items()
+            for types, crew in broker._pairing.crews.by_types.items()
         },
         "deadlines": [(when, str(job.id)) for when, _, job in broker._deadlines],
         "gone": [(master.peer.name, len(master.jobs)) for master in broker._gone_masters],
         "bytes": broker._bytes,
-        "submitted": broker._submitted,
     }
 
 

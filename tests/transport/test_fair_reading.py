@@ -112,8 +112,7 @@ class Broker:
 
     @property
     def unanswered(self) -> int:
-        broker: Any = self.around.broker
-        return int(broker.unanswered)
+        return self.around.broker.unanswered
 
     def _peer(self, factory: Any, *first: Any) -> Far:
         near, far = socket.socketpair()

@@ -294,7 +294,7 @@ def test_every_way_in_which_an_attempt_ends_is_named() -> None:
     """What the table says of `ended` is what the broker writes there."""
     ended = next(row for row in SPEC.tables["attempt"] if names_in(row["field"]) == ["ended"])
     source = getsource(MemoryBroker)
-    written = set(re.findall(r'_attempt_ended\(\w+, [\w.]+, "(\w+)"', source))
+    written = set(re.findall(r'note_end\(\w+, [\w.]+, "(\w+)"', source))
     assert set(names_in(ended["meaning"])) - {"fail"} == written
 
 

@@ -26,10 +26,11 @@ from gloom.client.blocking import (
     TimedOut,
     TransportError,
 )
+from gloom.client.blocking.address import parse_address
 from gloom.client.blocking.base import Connection
-from gloom.client.blocking.connecting import parse_address
 from gloom.client.blocking.connection import Wire
 from gloom.wire.framebuffer import FrameBuffer
+from gloom.wire.messages import PROTOCOL_VERSION, Hello
 from tests.support.brokers import OK, Scripted, framed, greeted
 
 
@@ -522,7 +523,7 @@ def test_an_interrupt_half_way_ends_the_connection(broker: Scripted) -> None:
     def interrupt(_event: object) -> bool:
         raise KeyboardInterrupt
 
-    wire = Wire(broker.near)
+    wire = Wire(broker.near, Hello(PROTOCOL_VERSION))
     wire.takers.append(interrupt)
     broker.says({"id": "a", "body": 1})
     with pytest.raises(KeyboardInterrupt):

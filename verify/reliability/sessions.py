@@ -12,6 +12,7 @@ import json
 from collections import deque
 from typing import Any
 
+from gloom.broker.memory import MemoryBroker
 from gloom.server.access import Access, Identity, hash_token
 from gloom.settings import KIB, MIB, Settings
 from gloom.testing import MemoryGloom, RawPeer
@@ -234,10 +235,11 @@ class Session:
         gloom.drop_all()
         gloom.advance(SETTINGS.stall_seconds)
         gloom.advance(2e9)
-        broker: Any = gloom.broker
+        broker = gloom.broker
+        assert isinstance(broker, MemoryBroker)
         around = gloom.masters.around
         left = {
-            "jobs": broker.unanswered, "types": len(broker._pairing.lines), "bytes": broker._bytes,
+            "jobs": broker.unanswered, "types": len(broker._lines), "bytes": broker._bytes,
             "connections": around.connections, "watched frames": len(around.stalls._watched),
             "peers": len(gloom.masters.peers) + len(gloom.slaves.peers), "timers": len(gloom.clock.getDelayedCalls()),
         }  # fmt: skip

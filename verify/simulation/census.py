@@ -12,11 +12,12 @@ import gc
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 from weakref import WeakSet
 
+import gloom.broker.crews
+import gloom.broker.lines
 import gloom.broker.memory
-import gloom.broker.pairing
 from gloom.broker.records import Crew, Job, Line, Master, Slave
 
 from .mirror import Mirror
@@ -42,7 +43,7 @@ class Census:
     @contextmanager
     def taken(self) -> Iterator[None]:
         """Count what is made meanwhile."""
-        modules: tuple[Any, ...] = (gloom.broker.memory, gloom.broker.pairing)
+        modules: tuple[Any, ...] = (gloom.broker.memory, gloom.broker.lines, gloom.broker.crews)
         known = [(module, name, getattr(module, name)) for module in modules for name in _names_in(module)]
         for module, name, kind in known:
             setattr(module, name, self._counted(kind))
@@ -96,11 +97,11 @@ class Census:
         broker = mirror.broker
         pairing = broker._pairing
         known: dict[type, set[Any]] = {
-            Crew: {*pairing.crews.values(), *pairing.left},
+            Crew: {*pairing.crews.by_types.values(), *pairing.crews.deserted},
             Master: {*(master.record for master in mirror.masters), *broker._gone_masters},
             Slave: {slave.record for slave in mirror.slaves},
         }
-        counts: dict[type, int] = {Job: len(broker._jobs), Line: len(pairing.lines)}
+        counts: dict[type, int] = {Job: len(broker._jobs), Line: len(broker._lines)}
         for kind, count in counts.items():
             if self._unfollowed[kind] != count:
                 return f"{self._unfollowed[kind]} of {kind.__name__} live, and the broker has {count}"
@@ -115,7 +116,7 @@ class Census:
         # Or would have passed over these.
         known_connections.update(peer for _, _, peer, _ in around.turns._waiting)
         # Their jobs are forgotten in steps.
-        known_connections.update(master.peer.peer for master in broker._gone_masters)
+        known_connections.update(cast(Any, master.peer).peer for master in broker._gone_masters)
         left = set(self._connections) - known_connections
         return f"{len(left)} connections live that have ended" if left else None
 

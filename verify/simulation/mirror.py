@@ -85,6 +85,19 @@ class Mirror:
     def unanswered(self) -> int:
         return self.broker.unanswered
 
+    @property
+    def used_bytes(self) -> int:
+        return self.broker.used_bytes
+
+    def measure_memory_with(self, measure: Callable[[], None]) -> None:
+        self.broker.measure_memory_with(measure)
+
+    def allow_memory(self, free_bytes: int) -> None:
+        self.broker.allow_memory(free_bytes)
+
+    def refuse_for_memory(self) -> None:
+        self.broker.refuse_for_memory()
+
     def in_flight(self, master: MirrorMaster) -> int:
         return self.broker.in_flight(master.record)
 
@@ -467,7 +480,7 @@ class Mirror:
                 del self.postponed[slave]
                 self._may_idle(slave)
 
-    def drain(self, now: float, drained: Callable[[], None]) -> None:
+    def drain(self, now: float, drained: Callable[[], object]) -> None:
         self._begin("drain", now)
         self.draining = True
         self.broker.drain(now, drained)

@@ -24,7 +24,7 @@ def check_quickly(mirror: Mirror) -> None:
     assert broker._bytes == mirror.bytes + mirror.forsaken_bytes, "bytes in flight"
     if mirror.is_ending:
         return
-    for line in broker._pairing.lines.values():
+    for line in broker._lines:
         if (line.idle or line.crews) and len(line.queue):
             _check_nobody_could(line)
 
@@ -51,7 +51,7 @@ def recount(mirror: Mirror, around: Any, now: float, is_due: bool, factories: An
     broker = mirror.broker
     assert broker._jobs.keys() == mirror.jobs.keys() | mirror.forsaken.keys(), "jobs"
     assert not mirror.jobs.keys() & mirror.forsaken.keys()
-    queued = [job for line in broker._pairing.lines.values() for job in standing_in(line.queue)]
+    queued = [job for line in broker._lines for job in standing_in(line.queue)]
     standing = set(queued)
     assert len(standing) == len(queued), "a job stands in queues twice"
     for job in mirror.jobs.values():
@@ -72,7 +72,7 @@ def recount(mirror: Mirror, around: Any, now: float, is_due: bool, factories: An
 def _check_place(real: Any, job: MirrorJob, stands: bool) -> None:
     slave = job.slave
     assert stands + (slave is not None) + job.is_delayed == 1, f"job {job.id!r} is not in one place"
-    assert bool(real.queued) == stands, "whether a job is queued"
+    assert real.queued == stands, "whether a job is queued"
     assert (real.slave.peer if real.slave else None) is slave, "the slave of a job"
     assert [master.peer for master in real.masters if not master.is_gone] == job.masters, "masters of a job"
     assert job.masters or slave, "a job that nobody waits for"
@@ -102,25 +102,25 @@ def _check_peers(mirror: Mirror) -> None:
 def _check_lines(mirror: Mirror) -> None:
     pairing = mirror.broker._pairing
     crews = Counter(line for slave in mirror.slaves for line in slave.record.lines if isinstance(line, Crew))
-    assert {crew: crew.joined for crew in pairing.crews.values()} == crews, "crews"
+    assert {crew: crew.joined for crew in pairing.crews.by_types.values()} == crews, "crews"
     # Those that all slaves have left stand in some of their lines yet.
-    standing = [*crews, *pairing.left]
+    standing = [*crews, *pairing.crews.deserted]
     places = sum(len(slave.record.lines) for slave in mirror.slaves) + sum(len(crew.lines) for crew in standing)
     assert pairing.places == places, "places of joined types"
     jobs_of = _by_type((job, (job.type,)) for job in mirror.jobs.values())
     forsaken_of = _by_type((job, (job.line.type,)) for job in mirror.forsaken.values())
     joined_of = _by_type((slave, set(slave.types)) for slave in mirror.slaves)
     idle_of = _by_type((slave, set(slave.types)) for slave in mirror.idle)
-    for type, line in pairing.lines.items():
-        joined, jobs, forsaken = joined_of[type], jobs_of[type], forsaken_of[type]
+    for line in mirror.broker._lines:
+        joined, jobs, forsaken = joined_of[line.type], jobs_of[line.type], forsaken_of[line.type]
         alone = [slave for slave in joined if line in slave.record.lines]
         assert len(line.crews) == sum(line in crew.lines for crew in standing), "crews of a type"
         assert len(joined) == len(alone) + sum(crew.joined for crew in line.crews), "slaves of a type"
         assert line.joined == len(alone) + len(line.crews), "slaves and crews of a type"
         assert line.users == line.joined + len(jobs) + len(forsaken) > 0, "users of a type"
         waiting = sum(job.slave is None and not job.is_delayed for job in jobs)
-        assert len(line.queue) == waiting + sum(bool(job.queued) for job in forsaken), "the length of a queue"
-        assert [slave.peer for slave in _idle(line)] == idle_of[type], "idle"
+        assert len(line.queue) == waiting + sum(job.queued for job in forsaken), "the length of a queue"
+        assert [slave.peer for slave in _idle(line)] == idle_of[line.type], "idle"
     for slave in mirror.slaves:
         is_free = bool(slave.types and len(slave.hand) < slave.slots and not slave.is_blocked)
         assert slave in mirror.postponed or (slave in mirror.idle) == is_free, "idle slaves"
@@ -165,7 +165,7 @@ def check_empty(mirror: Mirror, around: Any, factories: Any) -> None:
     """After all peers have gone: nothing is left of anything."""
     broker = mirror.broker
     assert not mirror.jobs and not broker._jobs and not mirror.masters and not mirror.slaves and not mirror.idle
-    assert not broker._pairing.lines and not broker._bytes and not len(broker._deadlines), "something leaks"
+    assert not len(broker._lines) and not broker._bytes and not len(broker._deadlines), "something leaks"
     assert not around.connections and not any(factory.peers for factory in factories), "connections leak"
     assert not around.stalls._watched and around.stalls._timer is None
     assert not around.unread._windows and not around.unread.bytes and around.unread._timer is None

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from random import Random
 from typing import Any
 
+from gloom.broker import crews, pairing
 from gloom.broker import memory as broker
-from gloom.broker import pairing
 from gloom.server import protocols
 from gloom.transport import framing
 
@@ -19,7 +19,7 @@ _STEPS: tuple[tuple[Any, str, tuple[int, ...]], ...] = (
     (broker, "MOST_A_STEP", (1, 3, 1000)),
     (pairing, "MOST_DROPPED", (1, 2, 1000)),
     (pairing, "_MOST_WALKS", (1, 20)),
-    (pairing, "MOST_CLEARED", (1, 7, 1000)),
+    (crews, "MOST_CLEARED", (1, 7, 1000)),
 )
 
 

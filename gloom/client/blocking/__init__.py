@@ -1,7 +1,7 @@
 """
 Blocking masters and slaves for plain scripts: no reactor, no thread, no Twisted.
 
-The Python client of 2009, with its names (docs/protocol.md is what it speaks):
+The Python client of 2009, with its names; it speaks docs/protocol.md:
 
     with Master() as master:
         master.submit(type="double", body=21)
@@ -12,9 +12,9 @@ The Python client of 2009, with its names (docs/protocol.md is what it speaks):
         slave.serve(lambda n: 2 * n)
 
 Every ``timeout`` is in seconds and covers the whole call; None waits for ever.
-A call that times out loses nothing: what has come of a message is kept for the
-next call, and what it asked stays asked. A connection is for one thread at a
-time, and ends with the broker's: connecting again is the program's business.
+A call that times out loses nothing: the next call goes on with the part of a
+message that has arrived, and the request stays in force. A connection is for
+one thread at a time. When the broker ends it, the program has to connect again.
 """
 
 from gloom.client.blocking.base import Connection

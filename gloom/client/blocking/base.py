@@ -1,22 +1,22 @@
 """
-The base of blocking masters and slaves: an address and a timeout become a connection.
+`Connection`, the base class of blocking masters and slaves: it connects, and has the default timeout of calls.
 """
 
 from __future__ import annotations
 
 import socket
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self, Unpack
 
 from msgspec import UNSET
 
-from gloom.client.arguments import checked_timeout, checked_token
-from gloom.client.blocking.connecting import connect, parse_address
+from gloom.client.arguments import checked_timeout
+from gloom.client.blocking.address import connect, parse_address
 from gloom.client.blocking.connection import Wire
 from gloom.client.blocking.deadline import Deadline, Timeout, deadline_after
-
-if TYPE_CHECKING:
-    from gloom.client.tls import ClientTLS
+from gloom.client.options import ClientOptions, Credentials
+from gloom.client.session import Greeting
+from gloom.wire.messages import PROTOCOL_VERSION
 
 
 class Connection:
@@ -25,15 +25,14 @@ class Connection:
 
     Args:
         addr: A ``(host, port)`` tuple, a ``"host:port"`` string, a connected
-            stream socket (not TLS), or another connection, whose socket this one shares then.
-        timeout: Seconds that connecting may take, for each address that the host has; and that
-            each call may take, unless it has a timeout of its own. None for ever.
-        token: Tells a broker with access rules who this is; None for nobody.
-            A shared socket keeps what was said there first.
-        tls: How TLS is spoken at an address; None for not at all.
+            stream socket (not TLS), or another connection, to share its socket.
+        timeout: Time limit in seconds of an attempt to connect, for each address of the host,
+            and of each call that has no timeout of its own; None for no limit.
+        options: ``token`` and ``tls``; see `gloom.client.options.ClientOptions`. A shared
+            socket keeps the token with which it began.
 
     Raises:
-        TypeError: *addr*, or another argument, is of another class.
+        TypeError: *addr*, or another argument, is of another kind.
         ValueError: An argument is out of its range, *addr* is a string that is
             not an address, or *tls* cannot be used.
         TransportError: The broker cannot be reached; `TimedOut` after *timeout*.
@@ -43,31 +42,31 @@ class Connection:
         self,
         addr: tuple[str, int] | str | socket.socket | Connection,
         timeout: float | None = None,
-        *,
-        token: str | None = None,
-        tls: ClientTLS | None = None,
+        **options: Unpack[Credentials],
     ) -> None:
         self._timeout = checked_timeout(timeout)
-        checked_token(token)
-        if tls is not None and not isinstance(addr, str | tuple):
+        checked = ClientOptions(**options)
+        if checked.tls is not None and not isinstance(addr, str | tuple):
             raise ValueError("tls goes with an address, not with what is connected already")
         if isinstance(addr, Connection):
             self._wire: Wire = addr._wire
             return
+        # Without a heartbeat: between two calls, nothing here could send a ping.
+        hello = Greeting(PROTOCOL_VERSION, checked.peer_name, token=checked.token)
         if isinstance(addr, str):
             addr = parse_address(addr)
         if isinstance(addr, tuple):
             if len(addr) != 2:
                 raise ValueError(f"addr must be a tuple of a host and a port, got {len(addr)} values")
-            self._wire = Wire(connect(addr[0], addr[1], timeout, tls), token)
+            self._wire = Wire(connect(addr[0], addr[1], timeout, checked.tls), hello)
             return
         if not isinstance(addr, socket.socket):
             expected = "a (host, port) tuple, a 'host:port' string, a socket or a Connection"
             raise TypeError(f"addr must be {expected}, got {type(addr).__name__}")
-        self._wire = Wire(addr, token)
+        self._wire = Wire(addr, hello)
 
     def _deadline(self, timeout: Timeout) -> Deadline | None:
-        """Return when a call must end that was given *timeout*."""
+        """Return the end of a call that was given *timeout*."""
         return deadline_after(self._timeout if timeout is UNSET else checked_timeout(timeout))
 
     def disconnect(self) -> None:
@@ -85,5 +84,5 @@ class Connection:
         self.disconnect()
 
 
-#: What `Connection` accepts.
+#: The types of an address.
 Address = tuple[str, int] | str | socket.socket | Connection

@@ -1,13 +1,12 @@
 """
-One socket to a broker, used by blocking calls: sends requests, reads events, gives each event to its taker.
+One socket to a broker for blocking calls: sends requests, reads events, and keeps those that no call waits for.
 
-`gloom.client.blocking` stands on it. Knows no job beyond its id and no body;
-imports no Twisted, and so has its own reading of frames (docs/protocol.md, section 1).
+Reads no body, and of a job the id only. Imports no Twisted, and so has its own
+reading of frames (docs/protocol.md, section 1).
 """
 
 from __future__ import annotations
 
-import os
 import select
 import socket
 from collections import deque
@@ -15,23 +14,22 @@ from collections.abc import Callable
 from threading import Lock, current_thread
 from typing import TYPE_CHECKING
 
-from gloom.client.arguments import checked_token
 from gloom.client.blocking.deadline import Deadline
-from gloom.client.session import Assignment, Event, Greeting, Outcome, Reply, Session, UnreadableJob
+from gloom.client.session import Assignment, Event, Outcome, Reply, Session, UnreadableJob
 from gloom.errors import InvalidState, ProtocolError, RequestRefused, SizeError, TimedOut, TransportError
 from gloom.wire.framebuffer import LARGEST_FRAME_BYTES, FrameBuffer, to_frame
-from gloom.wire.messages import PROTOCOL_VERSION, Hello, Request
+from gloom.wire.messages import Hello, Request
 from gloom.wire.tcpoptions import set_tcp_options
 
 if TYPE_CHECKING:
     from gloom.client.tls import TLSSocket
 
-# No broker takes less in one frame (docs/protocol.md, section 1).
+# Every broker takes a frame of this size (docs/protocol.md, section 1).
 _LEAST_LIMIT_BYTES = 1024
 
 
 class OneCall:
-    """Admits one call at a time: of two threads that call at once, the second gets a RuntimeError."""
+    """Admits one call at a time: a second thread that calls meanwhile gets a RuntimeError."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -51,22 +49,22 @@ class OneCall:
 
 class Wire:
     """
-    One socket, and the state of the protocol on it; several connections may share it.
+    One socket, and the state of the protocol on it; several `Connection` objects may share it.
 
     Args:
-        sock: A connected stream socket, which is set to blocking, or one that speaks TLS.
-        token: Tells a broker with access rules who this is.
+        sock: A connected stream socket, which becomes a blocking one; or one that speaks TLS.
+        hello: The request that begins the connection.
 
     Attributes:
-        max_frame_bytes: The largest payload that the broker takes, as far as known.
-        outcomes: What came and was not received yet, oldest first.
-        jobs: What came and was not taken yet, oldest first.
-        takers: Called with each event before it is kept; one that returns True has taken it.
+        max_frame_bytes: The broker's limit for a payload; before the reply to *hello*, the protocol's.
+        outcomes: Outcomes that no call has received yet, oldest first.
+        jobs: Jobs that no call has taken yet, oldest first.
+        takers: Called with each event in turn; the first that returns True has taken it.
 
-    Every call may raise RuntimeError: another thread is in a call. Nothing has been done then.
+    Every call may raise RuntimeError, and has done nothing then: another thread is in a call.
     """
 
-    def __init__(self, sock: socket.socket | TLSSocket, token: str | None = None) -> None:
+    def __init__(self, sock: socket.socket | TLSSocket, hello: Hello) -> None:
         if isinstance(sock, socket.socket):
             sock.settimeout(None)
             set_tcp_options(sock)
@@ -74,7 +72,7 @@ class Wire:
         self.outcomes: deque[Outcome] = deque()
         self.jobs: deque[Assignment | UnreadableJob] = deque()
         self.takers: list[Callable[[Event], bool]] = []
-        self._greeting = Greeting(PROTOCOL_VERSION, _name(), token=checked_token(token))
+        self._greeting = hello
         self._socket = sock
         self._poll = select.poll()
         self._session = Session()
@@ -82,7 +80,7 @@ class Wire:
         self._buffer = FrameBuffer()
         self._unsent = memoryview(b"")
         self._ended: str | None = None
-        # Whether nothing is under way but a wait.
+        # Whether the call that is under way only waits.
         self._waiting = False
         self._one_call = OneCall()
         # Whether the reply to hello has come, and with it the broker's limit.
@@ -99,16 +97,16 @@ class Wire:
 
     def ask(self, request: Request, deadline: Deadline | None) -> Reply:
         """
-        Send *request* and wait for its reply; what else comes is kept.
+        Send *request* and wait for its reply; other events are kept.
 
         Returns:
-            The reply, which accepts it.
+            The reply of a broker that accepts it.
 
         Raises:
             RequestRefused: The broker refused it, or the ``hello`` before it.
             TimedOut: The deadline has passed; the request may have been sent.
             TransportError: The connection has ended.
-            ProtocolError: What came is not the protocol; the connection is closed.
+            ProtocolError: The broker sent no valid message; the connection is closed.
         """
         with self._one_call:
             try:
@@ -130,12 +128,12 @@ class Wire:
 
     def send(self, request: Request, deadline: Deadline | None) -> None:
         """
-        Send *request*, behind ``hello`` where it is the first; wait for no reply.
+        Send *request*, after ``hello`` if it is the first; do not wait for a reply.
 
         Raises:
-            RequestRefused: It is larger than the broker takes; it was not sent.
-            TimedOut: The deadline has passed. The next call sends the rest
-                first, so the stream stays whole.
+            RequestRefused: It is larger than the broker takes, and was not sent.
+            TimedOut: The deadline has passed. The next call sends the rest of
+                the frame first.
             TransportError: The connection has ended.
         """
         with self._one_call:
@@ -147,13 +145,13 @@ class Wire:
 
     def make_ready(self, deadline: Deadline | None) -> None:
         """
-        Have everything before the next request sent, and the broker's limit known.
+        Send the rest of earlier requests, and wait for the reply to ``hello``, which has the broker's limit.
 
         Raises:
             RequestRefused: The broker refused ``hello``.
-            TimedOut: The deadline has passed; the next request has not begun.
+            TimedOut: The deadline has passed.
             TransportError: The connection has ended.
-            ProtocolError: What came is not the protocol; the connection is closed.
+            ProtocolError: The broker sent no valid message; the connection is closed.
         """
         with self._one_call:
             try:
@@ -167,12 +165,12 @@ class Wire:
         self._begin(deadline)
         payload = self._session.ask(request)
         if len(payload) > _LEAST_LIMIT_BYTES and not self._welcomed:
-            # Perhaps over the broker's limit, which is in the reply to hello.
+            # It may be over the broker's limit, which is in the reply to hello.
             self._session.take_back(request)
             self._await_welcome(deadline)
             payload = self._session.ask(request)
         if len(payload) > self.max_frame_bytes:
-            # Sent, it would end the connection.
+            # The broker would end the connection.
             self._session.take_back(request)
             reason = f"a frame of {len(payload)} bytes is over the broker's limit of {self.max_frame_bytes}"
             raise RequestRefused(SizeError.code, reason, getattr(request, "id", None))
@@ -180,12 +178,12 @@ class Wire:
         self._flush(deadline)
 
     def _begin(self, deadline: Deadline | None) -> None:
-        """Send the rest of an earlier call, and put ``hello`` before the first request."""
+        """Send the rest of an earlier call; put ``hello`` before the first request."""
         self._flush(deadline)
         if self._ended is not None:
             raise TransportError(self._ended)
         if self._hello is None:
-            # Not awaited, where the request is small: both leave in one send.
+            # A small request does not wait for the reply: both leave in one send.
             self._hello = self._greeting
             self._unsent = memoryview(to_frame(self._session.ask(self._hello)))
 
@@ -198,7 +196,7 @@ class Wire:
 
     def _flush(self, deadline: Deadline | None) -> None:
         while self._unsent:
-            # Reads too: a broker may wait for this side to read before it reads on.
+            # Read too: a broker may stop to read until this side has read.
             if not self._send_some() and self._wait(select.POLLIN | select.POLLOUT, deadline) & ~select.POLLOUT:
                 self._read()
 
@@ -210,7 +208,7 @@ class Wire:
         except BlockingIOError:
             return False
         except (BrokenPipeError, ConnectionResetError):
-            # The broker has closed; its last words may still be read.
+            # The broker has closed; its last messages may still be read.
             self._unsent = memoryview(b"")
         except OSError as error:
             self._lost(error)
@@ -220,12 +218,12 @@ class Wire:
 
     def pump(self, deadline: Deadline | None) -> None:
         """
-        Read one event and give it to its taker, or keep it.
+        Read one event and give it to a taker, or keep it.
 
         Raises:
-            TimedOut: None came in time; what has come of it is kept.
+            TimedOut: None came in time; the part of it that has come is kept.
             TransportError: The connection has ended.
-            ProtocolError: What came is not the protocol; the connection is closed.
+            ProtocolError: The broker sent no valid message; the connection is closed.
             RequestRefused: ``hello`` was refused; the connection is closed.
         """
         with self._one_call:
@@ -268,13 +266,13 @@ class Wire:
                 return event
 
     def _step(self, deadline: Deadline | None) -> Event | None:
-        """Take one frame, or else read once; None where that gave no event."""
+        """Take one frame from the buffer, or else read once; return an event, if there is one."""
         frame = self._buffer.take()
         if frame is not None:
             return self._understand(frame)
         if self._ended is not None:
             raise TransportError(self._ended)
-        # The rest of a request that timed out: its outcome cannot come before it has gone out.
+        # The rest of a request that timed out: its outcome comes only after that.
         if self._unsent:
             self._send_some()
         if self._wait(select.POLLIN | (select.POLLOUT if self._unsent else 0), deadline) & ~select.POLLOUT:
@@ -292,7 +290,7 @@ class Wire:
         self._welcomed = True
         if event.error is None:
             self.max_frame_bytes = event.message.max_frame or self.max_frame_bytes
-        elif event.error.error != InvalidState.code:  # that one: whoever had the socket before has said it
+        elif event.error.error != InvalidState.code:  # an earlier user of this socket has sent a hello
             self.end(f"the connection was closed, because hello was refused: {event.error}")
             raise event.error
         return None
@@ -301,7 +299,7 @@ class Wire:
         try:
             count = self._socket.recv_into(self._buffer.room())
         except BlockingIOError:
-            return  # half a record of TLS, or one that carries no bytes of ours
+            return  # half a TLS record, or one without application data
         except OSError as error:
             self._lost(error)
             return
@@ -311,10 +309,10 @@ class Wire:
 
     def _interrupted(self) -> None:
         """
-        Go on after Ctrl-C only where it came while this waited.
+        Keep the connection after a Ctrl-C during a wait, and close it after any other.
 
-        Anywhere else it may have come between a byte and the note of it: what
-        is read or sent next would be out of step.
+        Any other may have come after a read or a send and before the buffer was
+        updated; the next call would be out of step with the stream.
         """
         if self._waiting:
             self._waiting = False
@@ -324,11 +322,11 @@ class Wire:
     def _lost(self, error: OSError) -> None:
         self.end(f"the connection to the broker is lost: {error.strerror}")
 
-    def _wait(self, what: int, deadline: Deadline | None) -> int:
-        """Wait until the socket is ready for one of *what*; return for which."""
+    def _wait(self, wanted: int, deadline: Deadline | None) -> int:
+        """Wait until poll(2) reports one of the *wanted* events, or an error; return the reported ones."""
         if not isinstance(self._socket, socket.socket) and self._socket.pending():
             return select.POLLIN
-        self._poll.register(self._socket, what)
+        self._poll.register(self._socket, wanted)
         milliseconds = None if deadline is None else deadline.milliseconds_left()
         self._waiting = True
         ready = self._poll.poll(milliseconds)
@@ -336,7 +334,3 @@ class Wire:
         if deadline is not None and not ready:
             raise TimedOut(f"nothing came from the broker within {deadline.seconds:g} s")
         return ready[0][1]
-
-
-def _name() -> str:
-    return f"{socket.gethostname()}:{os.getpid()}"[:255]

@@ -1,5 +1,5 @@
 """
-The time that a blocking call may take.
+The time limit of a blocking call.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ _LONGEST_POLL_MILLISECONDS = 2**31 - 1
 
 class Deadline:
     """
-    The end of a call's time.
+    The end of a call.
 
     Args:
-        seconds: How long the call may take from now on.
+        seconds: The call's time limit, from now on.
     """
 
     __slots__ = ("_at", "seconds")
@@ -26,17 +26,17 @@ class Deadline:
         self._at = monotonic() + seconds
 
     def milliseconds_left(self) -> float:
-        """Return what `select.poll` may wait; 0 when the time is over."""
+        """Return the timeout for `select.poll`; 0 after the end."""
         return min(max(0.0, self._at - monotonic()) * 1000, _LONGEST_POLL_MILLISECONDS)
 
 
-#: For a look at what is here already.
+#: Reads only the events that have arrived already.
 AT_ONCE = Deadline(0.0)
 
-#: A call's own timeout: seconds, None for ever; absent, the connection's.
+#: A call's own timeout: seconds, or None for no limit; UNSET for the connection's.
 Timeout = float | None | UnsetType
 
 
 def deadline_after(timeout: float | None) -> Deadline | None:
-    """Return when a call with *timeout* seconds must end; None for never."""
+    """Return the end of a call that may take *timeout* seconds; None for no limit."""
     return None if timeout is None else Deadline(timeout)

@@ -1,7 +1,5 @@
 """
-Jobs as a blocking client has them: what came of one, and many of them in flight.
-
-`gloom.client.blocking` stands on it; imports no Twisted.
+Jobs and answers of the blocking clients, and the many jobs of one `Master.do_many`. Imports no Twisted.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ from gloom.wire.messages import Submit
 
 class Job(dict[str, Any]):
     """
-    A job or its answer: the message that came, with ``body`` as a Python value.
+    A job or its answer: the broker's message, with ``body`` as a Python value.
 
     A slave's job has ``action``, ``id``, ``type`` and ``body``; an answer that
     a master receives has ``id`` and ``body``.
@@ -38,16 +36,16 @@ class Job(dict[str, Any]):
 
     @property
     def body(self) -> Any:
-        """What the master sent, or what the slave answered."""
+        """The body of a job, or the answer of its slave."""
         return self.get("body")
 
 
 def body_of(event: Outcome | Assignment) -> Any:
     """
-    Return the Python value that came with a job.
+    Return the Python value of a job's body or of an answer.
 
     Raises:
-        BodyError: Python cannot read the value; ``id`` is that of the job.
+        BodyError: Python cannot read it; ``id`` is the job's.
     """
     try:
         return decode_body(event.body)
@@ -60,7 +58,7 @@ class Batch:
     The jobs of one `Master.do_many`.
 
     Attributes:
-        ended: What came of them and was not yielded yet, oldest first.
+        ended: Their outcomes and refusals that were not yielded yet, oldest first.
     """
 
     def __init__(self, wire: Wire) -> None:
@@ -73,11 +71,11 @@ class Batch:
 
     @property
     def in_flight(self) -> int:
-        """How many of them have no outcome and no refusal yet."""
+        """The number of jobs that have no outcome and no refusal yet."""
         return len(self._asked) + len(self._accepted)
 
     def submit(self, request: Submit, deadline: Deadline | None) -> None:
-        """Send *request*, for which the wire has been made ready; its outcome will be in `ended`."""
+        """Send *request*, after `Wire.make_ready`; its outcome will be in `ended`."""
         self._asked.append(request)
         try:
             self._wire.send(request, deadline)
@@ -91,13 +89,13 @@ class Batch:
             self._wire.pump(deadline)
 
     def look(self) -> None:
-        """Read what is here already; an end of the connection is left to the next call."""
+        """Read the events that have arrived already; the next call reports an end of the connection."""
         with suppress(TransportError):  # TimedOut is one
             while True:
                 self._wire.pump(AT_ONCE)
 
     def abandon(self) -> None:
-        """Throw away the outcomes that still come; a second call does nothing."""
+        """Drop the outcomes that have not come yet; a second call does nothing."""
         if not self._abandoned:
             self._abandoned = True
             self.ended.clear()

@@ -1,5 +1,5 @@
 """
-Many jobs of a blocking master, a bounded number at a time: the iterator of `Master.do_many`.
+The iterator of `Master.do_many`: many jobs of a blocking master, a bounded number at a time.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ class ManyJobs(Iterator[Job | ServerError | BodyError]):
     """
     An iterator over the answers of many jobs, as they come.
 
-    A wait that times out loses nothing: asked again, it goes on where it was.
-    Any other exception ends it. Jobs that are in flight when it ends, or when
-    its last reference goes, still run; their outcomes are thrown away.
+    A wait that times out loses nothing: the next one goes on. Any other
+    exception ends the iterator. Jobs that are in flight when it ends, or when
+    its last reference goes, still run; their outcomes are dropped.
 
     Args:
-        wire: How they are submitted.
+        wire: Submits the jobs.
         requests: The jobs; read no faster than the window has room.
         deadline: Returns the end of a wait that begins now.
-        window: How many jobs may be in flight.
-        return_errors: Whether the error of a job is yielded, and not raised.
+        window: Number of jobs that may be in flight.
+        return_errors: Whether the error of a job is yielded instead of raised.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class ManyJobs(Iterator[Job | ServerError | BodyError]):
         self._window = window
         self._return_errors = return_errors
         self._batch = Batch(wire)
-        # The request that was read and has not begun to be sent.
+        # A request that was read, and of which nothing was sent.
         self._request: ExtendedSubmit | None = None
         self._exhausted = False
         self._ended = False
@@ -59,7 +59,7 @@ class ManyJobs(Iterator[Job | ServerError | BodyError]):
             raise
 
     def close(self) -> None:
-        """Submit no more, and throw away the outcomes that still come."""
+        """Submit no more jobs, and drop the outcomes that have not come yet."""
         self._ended = True
         self._request = None
         self._batch.abandon()
@@ -70,7 +70,7 @@ class ManyJobs(Iterator[Job | ServerError | BodyError]):
     def _next(self) -> Job | ServerError | BodyError:
         if self._ended:
             raise StopIteration
-        # What has ended is not kept back by jobs that come slowly.
+        # An outcome is yielded before the next job is read, which may come slowly.
         while not self._batch.ended:
             if self._has_another():
                 self._submit()
@@ -81,7 +81,7 @@ class ManyJobs(Iterator[Job | ServerError | BodyError]):
         return self._told(self._batch.ended.popleft())
 
     def _has_another(self) -> bool:
-        """Return whether a job is read that has room in the window."""
+        """Return whether there is a next job, and room for it in the window."""
         if self._request is None and not self._exhausted and self._batch.in_flight < self._window:
             self._request = next(self._requests, None)
             self._exhausted = self._request is None
@@ -89,7 +89,7 @@ class ManyJobs(Iterator[Job | ServerError | BodyError]):
 
     def _submit(self) -> None:
         deadline = self._deadline()
-        # A time-out in here leaves the request for the next call; once it has begun, the batch has it.
+        # If this times out, the next call sends the request.
         self._wire.make_ready(deadline)
         request, self._request = self._request, None
         if request is not None:

@@ -1,5 +1,5 @@
 """
-Blocking masters; `gloom.client.blocking` is where to import them from, and says how calls end.
+Blocking masters. Import them from `gloom.client.blocking`, which explains timeouts.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial, wraps
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, overload
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, Unpack, overload
 
 from msgspec import UNSET, Raw
 
@@ -17,13 +17,11 @@ from gloom.client.blocking.base import Address, Connection
 from gloom.client.blocking.deadline import Deadline, Timeout
 from gloom.client.blocking.jobs import Job, body_of
 from gloom.client.blocking.many import ManyJobs
+from gloom.client.options import Credentials
 from gloom.client.terms import batches, submission
 from gloom.errors import BodyError, RequestRefused, ServerError
 from gloom.settings import MASTER_PORT
 from gloom.wire.messages import Cancel, ExtendedSubmit, Ping, SubmitMany, encode_request
-
-if TYPE_CHECKING:
-    from gloom.client.tls import ClientTLS
 
 _LOOPBACK = "127.0.0.1"
 
@@ -34,7 +32,7 @@ Result = TypeVar("Result")
 def _warns_of_two_unnamed(
     submit: Callable[Concatenate[Master, Arguments], Result],
 ) -> Callable[Concatenate[Master, Arguments], Result]:
-    """Have *submit* warn of a call with an id and a type without names, and no body."""
+    """Have *submit* warn of a call with two unnamed arguments, an id and a type, and no body."""
 
     @wraps(submit)
     def warning(master: Master, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
@@ -52,23 +50,20 @@ class Master(Connection):
 
     Args:
         addr: The broker's master port, as for `Connection`.
-        timeout: As for `Connection`: of connecting, and of every call that has none of its own.
-        token: As for `Connection`.
-        tls: As for `Connection`.
+        timeout: As for `Connection`.
+        options: As for `Connection`.
     """
 
     def __init__(
         self,
         addr: Address = (_LOOPBACK, MASTER_PORT),
         timeout: float | None = None,
-        *,
-        token: str | None = None,
-        tls: ClientTLS | None = None,
+        **options: Unpack[Credentials],
     ) -> None:
-        super().__init__(addr, timeout, token=token, tls=tls)
+        super().__init__(addr, timeout, **options)
 
     def new_job_id(self) -> str:
-        """Return an id that no other job has: 32 upper-case hexadecimal digits."""
+        """Return a unique id: 32 upper-case hexadecimal digits."""
         return os.urandom(16).hex().upper()
 
     @_warns_of_two_unnamed
@@ -89,33 +84,32 @@ class Master(Connection):
         """
         Submit a job and wait until the broker has accepted it.
 
-        Outcomes that come meanwhile are kept for `receive`.
+        Outcomes that come in the meantime are kept for `receive`.
 
-        The order of the arguments is that of 2009: two without a name are the
-        id and the type. Without a body beside them this warns, since
+        The order of the arguments is that of 2009: the first two are the id and
+        the type. A call with just two unnamed arguments warns, because
         ``submit("echo", "hello")`` looks like a type and a body.
 
         Args:
             id: 1 to 255 characters or an integer, unique over the whole system
-                while the job is in flight; made by `new_job_id` when absent.
+                while the job is in flight; by default one of `new_job_id`.
             type: The job type, 1 to 255 characters; None for any slave.
-            body: What the slave gets; any value that JSON has.
-            priority: Signed 64 bits; larger first, equal ones by submission.
-            job_timeout: Seconds that one attempt may run, over 0; None for no
-                limit. (*timeout* is this call's own.)
-            expires: Seconds that it may wait for a slave; None for no limit.
-            delay: Seconds before it may start; None for none.
-            retries: How often it is tried again, 0 to 100; None for the broker's default.
-            require_slave: Refuse it, with ``no_slaves``, if no slave of the type has joined.
+            body: The job's body; any value that JSON has.
+            priority: As in `gloom.client.terms.Terms`.
+            timeout: The time limit of this call, not of the job.
+            job_timeout: As ``timeout`` in `gloom.client.terms.Terms`.
+            expires: As in `gloom.client.terms.Terms`.
+            delay: As in `gloom.client.terms.Terms`.
+            retries: As in `gloom.client.terms.Terms`.
+            require_slave: As in `gloom.client.terms.Terms`.
 
         Returns:
             The job's id.
 
         Raises:
-            RequestRefused: The broker did not accept it; ``error`` says why.
+            RequestRefused: The broker did not accept it; ``error`` is the code.
             BodyError: *body* is not JSON; nothing was sent.
-            TypeError: An argument is of another kind, as an *id* that is neither a string nor
-                an integer; nothing was sent.
+            TypeError: An argument is of another kind; nothing was sent.
             ValueError: An argument is out of its range; nothing was sent.
             TimedOut: No reply in time; the job may have been accepted, and
                 then `receive` returns its outcome.
@@ -129,20 +123,20 @@ class Master(Connection):
         self, jobs: Iterable[Mapping[str, Any]], timeout: Timeout = UNSET
     ) -> list[str | int | RequestRefused]:
         """
-        Submit many jobs together, and wait until the broker has decided on all.
+        Submit many jobs together, and wait until the broker has accepted or refused each.
 
-        They leave in one frame where it holds them, in several otherwise; where
-        this call times out, those of the first frames may be in flight.
+        They are sent in as few frames as the broker's limit allows. If this call
+        times out, the jobs of the first frames may be in flight.
 
         Args:
-            jobs: One mapping a job: what `submit` takes but its *timeout*, all of it optional.
+            jobs: One mapping for each job: the arguments of `submit` without *timeout*, all optional.
 
         Returns:
-            One entry a job, in their order: its id, or why it was refused.
+            One entry for each job, in order: its id, or the error with which the broker refused it.
 
         Raises:
-            BodyError: The body of one is not JSON; nothing was sent. So with
-                TypeError and ValueError, as for `submit`.
+            BodyError: The body of a job is not JSON; nothing was sent. TypeError and
+                ValueError likewise, as for `submit`.
             TimedOut: No reply in time.
             TransportError: The connection has ended.
         """
@@ -150,7 +144,7 @@ class Master(Connection):
         requests = [self._submit_request(**job) for job in jobs]
         if not requests:
             return []
-        # The reply to the hello before it says how large a frame may be.
+        # The broker's limit for a frame is in the reply to hello, which comes before this one's.
         self._wire.ask(Ping(), deadline)
         encoded = [Raw(encode_request(request)) for request in requests]
         sizes = [len(memoryview(payload)) for payload in encoded]
@@ -176,14 +170,14 @@ class Master(Connection):
 
     def cancel(self, id: str | int, timeout: Timeout = UNSET) -> str:
         """
-        End a job of this master; its outcome, `JobFailed` with ``cancelled``, follows.
+        Cancel a job of this master; its outcome, `JobFailed` with ``cancelled``, follows.
 
         Returns:
-            ``"cancelled"`` for a job that waited, ``"cancelling"`` for one that ran.
+            ``"cancelled"`` for a job in the queue, ``"cancelling"`` for a running one.
 
         Raises:
             RequestRefused: No such job is in flight (``unknown_job``): it has its outcome already.
-            TimedOut: No reply in time; the broker may have heard it.
+            TimedOut: No reply in time; the broker may have cancelled it.
             TransportError: The connection has ended.
         """
         return self._wire.ask(Cancel(checked_id(id)), self._deadline(timeout)).message.state or "cancelled"
@@ -216,14 +210,14 @@ class Master(Connection):
 
     def receive(self, timeout: Timeout = UNSET) -> Job:
         """
-        Wait for the next outcome of a job that was submitted.
+        Wait for the next outcome of a submitted job.
 
         Returns:
-            The answer, with the job's ``id`` and ``body``.
+            The answer: the job's ``id``, and the answer as ``body``.
 
         Raises:
-            JobFailed: The job ended without an answer; ``id`` says which.
-            BodyError: The answer is more than Python reads; its text says whose.
+            JobFailed: A job ended without an answer; ``id`` is its id.
+            BodyError: Python cannot read the answer; ``id`` is the job's.
             TimedOut: None came in time.
             TransportError: The connection has ended.
         """
@@ -256,37 +250,37 @@ class Master(Connection):
         return_errors: bool = False,
     ) -> Iterator[Job | ServerError | BodyError]:
         """
-        Have many jobs done, and yield their answers as they come.
+        Submit many jobs, and yield their answers as they come.
 
         At most *window* jobs are in flight, and *jobs* is read no faster than
-        that: it may be endless. `submit`, `receive` and another `do_many` may
+        that, so it may be endless. `submit`, `receive` and another `do_many` may
         be used between two answers; each gets its own.
 
         A wait for the next answer that times out loses nothing: call ``next``
-        on the iterator again. When the iteration stops early, by another
-        error or because it is given up, the jobs in flight still run, and
-        their outcomes are thrown away.
+        on the iterator again. When the iteration stops early, because of another
+        error or because the iterator is dropped, the jobs in flight still run,
+        and their outcomes are dropped.
 
         Args:
-            jobs: One mapping a job: what `submit` takes but its *timeout*, all of it optional.
+            jobs: One mapping for each job: the arguments of `submit` without *timeout*, all optional.
             timeout: Longest wait for each answer, in seconds.
-            window: How many jobs may be in flight, 1 or more.
-            return_errors: Yield the error of a job in the place of its answer, instead of
-                raising it, and go on: the job was refused, it failed, or its answer cannot be read.
+            window: Number of jobs that may be in flight, 1 or more.
+            return_errors: Whether to yield the error of a job in place of its answer, and go on, instead
+                of raising it: the job was refused, it failed, or its answer cannot be read.
 
         Returns:
             An iterator of one `Job` for each of *jobs*.
 
         Raises:
             ValueError: *window* is less than 1.
-            TimedOut: From the iterator, which goes on where it was.
+            TimedOut: From the iterator; the next wait goes on.
             JobFailed: From the iterator, when a job ended without an answer.
             RequestRefused: From the iterator, when the broker did not accept a job.
             GloomError: From the iterator, as for `submit` and `receive`.
         """
         checked_number("window", window, 1)
         checked_flag("return_errors", return_errors)
-        self._deadline(timeout)  # at the call, if it is wrong
-        # Not a generator: an interrupt would end that, and this would look finished.
+        self._deadline(timeout)  # raises at the call, if the timeout is wrong
+        # Not a generator: an interrupt would end it, and the next call of next would see the end of the jobs.
         requests = map(lambda job: self._submit_request(**job), jobs)  # noqa: C417
         return ManyJobs(self._wire, requests, partial(self._deadline, timeout), window, return_errors)

@@ -1,12 +1,12 @@
 """
-Blocking slaves; `gloom.client.blocking` is where to import them from, and says how calls end.
+Blocking slaves. Import them from `gloom.client.blocking`, which explains timeouts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any, Unpack
 
 from msgspec import UNSET
 
@@ -15,14 +15,12 @@ from gloom.client.blocking.base import Address, Connection
 from gloom.client.blocking.deadline import Timeout
 from gloom.client.blocking.jobs import Job, body_of
 from gloom.client.failing import failure_of, fitted, sendable
+from gloom.client.options import Credentials
 from gloom.client.session import UnreadableJob
 from gloom.errors import BodyError, RequestRefused, SizeError, TransportError
 from gloom.settings import SLAVE_PORT
 from gloom.wire.bodies import encode_body
 from gloom.wire.messages import ExtendedJoin, Fail, Join, Leave, Progress, Respond
-
-if TYPE_CHECKING:
-    from gloom.client.tls import ClientTLS
 
 _LOOPBACK = "127.0.0.1"
 
@@ -32,24 +30,21 @@ class Slave(Connection):
     Takes jobs, one at a time, and answers them.
 
     Iterating yields each job as it comes, until `leave`. Iterating and `serve`
-    wait without a limit; *timeout* does not concern them.
+    wait without a limit: *timeout* does not apply.
 
     Args:
         addr: The broker's slave port, as for `Connection`.
-        timeout: As for `Connection`: of connecting, and of every call that has none of its own.
-        token: As for `Connection`.
-        tls: As for `Connection`.
+        timeout: As for `Connection`.
+        options: As for `Connection`.
     """
 
     def __init__(
         self,
         addr: Address = (_LOOPBACK, SLAVE_PORT),
         timeout: float | None = None,
-        *,
-        token: str | None = None,
-        tls: ClientTLS | None = None,
+        **options: Unpack[Credentials],
     ) -> None:
-        super().__init__(addr, timeout, token=token, tls=tls)
+        super().__init__(addr, timeout, **options)
         self._left = False
 
     def join(self, type: str | Sequence[str] | None, timeout: Timeout = UNSET) -> bool:
@@ -57,13 +52,13 @@ class Slave(Connection):
         Take jobs of *type*, or of a list of types, from the next job on; None takes only untyped jobs.
 
         Returns:
-            True: the broker has agreed.
+            True: the broker has accepted.
 
         Raises:
             ValueError: *type* is not 1 to 1000 types of 1 to 255 characters each; nothing was sent.
-            TypeError: It is of another kind; nothing was sent.
-            RequestRefused: The broker has not; ``error`` says why.
-            TimedOut: No reply in time; the broker may have heard it.
+            TypeError: *type* is of another kind; nothing was sent.
+            RequestRefused: The broker has refused; ``error`` is the code.
+            TimedOut: No reply in time; the slave may have joined.
             TransportError: The connection has ended.
         """
         types = checked_types(type)
@@ -77,7 +72,7 @@ class Slave(Connection):
         Wait for a job.
 
         Raises:
-            BodyError: It is more than Python reads; it is in hand, and `fail` says so.
+            BodyError: Python cannot read the job's body. The slave has the job, and must `fail` it.
             TimedOut: None came in time.
             TransportError: The connection has ended.
         """
@@ -87,13 +82,13 @@ class Slave(Connection):
         return Job(action="job", id=job.id, type=job.type, body=body_of(job))
 
     def __iter__(self) -> Iterator[Job]:
-        # A job that came before the broker heard the leave is still to be done.
+        # A job that the broker sent before it read the leave must be done.
         while self._wire.jobs or not self._left:
             yield self.job(None)
 
     def respond(self, body: Any = None, timeout: Timeout = UNSET) -> bool:
         """
-        Answer the job in hand.
+        Answer the job that this slave has.
 
         Args:
             body: Any value that JSON has.
@@ -102,9 +97,9 @@ class Slave(Connection):
             True: the broker has the answer.
 
         Raises:
-            BodyError: *body* is not JSON; the job is still in hand.
-            RequestRefused: No job is in hand, or the answer is too large;
-                ``error`` says which.
+            BodyError: *body* is not JSON; the slave still has the job.
+            RequestRefused: The slave has no job, or the answer is too large;
+                ``error`` is the code.
             TimedOut: No reply in time; the broker may have the answer.
             TransportError: The connection has ended.
         """
@@ -120,22 +115,23 @@ class Slave(Connection):
         timeout: Timeout = UNSET,
     ) -> bool:
         """
-        Say that the job in hand failed; its master gets `JobFailed`.
+        Report that the job has failed; its master gets `JobFailed`.
 
         Args:
-            reason: What went wrong, for a person.
+            reason: The error, for a person to read.
             kind: The exception's name, 1 to 255 characters.
             traceback: The exception's traceback.
-            retry: Spend this attempt, and let a slave try the job once more.
+            retry: Whether to spend this attempt only, and let a slave try the job once more.
 
         Returns:
-            True: the broker knows.
+            True: the broker has the report.
 
         Raises:
-            ValueError: *kind* is not 1 to 255 characters; nothing was sent. So with TypeError.
-            RequestRefused: No job is in hand, or the texts are too large;
-                ``error`` says which.
-            TimedOut: No reply in time; the broker may have heard it.
+            ValueError: *kind* is not 1 to 255 characters; nothing was sent.
+            TypeError: An argument is of another kind; nothing was sent.
+            RequestRefused: The slave has no job, or the texts are too large;
+                ``error`` is the code.
+            TimedOut: No reply in time; the broker may have the report.
             TransportError: The connection has ended.
         """
         said = Fail(
@@ -149,28 +145,28 @@ class Slave(Connection):
 
     def progress(self, value: Any, timeout: Timeout = UNSET) -> None:
         """
-        Tell the master how the job in hand gets on; nothing is waited for.
+        Send progress of the job to its master; do not wait for a reply.
 
         Args:
             value: Any value that JSON has.
 
         Raises:
             BodyError: *value* is not JSON.
-            RequestRefused: It is larger than the broker takes.
-            TimedOut: It could not be sent in time; the next call sends it first.
+            RequestRefused: *value* is larger than the broker takes.
+            TimedOut: It could not be sent in time; the next call sends the rest first.
             TransportError: The connection has ended.
         """
         self._wire.send(Progress(encode_body(value)), self._deadline(timeout))
 
     def leave(self, timeout: Timeout = UNSET) -> bool:
         """
-        Take no more jobs; the one in hand, or on its way, is still to be answered.
+        Take no more jobs; a job that the broker has sent already must still be answered.
 
         Returns:
             True: the broker sends no more.
 
         Raises:
-            TimedOut: No reply in time; the broker may have heard it.
+            TimedOut: No reply in time; the slave may have left.
             TransportError: The connection has ended.
         """
         self._wire.ask(Leave(), self._deadline(timeout))
@@ -179,21 +175,21 @@ class Slave(Connection):
 
     def serve(self, function: Callable[[Any], Any]) -> None:
         """
-        Answer jobs with what *function* returns, until the broker ends the connection.
+        Answer jobs with the results of *function*, until the broker ends the connection.
 
-        What it raises reaches the master as `JobFailed`; `TryAgain` spends an
-        attempt instead. An answer that is not JSON is a failure of kind
-        ``BodyError``, one that is too large of kind ``SizeError``.
+        An exception of *function* reaches the master as `JobFailed`; `TryAgain`
+        asks for another attempt instead. An answer that is not JSON is a failure
+        of kind ``BodyError``, one that is too large of kind ``SizeError``.
 
-        A KeyboardInterrupt ends it too: it leaves, gives back the job that
-        *function* was at, finishes one that was on its way, and returns.
+        A KeyboardInterrupt ends it too: the slave leaves, asks for another attempt
+        at the interrupted job, does a job that the broker has sent already, and returns.
 
         Args:
             function: Called with the body of each job.
 
         Raises:
             RequestRefused: The broker refused an answer.
-            ProtocolError: What came is not the protocol.
+            ProtocolError: The broker sent no valid message.
         """
         checked_function("function", function)
         with suppress(TransportError):
@@ -218,7 +214,7 @@ class Slave(Connection):
             self.fail("the slave was interrupted", type(error).__name__, retry=True, timeout=None)
             raise
         except BaseException as error:
-            # asyncio's CancelledError too: a job that raises it has failed, no more.
+            # asyncio's CancelledError too: it fails the job, and does not end the slave.
             self._fail_with(error)
         else:
             self._answer(answer)
@@ -230,7 +226,7 @@ class Slave(Connection):
             self._tell_failed(Fail(f"the answer is {error}", BodyError.__name__))
             return
         except Exception as error:
-            self._fail_with(error)  # no memory for it, for example
+            self._fail_with(error)  # a MemoryError, for example
             return
         try:
             self._wire.ask(Respond(body), None)

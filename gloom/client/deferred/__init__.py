@@ -8,10 +8,10 @@ Masters and slaves for programs on Twisted: Deferreds, Services, connections tha
     slave = Slave("127.0.0.1:9999", "double", lambda n: 2 * n, reactor=reactor)
     slave.startService()
 
-Bodies and answers are plain Python values that JSON has. What a master has
-unanswered when its connection drops is submitted again on the next one, with
-``attach`` (docs/protocol.md, section 5): a broker that restarts costs time and
-perhaps a second run of a job, never an answer.
+Bodies and answers are plain Python values that JSON has. When a master's
+connection drops, it submits its unanswered jobs again on the next one, with
+``attach`` (docs/protocol.md, section 5): a restart of the broker costs time and
+perhaps a second run of a job, but never an answer.
 """
 
 from gloom.client.deferred.answers import Answer, Answers

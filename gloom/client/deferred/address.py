@@ -1,11 +1,10 @@
 """
-Where a broker is, as a person writes it: ``HOST:PORT`` or a Twisted client endpoint description.
+Addresses of brokers: from ``HOST:PORT`` or a Twisted client endpoint description to an endpoint.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Any
 
 from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.endpoints import (
@@ -15,7 +14,7 @@ from twisted.internet.endpoints import (
     clientFromString,
     wrapClientTLS,
 )
-from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.interfaces import IReactorTCP, IStreamClientEndpoint
 
 from gloom.client.deferred.openssl import client_options
 from gloom.client.tls import ClientTLS
@@ -23,19 +22,19 @@ from gloom.client.tls import ClientTLS
 _HOST_AND_PORT = re.compile(r"(?:\[(?P<v6>[^\]]+)\]|(?P<host>[^:\[\]]+)):(?P<port>\d+)")
 
 
-def client_endpoint(reactor: Any, address: str, tls: ClientTLS | None = None) -> IStreamClientEndpoint:
+def client_endpoint(reactor: IReactorTCP, address: str, tls: ClientTLS | None = None) -> IStreamClientEndpoint:
     """
     Return the endpoint that reaches *address*.
 
     Args:
-        reactor: What the endpoint connects with.
+        reactor: Connects; a host's name needs its resolver, a description perhaps more.
         address: ``HOST:PORT``, ``[IPv6]:PORT``, or a Twisted client endpoint
             description such as ``unix:/run/gloom/masters.sock``.
-        tls: How TLS is spoken there; None for not at all.
+        tls: How to speak TLS there; None for a plain connection.
 
     Raises:
-        ValueError: It is none of these; the text says what is allowed. Or
-            *tls* cannot be used, or does not say whose certificate a description leads to.
+        ValueError: *address* is none of these; the text lists them. Or *tls* cannot be used,
+            or lacks the ``server_name`` that a description needs.
     """
     match = _HOST_AND_PORT.fullmatch(address.strip())
     if match:
@@ -55,23 +54,23 @@ def client_endpoint(reactor: Any, address: str, tls: ClientTLS | None = None) ->
     return wrapped
 
 
-def _at(reactor: Any, host: str, port: int) -> IStreamClientEndpoint:
-    # A name is looked up in a thread, and so would an address be: it needs neither.
+def _at(reactor: IReactorTCP, host: str, port: int) -> IStreamClientEndpoint:
+    # HostnameEndpoint would resolve an address in a thread, as it does a name.
     if isIPAddress(host):
         endpoint: IStreamClientEndpoint = TCP4ClientEndpoint(reactor, host, port)
     elif isIPv6Address(host) and "%" not in host:
         endpoint = TCP6ClientEndpoint(reactor, host, port)
     else:
-        # An IPv6 address with a zone has to be looked up: the number of its interface.
+        # The zone of an IPv6 address has to be resolved to the number of its interface.
         endpoint = HostnameEndpoint(reactor, host, port)
     return endpoint
 
 
-def _described(reactor: Any, address: str) -> IStreamClientEndpoint:
+def _described(reactor: IReactorTCP, address: str) -> IStreamClientEndpoint:
     try:
         endpoint: IStreamClientEndpoint = clientFromString(reactor, address)
     except Exception as error:
-        # Whatever a parser of Twisted or of another package raises: the value is wrong.
+        # A parser of Twisted or of another package may raise anything for a wrong value.
         raise ValueError(
             f"expected HOST:PORT or a Twisted client endpoint description, got {address!r}: {error}"
         ) from None

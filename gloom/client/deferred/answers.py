@@ -1,5 +1,5 @@
 """
-The answers of many jobs, as completed, with a bounded window: what `Master.map` returns.
+The answers of many jobs, as completed, with a bounded window: the result of `Master.map`.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class Answer(Struct, frozen=True):
 
     Attributes:
         index: The place of its body among the bodies, from 0.
-        value: The answer; None where the job failed.
-        error: Why it failed, or None.
+        value: The answer; None if the job failed.
+        error: The reason why it failed, or None.
     """
 
     index: int
@@ -41,20 +41,20 @@ class Answers:
     """
     An asynchronous iterator of `Answer` as completed.
 
-    Nothing is read or submitted before the first answer is asked for. From
-    then on bodies are read when there is room in the window: a job counts until
+    The first request for an answer begins to read and submit bodies; from then
+    on they are read when there is room in the window. A job takes room until
     its answer has been taken, so that neither a slow slave nor a slow reader
-    lets memory grow. An exception of the bodies themselves is raised after the
-    answers that are due.
+    lets memory grow. An exception of the bodies' iterator is raised after the
+    answers of the jobs before it.
 
-    It stops, and gives up the unanswered jobs, when its reader is cancelled
-    while it waits, when the last reference to it goes (a loop that was left
-    early), and at the end of ``async with``; and when `aclose` or `cancel` is called.
+    The iterator stops, and cancels the unanswered jobs, when `aclose` or `cancel`
+    is called, at the end of ``async with``, when its reader is cancelled while it
+    waits, and when the last reference to the iterator goes (a loop was left early).
 
     Args:
-        submit: Has one job done; its Deferred fires with the answer.
-        bodies: What the jobs get.
-        window: How many jobs may be open at a time.
+        submit: Submits one job; its Deferred fires with the answer.
+        bodies: The bodies of the jobs.
+        window: The number of jobs that may be open at a time.
 
     Raises:
         ValueError: *window* is less than 1.
@@ -64,7 +64,7 @@ class Answers:
     def __init__(
         self, submit: Callable[[Any], Deferred[Any]], bodies: Iterable[Any] | AsyncIterable[Any], window: int
     ) -> None:
-        # A separate object: jobs in flight refer to the window, and no object of gloom to this iterator.
+        # Jobs in flight refer to the window only, so that a loop that was left early frees this iterator.
         self._window = _Window(submit, bodies, checked_number("window", window, 1))
 
     def __aiter__(self) -> Answers:
@@ -84,16 +84,16 @@ class Answers:
             self._window.cancel()
 
     def cancel(self) -> None:
-        """Read no more bodies, and give up what is unanswered; what is ready may still be taken."""
+        """Read no more bodies, and cancel the unanswered jobs; answers that are ready may still be taken."""
         self._window.cancel()
 
     async def aclose(self) -> None:
-        """Stop as `cancel` does, and drop the answers that are ready; a reader that waits for one gets none."""
+        """Stop as `cancel` does, and drop the answers that are ready; a waiting reader sees the end."""
         self._window.close()
 
 
 class _Window:
-    """Bodies in, answers out, with a bounded number of jobs in between; `Answers` is its public face."""
+    """The bodies, the jobs in flight and the answers of an `Answers`, which is the public interface."""
 
     def __init__(
         self, submit: Callable[[Any], Deferred[Any]], bodies: Iterable[Any] | AsyncIterable[Any], window: int
@@ -104,7 +104,7 @@ class _Window:
         self._index = 0
         self._in_flight: dict[int, Deferred[Any]] = {}
         self._ready: deque[Answer] = deque()
-        # The body that is awaited, where bodies come asynchronously.
+        # The next body of an asynchronous iterator, while it is awaited.
         self._reading: Deferred[Any] | None = None
         self._filling = False
         self._exhausted = False
@@ -119,7 +119,7 @@ class _Window:
                 self._raise_end()
             await self._news()
         answer = self._ready.popleft()
-        # Now, so that slaves work while the reader does.
+        # Before it returns, so that the slaves work while the reader does.
         self._fill()
         return answer
 
@@ -137,7 +137,7 @@ class _Window:
             raise
 
     def _reader_left(self) -> None:
-        """Stop: nobody waits for the answers. A reader that goes on gets an error, not the end of the bodies."""
+        """Stop, because the only reader was cancelled; if it reads on, it gets an error and not the end."""
         self.cancel()
         self._broken = CancelledError("the map was stopped, because its reader was cancelled")
 
@@ -164,7 +164,7 @@ class _Window:
     # Bodies in
 
     def _fill(self) -> None:
-        """Submit while there is room; a loop and not a recursion, whatever fires at once."""
+        """Submit while there is room; a loop, since a recursion would go as deep as answers come at once."""
         if self._filling:
             return
         self._filling = True
@@ -190,7 +190,7 @@ class _Window:
         except Exception:
             self._bodies_ended(Failure())
         else:
-            # Reading it may have cancelled all.
+            # The user's iterator may have cancelled the map.
             self._body_came(body)
 
     def _read_later(self, bodies: AsyncIterator[Any]) -> None:

@@ -1,8 +1,8 @@
 """
 A client's end of one connection: ``hello``, the heartbeat, requests out and events in.
 
-What is said and heard beyond that is up to `gloom.client.deferred.link.BrokerLink` and
-what is built on it.
+`gloom.client.deferred.link.BrokerLink` and its subclasses send the other requests
+and take the events.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IDelayedCall, IReactorTime, ISSLTransport
 from twisted.python.failure import Failure
 
-from gloom.client.deferred.looking import LOOK_SECONDS
+from gloom.client.deferred.timeouts import LOOK_SECONDS
 from gloom.client.session import Event, Reply, Session
 from gloom.errors import GloomError, ProtocolError, TransportError
 from gloom.logs import PeerLogger
@@ -28,32 +28,31 @@ from gloom.wire.messages import Hello, Ping, Request, encode_request
 
 # A broker's answers are its slaves' answers: the limit is the protocol's own.
 _MAX_ANSWER_BYTES = 2 * GIB
-# Until it has said hello: the first bytes of another kind of server, read as a
-# length, would be a gigabyte or so to wait for.
+# Until the reply to hello has come: the first bytes of another kind of server, read as
+# the length of a frame, are a gigabyte or so.
 _MAX_WELCOME_BYTES = 64 * KIB
-# The most that a frame adds around a body: keys, braces, an id and a type of
-# 255 characters each, every one of them escaped.
+# The largest frame without its body: keys, braces, and an id and a type of 255 escaped characters each.
 _ENVELOPE_BYTES = 4096
 # Pings in one agreed heartbeat.
 _PINGS_A_HEARTBEAT = 3
-# After so many unanswered pings the next one ends the connection: at the latest after twice the heartbeat.
+# With so many pings unanswered, the next one ends the connection: after twice the heartbeat at most.
 _MOST_SILENT_PINGS = 2 * _PINGS_A_HEARTBEAT - 1
 
 
-# OpenSSL's words for bytes that are no TLS.
+# OpenSSL's text for bytes that are no TLS.
 _NOT_TLS = "TLS: wrong version number"
 
 
 class TLSFailed(TransportError):
-    """The two sides of a connection do not agree on TLS; another try ends the same way."""
+    """The two sides of a connection do not agree on TLS; another attempt would fail too."""
 
 
 class TLSMismatch(TLSFailed):
     """
-    One side of a connection speaks TLS, and the other, as it seems, does not.
+    One side of a connection speaks TLS, and the other probably does not.
 
     Attributes:
-        client_speaks_tls: Whether this client is the side that speaks TLS.
+        client_speaks_tls: Whether the client is the side that speaks TLS.
     """
 
     def __init__(self, text: str, client_speaks_tls: bool) -> None:
@@ -66,17 +65,17 @@ class BrokerConnection(FrameProtocol):
     A client's end of one connection.
 
     Args:
-        hello: How it begins.
-        heard: Is told what the broker sends, apart from the reply to *hello*.
-        flushes: Where it asks to be flushed.
+        hello: The first request.
+        heard: Called with each event, except for the reply to *hello*.
+        flushes: Scheduler of this connection's flushes.
         clock: For the heartbeat.
-        poll: What reads the socket; None for the reactor.
+        poll: Reads the socket; None if the reactor does.
 
     Attributes:
         max_frame_bytes: The broker's limit for one frame, known once `welcomed` has fired.
         welcomed: Fires when the broker has answered ``hello``.
         ended: Fires with the reason, an exception, when the connection has ended.
-        broken: The error in the broker's message for which this end dropped the connection; or None.
+        broken: The error in a message of the broker that made the client drop the connection; or None.
     """
 
     log = PeerLogger()
@@ -103,15 +102,15 @@ class BrokerConnection(FrameProtocol):
 
     @property
     def closed(self) -> bool:
-        """Whether it has ended, or is about to: nothing more can be said."""
+        """Whether the connection has ended or is being closed, so that no request can be sent."""
         return self._closed
 
     def ask(self, request: Request) -> None:
-        """Send *request*; its reply is heard as an event."""
+        """Send *request*; its reply comes as an event."""
         self.sendString(self._session.ask(request))
 
     def oversize(self, request: Request, body: Raw) -> str | None:
-        """Return why *request*, which carries *body*, is more than the broker takes, or None where it is not."""
+        """Return the reason why *request*, with its *body*, is too large for the broker; None if it is not."""
         limit = self.max_frame_bytes
         if len(memoryview(body)) + _ENVELOPE_BYTES <= limit:
             return None
@@ -127,9 +126,9 @@ class BrokerConnection(FrameProtocol):
 
     def dataReceived(self, data: bytes) -> None:
         if self._poll is not None:
-            super().dataReceived(data)  # the poll sends, at the end of its round
+            super().dataReceived(data)  # the poll flushes at the end of its round
             return
-        # At once, without a timer of the reactor.
+        # Flush at once, without a timer of the reactor.
         with self._flushes:
             super().dataReceived(data)
 
@@ -174,7 +173,7 @@ class BrokerConnection(FrameProtocol):
     def _send_ping(self, heartbeat_seconds: float) -> None:
         self._ping = None
         if self._silent_pings >= _MOST_SILENT_PINGS:
-            # Perhaps this process was paused, and not the broker.
+            # Perhaps it was this process that paused, and the answers are in the kernel.
             self._ping = self._clock.callLater(LOOK_SECONDS, self._drop_if_silent, heartbeat_seconds)
             return
         self._silent_pings += 1
@@ -191,7 +190,7 @@ class BrokerConnection(FrameProtocol):
     def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008
         super().connectionLost(reason)
         if self.socket_error is not None and reason.check(ConnectionDone):
-            reason = Failure(ConnectionLost())  # by a reset, whose error the transport did not meet
+            reason = Failure(ConnectionLost())  # a reset that this class met before the transport did
         if self._ping is not None:
             self._ping.cancel()
             self._ping = None
@@ -201,20 +200,20 @@ class BrokerConnection(FrameProtocol):
 
 
 def _unwelcomed(reason: Failure, speaks_tls: bool) -> TransportError:
-    """Return why there was no answer to ``hello``."""
+    """Return the error of a connection that ended before the answer to ``hello``."""
     text = f"the connection ended before the broker said hello: {_text(reason)}"
     if _NOT_TLS in text:
         return TLSMismatch(f"{text}; the broker does not speak TLS here, and this client does", True)
     if "TLS: " in text:
         return TLSFailed(text)
-    # A broker that expects TLS closes a connection that begins with other bytes. A broker that dies resets it.
+    # A broker that expects TLS closes a plain connection. A broker that dies resets it.
     if reason.check(ConnectionDone) and not speaks_tls:
         return TLSMismatch(f"{text}; perhaps the broker speaks TLS, and this client does not", False)
     return TransportError(text)
 
 
 def _text(reason: Failure) -> str:
-    """Return why a connection ended; what TLS says of it is no text for people."""
+    """Return the text of *reason*; errors of OpenSSL have none that a person understands."""
     error: Any = reason.value
     told = error.args[0] if error.args else None
     if isinstance(told, list) and told and isinstance(told[-1], tuple):

@@ -1,30 +1,31 @@
 """
-A connection to a broker that comes back by itself: the Service that masters and slaves are built on.
+The Service that keeps one connection to a broker: masters and slaves are built on it.
+
+Not on Twisted's ClientService, for the reasons in docs/decisions/0030-an-own-reconnecting-service.md.
 """
 
 from __future__ import annotations
 
-import os
-import random
-import socket
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import suppress
-from typing import Any, ClassVar, TypeVar, cast
+from collections.abc import Callable
+from enum import Enum, auto
+from typing import ClassVar, Unpack, cast
 
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred, fail
-from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.interfaces import IDelayedCall, IReactorTCP, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
-from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
 from twisted.python.reflect import safe_str
 
-from gloom.client.arguments import checked_number, checked_token, seconds, short_text
+from gloom.client.arguments import checked_number
 from gloom.client.deferred.address import client_endpoint
+from gloom.client.deferred.backoff import Backoff
 from gloom.client.deferred.connection import BrokerConnection
-from gloom.client.deferred.looking import bounded
+from gloom.client.deferred.timeouts import bounded
+from gloom.client.deferred.waiters import Waiters
+from gloom.client.options import ClientKeywords, ClientOptions
 from gloom.client.session import Event, Greeting
-from gloom.client.tls import ClientTLS
 from gloom.errors import ProtocolError, TransportError
 from gloom.logs import PeerLogger
 from gloom.transport.clock import monotonic
@@ -34,108 +35,151 @@ from gloom.wire.messages import PROTOCOL_VERSION
 
 _HELLO_SECONDS = 10.0
 
-_FIRST_DELAY_SECONDS = 0.1
-_LONGEST_DELAY_SECONDS = 15.0
-_DELAY_FACTOR = 1.7
-# A connection that worked for so long counts as healthy: the error of the one before it has not come again.
-_LONG_SECONDS = 60.0
 
-Result = TypeVar("Result")
+class State(Enum):
+    """
+    The states of a `BrokerLink`.
+
+    Attributes:
+        NEW: Never started; callers may wait for a connection already.
+        CONNECTING: An attempt is under way: the endpoint connects, then the broker answers ``hello``.
+        CONNECTED: The connection may be used.
+        PAUSING: The delay between two attempts.
+        STOPPING: `wind_down` is under way, or an attempt or the connection has still to end.
+        RESTARTING: As STOPPING, but the service was started again, and connects afterwards.
+        STOPPED: Nothing is under way.
+    """
+
+    NEW = auto()
+    CONNECTING = auto()
+    CONNECTED = auto()
+    PAUSING = auto()
+    STOPPING = auto()
+    RESTARTING = auto()
+    STOPPED = auto()
 
 
-def default_name() -> str:
-    """Return how this process names itself to a broker: ``host:pid``."""
-    return f"{socket.gethostname()}:{os.getpid()}"[:255]
+class Input(Enum):
+    """
+    The inputs of a `BrokerLink`.
+
+    Attributes:
+        START: The service is started.
+        STOP: The service is stopped.
+        WELCOMED: The broker has answered ``hello``.
+        FAILED: An attempt has failed.
+        LOST: The connection has ended.
+        PAUSE_OVER: The delay between two attempts is over.
+        WOUND_DOWN: A stop has nothing left to wait for.
+    """
+
+    START = auto()
+    STOP = auto()
+    WELCOMED = auto()
+    FAILED = auto()
+    LOST = auto()
+    PAUSE_OVER = auto()
+    WOUND_DOWN = auto()
 
 
-def retry_delay_seconds(failures: int) -> float:
-    """Return how long to wait after so many failures in a row: growing, and jittered so that a farm spreads out."""
-    # The exponent is bounded: a float overflows after some days of failing.
-    longest = min(_LONGEST_DELAY_SECONDS, _FIRST_DELAY_SECONDS * _DELAY_FACTOR ** min(failures, 64))
-    return longest * random.uniform(0.5, 1.0)  # noqa: S311 (no secret)
+#: The state after each input; an input that a state does not list cannot come in it.
+TRANSITIONS: dict[State, dict[Input, State]] = {
+    State.NEW: {Input.START: State.CONNECTING, Input.STOP: State.STOPPING},
+    State.CONNECTING: {
+        Input.START: State.CONNECTING,
+        Input.STOP: State.STOPPING,
+        Input.WELCOMED: State.CONNECTED,
+        Input.FAILED: State.PAUSING,
+    },
+    State.CONNECTED: {Input.START: State.CONNECTED, Input.STOP: State.STOPPING, Input.LOST: State.PAUSING},
+    State.PAUSING: {
+        Input.START: State.PAUSING,
+        Input.STOP: State.STOPPING,
+        Input.PAUSE_OVER: State.CONNECTING,
+    },
+    State.STOPPING: {
+        Input.START: State.RESTARTING,
+        Input.STOP: State.STOPPING,
+        Input.WELCOMED: State.STOPPING,  # the cancel came too late
+        Input.FAILED: State.STOPPING,
+        Input.LOST: State.STOPPING,
+        Input.WOUND_DOWN: State.STOPPED,
+    },
+    State.RESTARTING: {
+        Input.START: State.RESTARTING,
+        Input.STOP: State.STOPPING,
+        Input.WELCOMED: State.RESTARTING,
+        Input.FAILED: State.RESTARTING,
+        Input.LOST: State.RESTARTING,
+        Input.WOUND_DOWN: State.CONNECTING,
+    },
+    State.STOPPED: {Input.START: State.CONNECTING, Input.STOP: State.STOPPING},
+}
 
 
 class BrokerLink(Service, ABC):
     """
     Keeps one connection to a broker while the service runs.
 
-    It may be stopped and started again; started while it still stops, it
-    starts anew once it has stopped.
+    It may be stopped and started again, also while it still stops: then it
+    connects when the stop is complete.
 
     Args:
-        endpoint: Where the broker is: an `IStreamClientEndpoint`, or a string
-            that `gloom.client.deferred.address.client_endpoint` understands.
-        reactor: Clock, and what a string connects with.
-        name: How the broker names this peer; ``host:pid`` when absent.
-        heartbeat_seconds: Longest silence that either side accepts; 0 for none.
-        token: Tells a broker with access rules who this is; None for nobody.
-        tls: How TLS is spoken where *endpoint* is a string; None for not at all.
-            An endpoint object brings its own.
+        endpoint: The broker's port: an `IStreamClientEndpoint`, or a string
+            for `gloom.client.deferred.address.client_endpoint`.
+        reactor: The clock; with a string as *endpoint*, it connects too.
+        options: See `ClientOptions`.
 
     Attributes:
-        connection: The connection that is up and welcomed, or None.
-        peer_name: How the broker names this peer. Not `name`: that is the
-            service's own, and two services of one parent may not share it.
+        connection: The connection that the broker has welcomed, or None.
+        peer_name: The client's name at the broker. Not `name`: that is the
+            Service's own, and two services of one parent may not share it.
 
     Raises:
         ValueError: An argument is out of its range.
     """
 
     log = PeerLogger()
-    #: The kinds of message that it asks for in ``hello``.
+    #: The kinds of message that ``hello`` asks for.
     accepts: ClassVar[tuple[str, ...]] = ("quiet",)
 
     def __init__(
         self,
         endpoint: IStreamClientEndpoint | str,
         *,
-        reactor: Any,
-        name: str | None = None,
-        heartbeat_seconds: float = 30.0,
-        token: str | None = None,
-        tls: ClientTLS | None = None,
+        reactor: IReactorTime,
+        **options: Unpack[ClientKeywords],
     ) -> None:
-        self.peer_name = default_name() if name is None else short_text("name", name)
-        self.heartbeat_seconds = seconds("heartbeat_seconds", heartbeat_seconds)
+        checked = ClientOptions(**options)
+        self.peer_name = checked.peer_name
         self.connection: BrokerConnection | None = None
-        if isinstance(endpoint, str):
-            self._endpoint = client_endpoint(reactor, endpoint, tls)
-        elif not IStreamClientEndpoint.providedBy(endpoint):
-            raise TypeError(f"endpoint must be a string or an IStreamClientEndpoint, got {type(endpoint).__name__}")
-        elif tls is not None:
-            raise ValueError("tls goes with an address in a string; an endpoint brings its own")
-        else:
-            self._endpoint = endpoint
+        self._endpoint = _checked_endpoint(endpoint, reactor, checked)
         self._hello = Greeting(
-            PROTOCOL_VERSION,
-            self.peer_name,
-            self.heartbeat_seconds,
-            [*self.accepts],
-            checked_token(token),
+            PROTOCOL_VERSION, self.peer_name, checked.heartbeat_seconds, [*self.accepts], checked.token
         )
         self._reactor = reactor
-        # The clock of all timers here: no step of the wall clock makes them early or late.
+        # The clock of all timers: no step of the wall clock makes them early or late.
         self._clock = monotonic(reactor)
         self._flushes = FlushTurn(self._clock)
-        # What reads the connection's socket; None for the reactor.
+        # Reads the connection's socket; None where the reactor does.
         self._poll: SocketPoll | None = None
-        self._failures = 0
-        # How many connections in a row ended with a message that cannot be read.
-        self._broken = 0
-        self._waiting: dict[Deferred[None], float] = {}
-        # Fires when the coroutine that connects has ended; None while there is none.
+        self._backoff = Backoff()
+        self._waiters = Waiters()
+        self._state = State.NEW
+        # The last attempt, which a stop cancels.
+        self._attempt: Deferred[None] | None = None
+        # Fires when the attempt that is under way, or its connection, has ended; None in every other state.
         self._ended: Deferred[None] | None = None
-        # What that coroutine has awaited last, and a stop may cancel.
-        self._awaited: Deferred[Any] | None = None
-        self._stopped = False
-        # Those who wait until a stop is complete; None while nothing stops.
-        self._stopping: list[Deferred[None]] | None = None
+        # The delay of PAUSING.
+        self._pause: IDelayedCall | None = None
+        # The results of `stopService`, in STOPPING and RESTARTING.
+        self._stops: list[Deferred[None]] = []
 
-    # What subclasses say
+    # For subclasses to implement
 
     @abstractmethod
     def heard(self, connection: BrokerConnection, event: Event) -> None:
-        """Take what the broker sent."""
+        """Take an *event* from the broker."""
 
     @abstractmethod
     def connected(self, connection: BrokerConnection) -> None:
@@ -146,16 +190,16 @@ class BrokerLink(Service, ABC):
         """Learn that the connection has ended."""
 
     def broken(self, error: ProtocolError) -> None:
-        """Learn that the connection has ended with a message that cannot be read; `disconnected` follows."""
+        """Learn that the connection has ended with an unreadable message; `disconnected` follows."""
 
     def give_up(self) -> None:
-        """Fail what a user waits for: the service stops."""
+        """Fail everything that a caller waits for: the service stops."""
 
     @abstractmethod
     async def wind_down(self, connection: BrokerConnection | None) -> None:
-        """Finish what must be finished before *connection* is closed on purpose."""
+        """Finish the work of a stop before it closes *connection*."""
 
-    # What users call
+    # For users
 
     def when_connected(self, attempts: int | None = None) -> Deferred[None]:
         """
@@ -169,167 +213,174 @@ class BrokerLink(Service, ABC):
 
         Raises:
             TransportError: *attempts* have failed, or the service was stopped.
-                Its ``__cause__`` is what the last attempt failed with: a
-                `RequestRefused` where the broker does not let this client in.
-            ValueError: *attempts* is less than 1. This one, and TypeError, is not through the Deferred.
+                Its ``__cause__`` is the error of the last attempt: a
+                `RequestRefused` where the broker does not admit this client.
+            ValueError: *attempts* is less than 1. ValueError and TypeError are raised by the call itself.
         """
         if attempts is not None:
             checked_number("attempts", attempts, 1)
-        if self._stopped:
+        if self.is_stopped:
             return fail(TransportError("the service was stopped"))
-        waiting: Deferred[None] = Deferred(self._wait_no_more)
         if self.connection is not None:
-            waiting.callback(None)
-        else:
-            self._waiting[waiting] = float("inf") if attempts is None else self._failures + attempts
-        return waiting
+            return succeed(None)
+        return self._waiters.add(float("inf") if attempts is None else self._backoff.failures + attempts)
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether the service was stopped, and not started again since."""
+        return self._state is State.STOPPING or self._state is State.STOPPED
 
     def startService(self) -> None:
         super().startService()
-        self._stopped = False
-        if self._ended is None and self._stopping is None:
+        before = self._state
+        if self._move(Input.START) is State.CONNECTING and before is not State.CONNECTING:
             self._begin()
 
     def stopService(self) -> Deferred[None]:
         """Wind down and disconnect; the Deferred fires when nothing is left running."""
         super().stopService()
-        self._stopped = True
         stopped: Deferred[None] = Deferred()
-        if self._stopping is not None:
-            self._stopping.append(stopped)
-            self._refuse_all()  # asked since it was started again
+        self._stops.append(stopped)
+        before = self._state
+        self._move(Input.STOP)
+        if before is State.STOPPING or before is State.RESTARTING:
+            self._refuse_all()  # the requests since it was started again
         else:
-            self._stopping = [stopped]
             Deferred.fromCoroutine(self._stop())
         return stopped
 
     def told_quiet(self) -> None:
-        """Learn that the broker is about to shut down: another may take its place, so there is nothing to do."""
+        """Learn that the broker is about to shut down; the client connects again after it has."""
         self.log.info("{name}: the broker is about to shut down", name=self.peer_name)
 
+    # Transitions
+
+    def _move(self, input: Input) -> State:
+        self._state = TRANSITIONS[self._state][input]
+        return self._state
+
     def _begin(self) -> None:
-        self._failures = 0
+        self._backoff.restart()
+        self._connect()
+
+    def _connect(self) -> None:
         self._ended = Deferred()
-        Deferred.fromCoroutine(self._run(self._ended))
+        attempt = self._attempt = Deferred.fromCoroutine(self._new_connection()).addCallbacks(
+            self._welcomed, self._attempt_failed
+        )
+        if self._state is not State.CONNECTING:
+            attempt.cancel()  # the endpoint's own code has stopped the service
+
+    async def _new_connection(self) -> BrokerConnection:
+        """Return a connection on which the broker has answered ``hello``."""
+        factory = _ConnectionFactory(self._new_protocol)
+        connection = cast(BrokerConnection, await self._endpoint.connect(factory))
+
+        def too_late() -> TransportError:
+            return TransportError(f"the broker did not answer hello within {_HELLO_SECONDS:g} s")
+
+        try:
+            await bounded(connection.welcomed, _HELLO_SECONDS, self._clock, too_late)
+        except BaseException:
+            connection.transport.abortConnection()
+            raise
+        return connection
+
+    def _new_protocol(self) -> BrokerConnection:
+        return BrokerConnection(self._hello, self.heard, self._flushes, self._clock, self._poll)
+
+    def _attempt_failed(self, failure: Failure) -> None:
+        # An endpoint may raise anything: there is no connection, and the next attempt may find one.
+        if self._move(Input.FAILED) is State.PAUSING:
+            text = _text(failure.value)
+            if self._backoff.attempt_failed():
+                self.log.warn("{name}: no broker: {why}; retrying", name=self.peer_name, why=text)
+            self._waiters.attempt_failed(self._backoff.failures, text, failure.value)
+        self._attempt_ended()
+
+    def _welcomed(self, connection: BrokerConnection) -> None:
+        state = self._move(Input.WELCOMED)
+        connection.ended.addCallback(self._lost, connection)
+        if state is not State.CONNECTED:
+            connection.transport.abortConnection()
+            return
+        self.log.info("{name}: connected", name=self.peer_name)
+        self._backoff.connected(self._clock.seconds())
+        self.connection = connection
+        self.connected(connection)
+        self._waiters.connected()
+
+    def _lost(self, why: BaseException | None, connection: BrokerConnection) -> None:
+        self.connection = None
+        state = self._move(Input.LOST)
+        if connection.broken is not None:
+            self._count_unreadable(connection.broken)
+        else:
+            self._backoff.disconnected()
+            if state is State.PAUSING:
+                self.log.warn("{name}: the connection to the broker ended: {why}", name=self.peer_name, why=_text(why))
+        self.disconnected()
+        self._attempt_ended()
+
+    def _count_unreadable(self, error: ProtocolError) -> None:
+        if self._backoff.message_was_unreadable(self._clock.seconds()):
+            text = "{name}: cannot read a message of the broker: {error}; connecting again, with growing delays"
+            self.log.error(text, name=self.peer_name, error=error)
+        self.broken(error)
+
+    def _attempt_ended(self) -> None:
+        """Pause before the next attempt, or let a stop go on."""
+        ended, self._ended = self._ended, None
+        if self._state is State.PAUSING:
+            self._pause = self._clock.callLater(self._backoff.delay_seconds(), self._pause_over)
+        elif ended is not None:
+            ended.callback(None)
+
+    def _pause_over(self) -> None:
+        self._pause = None
+        self._move(Input.PAUSE_OVER)
+        self._connect()
+
+    # Stopping
 
     async def _stop(self) -> None:
-        # Taken: what is asked of a service that is started meanwhile waits for its next connection.
+        # Taken, so that requests of a service that was started again wait for its next connection.
         connection, self.connection = self.connection, None
-        if self._awaited is not None:
-            self._awaited.cancel()
+        if self._attempt is not None:
+            self._attempt.cancel()
+        if self._pause is not None:
+            self._pause.cancel()
+            self._pause = None
         self._refuse_all()
         await self.wind_down(connection)
         if connection is not None:
             connection.close()
         if self._ended is not None:
             await self._ended
-            self._ended = None
         self._stop_is_complete()
 
     def _refuse_all(self) -> None:
-        for waiting in self._take_waiting():
-            waiting.errback(TransportError("the service was stopped"))
+        self._waiters.refuse("the service was stopped")
         self.give_up()
 
     def _stop_is_complete(self) -> None:
-        stopping, self._stopping = self._stopping, None
-        if self.running:
+        stops, self._stops = self._stops, []
+        if self._move(Input.WOUND_DOWN) is State.CONNECTING:
             self._begin()
-        for stopped in stopping or ():
+        for stopped in stops:
             stopped.callback(None)
 
-    async def _run(self, ended: Deferred[None]) -> None:
-        # Not asked of `running`: that is true again when the service is started while it stops.
-        try:
-            while self._stopping is None:
-                await self._connect_once()
-                await self._pause()
-        finally:
-            ended.callback(None)
 
-    async def _pause(self) -> None:
-        if self._stopping is None:
-            with suppress(CancelledError):
-                await self._cancellable(deferLater(self._clock, retry_delay_seconds(self._failures)))
-
-    async def _cancellable(self, deferred: Deferred[Result]) -> Result:
-        """Await what a stop cancels; `Deferred.cancel` of a whole coroutine would not do while that runs."""
-        self._awaited = deferred
-        return await deferred
-
-    async def _connect_once(self) -> None:
-        """Connect and stay until the connection ends; a failure is counted and told."""
-        try:
-            connection = await self._welcomed_connection()
-        except Exception as error:
-            # Whatever the endpoint raises: there is no connection, and the next try may find one.
-            if self._stopping is None:
-                self._failed(error)
-            return
-        self.log.info("{name}: connected", name=self.peer_name)
-        self._failures = self._broken
-        connected_at = self._clock.seconds()
-        self.connection = connection
-        self.connected(connection)
-        for waiting in self._take_waiting():
-            waiting.callback(None)
-        why = await connection.ended
-        self.connection = None
-        if connection.broken is not None:
-            if self._clock.seconds() - connected_at > _LONG_SECONDS:
-                self._broken = 0
-            self._broke(connection.broken)
-        else:
-            self._broken = 0
-            if self._stopping is None:
-                self.log.warn("{name}: the connection to the broker ended: {why}", name=self.peer_name, why=_text(why))
-        self.disconnected()
-
-    def _broke(self, error: ProtocolError) -> None:
-        """The broker sent an unreadable message: connect again, with longer and longer delays, and log it once."""
-        self._broken += 1
-        self._failures = self._broken
-        if self._broken == 1:
-            text = "{name}: cannot read a message of the broker: {error}; connecting again, with growing delays"
-            self.log.error(text, name=self.peer_name, error=error)
-        self.broken(error)
-
-    async def _welcomed_connection(self) -> BrokerConnection:
-        factory = _ConnectionFactory(self._hello, self.heard, self._flushes, self._clock, self._poll)
-        connection = cast(BrokerConnection, await self._cancellable(self._endpoint.connect(factory)))
-
-        def too_late() -> TransportError:
-            return TransportError(f"the broker did not answer hello within {_HELLO_SECONDS:g} s")
-
-        welcomed = bounded(connection.welcomed, _HELLO_SECONDS, self._clock, too_late)
-        try:
-            await self._cancellable(welcomed)
-        except BaseException:
-            connection.transport.abortConnection()
-            raise
-        return connection
-
-    def _wait_no_more(self, waiting: Deferred[None]) -> None:
-        # Another's callback may have cancelled it in its own turn.
-        self._waiting.pop(waiting, None)
-
-    def _failed(self, error: Exception) -> None:
-        self._failures += 1
-        text = _text(error)
-        if self._failures == 1:
-            self.log.warn("{name}: no broker: {why}; trying on", name=self.peer_name, why=text)
-        for waiting in [one for one, limit in self._waiting.items() if self._failures >= limit]:
-            # Not there any more: the failure of another made its owner cancel it.
-            if self._waiting.pop(waiting, None) is not None:
-                failed = TransportError(text)
-                failed.__cause__ = error
-                waiting.errback(failed)
-
-    def _take_waiting(self) -> Iterator[Deferred[None]]:
-        """Each of those who wait now and, when its turn comes, still does."""
-        for waiting in list(self._waiting):
-            if self._waiting.pop(waiting, None) is not None:
-                yield waiting
+def _checked_endpoint(
+    endpoint: IStreamClientEndpoint | str, reactor: IReactorTime, options: ClientOptions
+) -> IStreamClientEndpoint:
+    if isinstance(endpoint, str):
+        return client_endpoint(cast(IReactorTCP, reactor), endpoint, options.tls)
+    if not IStreamClientEndpoint.providedBy(endpoint):
+        raise TypeError(f"endpoint must be a string or an IStreamClientEndpoint, got {type(endpoint).__name__}")
+    if options.tls is not None:
+        raise ValueError("tls goes with an address in a string; an endpoint brings its own")
+    return endpoint
 
 
 def _text(error: BaseException | None) -> str:
@@ -339,8 +390,8 @@ def _text(error: BaseException | None) -> str:
 class _ConnectionFactory(Factory):
     noisy = False
 
-    def __init__(self, *parts: Any) -> None:
-        self._parts = parts
+    def __init__(self, build: Callable[[], BrokerConnection]) -> None:
+        self._build = build
 
     def buildProtocol(self, addr: object) -> BrokerConnection:
-        return BrokerConnection(*self._parts)
+        return self._build()

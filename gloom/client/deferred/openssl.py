@@ -16,7 +16,7 @@ from gloom.wire.tls import ALPN
 
 def client_options(tls: ClientTLS, host: str) -> Any:
     """
-    Return what Twisted's ``wrapClientTLS`` wants, for a broker on *host*.
+    Return the options of Twisted's ``wrapClientTLS`` for a broker on *host*.
 
     Raises:
         SettingsError: A file cannot be read or used, or the extra ``gloom[tls]`` is not installed.
@@ -26,7 +26,7 @@ def client_options(tls: ClientTLS, host: str) -> Any:
         from twisted.internet.ssl import optionsForClientTLS, platformTrust
     except ImportError as error:
         raise SettingsError(f"TLS needs the extra gloom[tls]: {error}") from None
-    # Python's own look at the files first: it says best what is wrong with them.
+    # Python's ssl reads the files first, because its errors are clearer.
     tls.ssl_context()
     try:
         return optionsForClientTLS(

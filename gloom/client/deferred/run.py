@@ -1,5 +1,5 @@
 """
-One run of a job on a slave: where the job came from, and what will have its answer.
+One run of a job on a Deferred slave, and `current_job` inside it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from gloom.wire.messages import ExtendedRespond, Progress, Request, encode_reque
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
-_current: ContextVar[Run] = ContextVar("the job in hand")
+_current: ContextVar[Run] = ContextVar("the current job")
 
 
 class Run:
@@ -28,15 +28,15 @@ class Run:
     One run of a job.
 
     Args:
-        connection: The only connection that its answer may go to: the broker
-            gives the job to another slave when that ends.
+        connection: The connection that the job came from. The answer may go to no other: when
+            it ends, the broker gives the job to another slave.
         job: The job.
 
     Attributes:
-        deferred: Fires when the run has ended; None while it has not begun to wait.
-        cancelled: Whether the slave has cancelled it, and no failure of it matters.
-        revoked: Whether the broker has ended it.
-        ended: Whether it has ended.
+        deferred: Fires when the function has ended; None before the function has returned it.
+        cancelled: Whether the slave has cancelled the run; then it reports no failure.
+        revoked: Whether the broker has ended the attempt.
+        ended: Whether the run has ended.
     """
 
     def __init__(self, connection: BrokerConnection, job: Assignment) -> None:
@@ -48,7 +48,7 @@ class Run:
         self.ended = False
 
     def begin(self, function: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        """Call *function*, and have `current_job` return this job in it, and in the coroutines that it starts."""
+        """Call *function* such that `current_job` returns this job, in it and in the coroutines that it starts."""
         before = _current.set(self)
         try:
             return function(*args, **kwargs)
@@ -56,17 +56,17 @@ class Run:
             _current.reset(before)
 
     def max_answer_bytes(self) -> int:
-        """Return how large the broker takes the answer, as JSON."""
+        """Return the size of the largest answer that the broker takes, as JSON."""
         envelope = len(encode_request(ExtendedRespond(Raw(b"0"), self.job.id))) - 1
         return self.connection.max_frame_bytes - envelope
 
     def cancel(self) -> None:
-        """End it; its Deferred's own canceller may raise anything."""
+        """Cancel the run's Deferred; a user's canceller may raise anything."""
         if self.deferred is not None:
             self.deferred.cancel()
 
     def say(self, request: Request) -> None:
-        """Tell the broker, unless the connection has ended and taken the job along."""
+        """Send *request*, unless the connection has ended: then the job is another slave's."""
         if not self.connection.closed:
             self.connection.ask(request)
 
@@ -83,7 +83,7 @@ class Run:
 
 class CurrentJob:
     """
-    The job that a function is at; `current_job` returns it.
+    The job that the slave's function is doing; `current_job` returns it.
 
     Attributes:
         id: The job's id.
@@ -99,26 +99,26 @@ class CurrentJob:
 
     def progress(self, value: Any) -> None:
         """
-        Tell the job's master how it gets on; once the job has ended, nothing is told.
+        Send progress to the job's master; nothing is sent after the job has ended.
 
         Args:
             value: Any value that JSON has.
 
         Raises:
-            BodyError: It is not JSON, or larger than the broker takes.
+            BodyError: *value* is not JSON, or larger than the broker takes.
         """
         self._run.tell(value)
 
 
 def current_job() -> CurrentJob:
     """
-    Return the job that the function which calls this is at.
+    Return the job of the slave's function that calls this.
 
     A coroutine may call it at any time; a function that returns a Deferred
-    calls it before it returns, and keeps what it got.
+    must call it before it returns, and keep the result.
 
     Raises:
-        LookupError: No job is: it was not a slave that called the function.
+        LookupError: The caller was not called by a slave.
     """
     try:
         return CurrentJob(_current.get())

@@ -1,16 +1,16 @@
 """
-The broker's side of a slave: joining, jobs in hand, leaving. What does the jobs is up to who builds on it.
+The protocol of a Deferred slave: it joins, takes jobs, reports their ends and leaves. Subclasses do the jobs.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Unpack
 
 from msgspec import Raw
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.python.failure import Failure
 
 from gloom.client.arguments import MOST_SLOTS, checked_number, checked_types, seconds
@@ -18,30 +18,27 @@ from gloom.client.deferred.connection import BrokerConnection
 from gloom.client.deferred.link import BrokerLink
 from gloom.client.deferred.run import Run
 from gloom.client.failing import failure_of, fitted
+from gloom.client.options import ClientKeywords
 from gloom.client.session import Assignment, Event, Quiet, Reply, Revocation, UnreadableJob
-from gloom.client.tls import ClientTLS
 from gloom.transport.deferreds import fire
 from gloom.wire.messages import ExtendedJoin, ExtendedRespond, Fail, Leave
 
 
 class SlaveLink(BrokerLink):
     """
-    Takes jobs: the Service that slaves are built on.
+    Takes jobs: the base class of slaves.
 
-    Each job is a `Run`, that a subclass begins in `begin`, and ends with one
-    call of `answer` or `failed`, and then of `done`.
+    Each job is a `Run`. A subclass starts it in `begin`, and ends it with one
+    call of `answer` or `failed`, followed by `done`.
 
     Args:
         endpoint: The broker's slave port.
         type: The job type, or a list of 1 to 1000 of them; None for untyped jobs only.
-        reactor: Clock, and what a string connects with.
-        name: How the broker names this slave; ``host:pid`` when absent.
-        heartbeat_seconds: Longest silence that either side accepts; 0 for none.
-        finish_seconds: How long stopping waits for the jobs in hand; then they
-            are cancelled, and the broker gives them to other slaves.
-        slots: How many jobs may be in hand at once, 1 to 1000.
-        token: Tells a broker with access rules who this is; None for nobody.
-        tls: How TLS is spoken where *endpoint* is a string; None for not at all.
+        reactor: As for `BrokerLink`.
+        finish_seconds: Seconds that a stop waits for running jobs; then they are
+            cancelled, and the broker gives them to other slaves.
+        slots: Number of jobs that may run at once, 1 to 1000.
+        options: See `gloom.client.options.ClientOptions`.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -54,62 +51,57 @@ class SlaveLink(BrokerLink):
         endpoint: IStreamClientEndpoint | str,
         type: str | Sequence[str] | None,
         *,
-        reactor: Any,
-        name: str | None = None,
-        heartbeat_seconds: float = 30.0,
+        reactor: IReactorTime,
         finish_seconds: float = 30.0,
         slots: int = 1,
-        token: str | None = None,
-        tls: ClientTLS | None = None,
+        **options: Unpack[ClientKeywords],
     ) -> None:
-        super().__init__(
-            endpoint, reactor=reactor, name=name, heartbeat_seconds=heartbeat_seconds, token=token, tls=tls
-        )
+        super().__init__(endpoint, reactor=reactor, **options)
         self.joining = _join(type, checked_number("slots", slots, 1, MOST_SLOTS))
         self._finish_seconds = seconds("finish_seconds", finish_seconds)
-        # One a slot; more only where a cancelled one takes its time.
+        # One a slot; more while cancelled ones have not ended.
         self._runs: set[Run] = set()
-        # The leave of a stop, and who waits for its reply.
+        # The leave of a stop, and a Deferred that fires with its reply.
         self._leave = Leave()
         self._left: Deferred[None] | None = None
         self._finished: Deferred[None] | None = None
 
-    # What subclasses do
+    # For subclasses to implement
 
     @abstractmethod
     def begin(self, run: Run) -> None:
-        """Have a job done."""
+        """Start a run."""
 
     @abstractmethod
     def describe(self, job: Assignment, failure: Failure) -> Fail:
-        """Return what the master is told of a *job* that ended in *failure*."""
+        """Return the ``fail`` of a *job* that ended in *failure*."""
 
     def revoke(self, run: Run) -> None:
-        """End a *run* that the broker has ended: its Deferred or coroutine is cancelled."""
+        """Cancel a *run*, because the broker has ended its attempt."""
         self._cancel(run)
 
     def cancel(self, run: Run) -> None:
-        """End a *run*, of which nobody will hear; its Deferred's own canceller may raise anything."""
+        """Cancel a *run*, which reports nothing any more; a user's canceller may raise anything."""
         run.cancel()
 
-    # What they call
+    # For subclasses to call
 
     def answer(self, run: Run, body: Raw) -> None:
-        """Answer a job with *body*, which the broker takes (`Run.max_answer_bytes`)."""
+        """Answer a job with *body*, of `Run.max_answer_bytes` at most."""
         run.say(ExtendedRespond(body, run.job.id))
 
     def failed(self, failure: Failure, run: Run) -> None:
-        """Tell the broker that a job has ended in *failure*."""
+        """Report to the broker that a job has ended in *failure*."""
         if run.cancelled:
-            return  # by this slave: the broker gives the job to another
+            return  # the connection has ended, or will: the broker gives the job to another slave
         if run.revoked:
-            # Nobody hears it; the slot is free again.
+            # The broker drops it, and gives the slot another job.
             run.say(Fail("the broker has ended this attempt", kind="Cancelled", id=run.job.id))
             return
         try:
             said = self.describe(run.job, failure)
         except Exception as error:
-            # A subclass makes these texts, and may raise: the broker must get the job's failure all the same.
+            # A subclass may raise here: the broker must get the job's failure all the same.
             self.log.failure("{name}: cannot describe the failure of job {id!r}", name=self.peer_name, id=run.job.id)
             said = failure_of(error, run.job.id)
         self.tell_failed(run, said)
@@ -119,7 +111,7 @@ class SlaveLink(BrokerLink):
         run.say(fitted(said, run.connection.max_frame_bytes))
 
     def done(self, run: Run) -> None:
-        """A run has ended: its slot is free."""
+        """Forget a *run*, which has ended: its slot is free."""
         run.ended = True
         self._runs.remove(run)
         if not self._runs:
@@ -131,7 +123,7 @@ class SlaveLink(BrokerLink):
         connection.ask(self.joining)
 
     def disconnected(self) -> None:
-        # The broker gives the jobs in hand to others: these runs of them are of no use now.
+        # The broker gives the running jobs to other slaves.
         self._cancel_runs()
         fire(self._left)
 
@@ -142,7 +134,7 @@ class SlaveLink(BrokerLink):
 
     async def _finish(self, connection: BrokerConnection | None) -> None:
         if connection is not None:
-            # A job may have been on its way when the broker heard the leave: its reply comes after it.
+            # The broker may have sent a job before it read the leave: such a job comes before the reply.
             self._left = Deferred()
             self._leave = Leave()
             connection.ask(self._leave)
@@ -183,7 +175,7 @@ class SlaveLink(BrokerLink):
         try:
             self.cancel(run)
         except Exception:
-            # Its Deferred's own canceller may raise anything.
+            # A user's canceller may raise anything.
             self.log.failure("{name}: a job's Deferred cannot be cancelled", name=self.peer_name)
 
 

@@ -20,13 +20,13 @@ class Unanswered:
     A job of a master that has no outcome yet.
 
     Attributes:
-        request: What is sent, and sent again.
+        request: The request that submits it, on each connection again.
         deferred: Fires with the answer.
-        on_progress: Is told how it gets on, or None.
-        on_receipt: Is told how it went, or None.
+        on_progress: Called with each value of progress, or None.
+        on_receipt: Called with the receipt, or None.
         sent: Whether a broker may have it.
-        accepted: Whether a broker has said ok to it.
-        broken: How many connections ended with an unreadable message while it was unanswered.
+        accepted: Whether a broker has accepted it.
+        broken: Number of connections that ended with an unreadable message while it was unanswered.
     """
 
     __slots__ = ("accepted", "broken", "deferred", "on_progress", "on_receipt", "request", "sent")
@@ -46,6 +46,10 @@ class Unanswered:
         self.accepted = False
         self.broken = 0
 
+    def keep(self) -> None:
+        """Wait for the next connection: the broker shuts down, and has forgotten the job."""
+        self.sent = self.accepted = False
+
     def settle(self, outcome: Outcome) -> None:
         """Fire the Deferred with *outcome*."""
         if outcome.error is not None:
@@ -60,7 +64,7 @@ class Unanswered:
 
 
 def refusal_in(reply: Reply, index: int, id: str | int) -> RequestRefused | None:
-    """Return why one job of a ``submit_many`` was refused, or None."""
+    """Return the error with which one job of a ``submit_many`` was refused, or None."""
     if reply.error is not None:
         return RequestRefused(reply.error.error, reply.error.reason, id)
     said = reply.message.jobs[index] if index < len(reply.message.jobs) else {}

@@ -1,41 +1,23 @@
-"""Slaves of many job types, which the broker finds through their crews: no rule is another one for them."""
+"""Slaves of many job types: all rules hold for them as for slaves of few."""
 
 from __future__ import annotations
 
 import pytest
 
-from gloom.broker.records import Crew, JobKey
+from gloom.broker.values import JobKey
 from tests.support.floor import ASlave, Floor
 from tests.support.recording import OK, assigned
 
 MANY = tuple(f"type {number}" for number in range(1000))
 
 
-@pytest.fixture
-def floor() -> Floor:
-    return Floor()
-
-
-def crew_of(slave: ASlave) -> Crew:
-    (crew,) = (line for line in slave.record.lines if isinstance(line, Crew))
-    return crew
-
-
 def answer_all(slave: ASlave) -> list[JobKey]:
-    """Have *slave* answer what it has in hand and gets; return the ids in order."""
+    """Have *slave* answer its jobs until it has none; return the ids in order."""
     order: list[JobKey] = []
-    while slave.record.hand:
-        order += slave.record.hand
+    while slave.hand:
+        order += slave.hand
         slave.respond()
     return order
-
-
-def test_a_slave_of_many_types_waits_in_two_places(floor: Floor) -> None:
-    """What a job costs does not grow with the types of its slave: it stands with its crew, and for untyped jobs."""
-    slave = floor.joined(*MANY)
-    line, crew = slave.record.lines
-    assert line is floor.broker._pairing.lines[None]
-    assert crew is crew_of(slave)
 
 
 def test_all_jobs_of_many_types_share_one_order(floor: Floor) -> None:
@@ -64,18 +46,18 @@ def test_a_job_that_comes_back_has_its_place_among_many_types(floor: Floor) -> N
 
 
 def test_jobs_of_many_types_are_shared_with_slaves_of_few(floor: Floor) -> None:
-    """What a slave of one type has taken is not given to one of many, nor is its type in the way of others."""
+    """A slave of one type and a slave of many never get the same job, and its type does not block the others."""
     many, one = floor.joined(*MANY, name="many"), floor.joined(MANY[1], name="one")
     floor.master().queue(1, 2, 3, 4, 5, type=MANY[1]).queue(6, type=MANY[2])
     one.respond()
     one.respond()
-    assert list(one.record.hand) == [4]
+    assert one.hand == [4]
     assert answer_all(many) == [1, 5, 6]
 
 
 @pytest.mark.parametrize("type", [MANY[0], None])
 def test_idleness_is_one_order_over_slaves_of_few_and_of_many_types(floor: Floor, type: str | None) -> None:
-    """Whoever has waited longest gets the job, whether it joined one type, many, or the same many as another."""
+    """The slave that is idle longest gets the job, whether it joined one type, many, or the same many as another."""
     joins = ([MANY[0]], MANY, MANY[:20], [MANY[0]], MANY[::-1], MANY[:20], MANY)
     slaves = [floor.joined(*types, name=str(number)) for number, types in enumerate(joins)]
     master = floor.master()
@@ -90,55 +72,27 @@ def test_jobs_go_round_among_slaves_of_many_types_with_free_slots(floor: Floor) 
     """A slave of many types that was given a job waits behind the others for its next slot."""
     slaves = [floor.joined(*types, name=str(types)[:9], slots=2) for types in (MANY, ["type 0"], MANY, MANY[:30])]
     master = floor.master().queue(1, 2, 3, 4, 5, type="type 0")
-    assert [list(slave.record.hand) for slave in slaves] == [[1, 5], [2], [3], [4]]
+    assert [slave.hand for slave in slaves] == [[1, 5], [2], [3], [4]]
     slaves[0].respond(id=1)
     master.queue(6, 7, 8, 9, type="type 0")
-    assert [list(slave.record.hand) for slave in slaves] == [[5, 9], [2, 6], [3, 7], [4, 8]]
+    assert [slave.hand for slave in slaves] == [[5, 9], [2, 6], [3, 7], [4, 8]]
 
 
 def test_many_sets_of_types_may_share_a_type(floor: Floor) -> None:
-    """The orders of jobs and of idleness hold when more different sets have a type than may have a crew in its line."""
+    """The orders of jobs and of idleness hold when forty slaves with different sets of types share one type."""
     slaves = [floor.joined("shared", *(f"{number} {other}" for other in range(250))) for number in range(40)]
-    line = floor.broker._pairing.lines["shared"]
-    assert (len(line.crews), len(line.idle)) == (16, 24)
     master = floor.master().queue(*range(40), type="shared")
-    assert [list(slave.record.hand) for slave in slaves] == [[number] for number in range(40)]
+    assert [slave.hand for slave in slaves] == [[number] for number in range(40)]
     master.queue("low", type="shared", priority=-1).queue("high", type="30 249")
     assert answer_all(slaves[30]) == [30, "high", "low"]
-
-
-def test_small_sets_have_few_crews_in_a_line(floor: Floor) -> None:
-    """Where telling crews of a job would cost more than looking at a few lines, slaves stand there by themselves."""
-    for number in range(5):
-        floor.joined("shared", *(f"{number} {other}" for other in range(17)))
-    line = floor.broker._pairing.lines["shared"]
-    assert (len(line.crews), len(line.idle)) == (2, 3)
-
-
-def test_slaves_of_few_types_have_no_crew(floor: Floor) -> None:
-    """A slave of eight types, untyped jobs among them, costs least without one; naming a type twice changes nothing."""
-    floor.joined(*MANY[:7], *MANY[:7])
-    assert not floor.broker._pairing.crews
-    floor.joined(*MANY[:8])
-    assert len(floor.broker._pairing.crews) == 1
 
 
 def test_a_slave_may_join_many_types_without_untyped_jobs(floor: Floor) -> None:
     """Where access rules keep untyped jobs from a slave of many types, they wait for another."""
     slave = floor.slave("restricted")
-    floor.broker.join(slave.record, MANY, 1, 0.0)
+    slave.join(*MANY, untyped=False)
     floor.master().queue("untyped", type=None).queue("typed", type=MANY[0])
     assert slave.take() == [OK, assigned("typed")]
-
-
-def test_joining_many_types_again_finds_the_crew_there(floor: Floor) -> None:
-    """A slave that joins the same types once more, in any order, with other slots, builds up nothing anew."""
-    slave = floor.joined(*MANY)
-    crew = crew_of(slave)
-    slave.join(*reversed(MANY), slots=3)
-    assert crew_of(slave) is crew
-    floor.master().queue(1, 2, 3, 4, type=MANY[0])
-    assert list(slave.record.hand) == [1, 2, 3]
 
 
 def test_joining_many_types_again_begins_a_new_wait(floor: Floor) -> None:
@@ -149,42 +103,39 @@ def test_joining_many_types_again_begins_a_new_wait(floor: Floor) -> None:
     assert (first.take(), second.take()) == ([OK], [assigned("j")])
 
 
-def test_a_crew_lasts_as_long_as_a_slave_of_it(floor: Floor) -> None:
-    """Who leaves, joins other types or is lost takes nobody along, and the last one takes the crew."""
+def test_slaves_of_the_same_many_types_come_and_go(floor: Floor) -> None:
+    """Of slaves with the same types some leave, join others or are lost: the jobs go to those that are left."""
     slaves = [floor.joined(*MANY, name=name) for name in "abcd"]
     slaves[0].leave()
     slaves[1].join("echo")
     slaves[2].lost()
     floor.master().queue(1, type=MANY[0])
-    assert [list(slave.record.hand) for slave in slaves] == [[], [], [], [1]]
+    assert [slave.hand for slave in slaves] == [[], [], [], [1]]
     slaves[3].lost()
-    floor.wait(0.0)
-    assert not floor.broker._pairing.crews
-    assert floor.broker._pairing.lines.keys() == {None, "echo", MANY[0]}
     assert answer_all(floor.joined(*MANY[:100])) == [1]
 
 
-def test_a_slave_may_be_required_that_has_many_types(floor: Floor) -> None:
+def test_a_slave_of_many_types_counts_for_require_slave(floor: Floor) -> None:
     """A job that requires a slave is accepted while one of many types has joined its type."""
     floor.joined(*MANY)
     floor.master().queue("j", type=MANY[500], require_slave=True)
 
 
 def test_ended_attempts_do_not_block_a_slave_of_many_types(floor: Floor) -> None:
-    """A slave whose hand holds the ended attempt of the first job takes the next, and later that one."""
+    """A slave that holds an ended attempt of the first job takes the next one, and the first one later."""
     slave, master = floor.joined(*MANY, slots=2), floor.master()
     master.submit("a", MANY[0], timeout_seconds=1.0)
     floor.wait(1)
     master.submit("b", MANY[0])
     master.submit("c", MANY[1])
-    assert list(slave.record.hand) == ["a", "b"]
+    assert slave.hand == ["a", "b"]
     slave.respond(id="b")
     slave.respond(id="c")
     slave.respond(id="a")  # late
-    assert list(slave.record.hand) == ["a"]
+    assert slave.hand == ["a"]
     other = floor.joined(*MANY[:50], name="other")
     slave.lost()
-    assert list(other.record.hand) == ["a"]
+    assert other.hand == ["a"]
 
 
 @pytest.mark.parametrize("types", [MANY, MANY[:1]])
@@ -197,21 +148,21 @@ def test_an_ended_attempt_passes_the_slave_that_holds_it(floor: Floor, types: tu
     for other in others:
         other.join(*MANY)
     floor.wait(1)
-    assert list(others[0].record.hand) == ["j"]
+    assert others[0].hand == ["j"]
 
 
 def test_a_slave_that_waits_for_more_keeps_its_turn(floor: Floor) -> None:
-    """A slave with a free slot that answers the job in another one is still idle longer than who came meanwhile."""
+    """A slave with a free slot all the time is idle longer than one that came in between, also after an answer."""
     first = floor.joined(MANY[0], name="first", slots=2)
     master = floor.master().queue(1, type=MANY[0])
     second = floor.joined(*MANY, name="second")
     first.respond()
     master.queue(2, type=MANY[0])
-    assert (list(first.record.hand), list(second.record.hand)) == ([2], [])
+    assert (first.hand, second.hand) == ([2], [])
 
 
-def test_jobs_that_nobody_waits_for_are_not_given_to_a_slave_of_many_types(floor: Floor) -> None:
-    """What a master has left behind and the broker has not forgotten yet is passed over, in every type."""
+def test_a_slave_of_many_types_gets_no_abandoned_job(floor: Floor) -> None:
+    """Abandoned jobs that the broker has not forgotten yet are passed, in every type."""
     gone = floor.master()
     for number in range(2500):
         gone.submit(number, MANY[number % 1000])
@@ -224,14 +175,12 @@ def test_jobs_that_nobody_waits_for_are_not_given_to_a_slave_of_many_types(floor
     floor.everybody_goes()
 
 
-def test_sets_of_types_are_forgotten_when_unused(floor: Floor) -> None:
-    """A broker that has seen a thousand sets of types keeps none of them, nor what their lines knew."""
-    slave = floor.slave()
-    for number in range(1000):
-        slave.join(*(f"type {number + other}" for other in range(20)))
+def test_many_types_may_be_joined_again_at_once(floor: Floor) -> None:
+    """A slave that joins nearly the same types right after another was lost gets their jobs, and answers them."""
+    floor.joined(*MANY).lost()
+    slave = floor.joined(*MANY[:900])
+    floor.master().queue(*range(3), type=MANY[5])
     floor.wait(0.0)
-    assert len(floor.broker._pairing.crews) == 1
-    assert len(floor.broker._pairing.lines) == 21
-    slave.lost()
-    floor.wait(0.0)
-    assert floor.is_empty()
+    for _ in range(3):
+        slave.respond()
+    assert slave.take()[-1] == OK

@@ -20,7 +20,7 @@ def connect(host: str, port: int, timeout: float | None, tls: ClientTLS | None =
 
     Args:
         timeout: Seconds for each address that the host has; None for the system's.
-        tls: How TLS is spoken there; None for not at all.
+        tls: How to speak TLS there; None for a plain connection.
 
     Raises:
         SettingsError: *tls* cannot be used.

@@ -1,5 +1,5 @@
 """
-Timeouts of a broker that count only after a last read of the socket.
+Time limits for a broker that count only after a last read of the socket.
 
 After a pause of this process (SIGSTOP, a suspended machine) or a long turn of
 the reactor, timers fire before sockets are read. The broker's bytes may have
@@ -29,9 +29,9 @@ def bounded(
 
     Args:
         deferred: Fires with the broker's answer.
-        seconds: How long.
-        clock: Time.
-        too_late: Makes the exception of a timeout.
+        seconds: The time limit.
+        clock: For the time limit.
+        too_late: Returns the exception with which *deferred* fails then.
 
     Returns:
         *deferred*.
