@@ -254,7 +254,8 @@ def test_a_taken_port_is_one_line_and_nothing_half_started(runner: list[str], ro
         ports = {"masters": other, "slaves": other, role: taken}
         options = [f"--master-port={ports['masters']}", f"--slave-port={ports['slaves']}"]
         done = run([*runner, "gloom", *options], tmp_path)
-    assert done.stderr == f"gloom: cannot listen for {role} on 127.0.0.1:{taken}: {IN_USE}\n"
+    hint = f"(--{role.removesuffix('s')}-port chooses another)"
+    assert done.stderr == f"gloom: cannot listen for {role} on 127.0.0.1:{taken}: {IN_USE} {hint}\n"
     assert done.returncode == 1
     assert "Traceback" not in done.stdout
     assert_nobody_listens(other)

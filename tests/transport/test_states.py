@@ -350,7 +350,7 @@ class ConnectionMachine(RuleBasedStateMachine):
 
 
 TestConnection = ConnectionMachine.TestCase
-TestConnection.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)
+TestConnection.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
 
 
 # Moments that the machine seldom meets
