@@ -13,6 +13,8 @@ from typing import Any, TextIO
 
 from twisted.logger import FileLogObserver, LogEvent, Logger, LogLevel, eventAsText
 
+from gloom.wire.escapes import printable
+
 _PRIORITIES = {
     LogLevel.debug: 7,
     LogLevel.info: 6,
@@ -20,13 +22,6 @@ _PRIORITIES = {
     LogLevel.error: 3,
     LogLevel.critical: 2,
 }
-
-
-def printable(text: str) -> str:
-    """Return *text* with escapes for unprintable characters, such as a newline, ESC or a bidi control."""
-    if text.isprintable():
-        return text
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 class PeerLogger(Logger):

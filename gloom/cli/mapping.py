@@ -21,8 +21,9 @@ from gloom.cli.output import FAILED, descriptor, on_terminal, say
 from gloom.cli.progress import Bar, Patience, Tally
 from gloom.cli.stdio import Lines, LineTooLong, Output
 from gloom.cli.values import error_fields, json_slip, one_line, read_body, to_json, to_plain
+from gloom.client.answer import Answer
 from gloom.client.deferred import Master
-from gloom.client.deferred.answers import Answer, Answers
+from gloom.client.deferred.answers import Answers
 from gloom.errors import BodyError, GloomError, RequestRefused
 from gloom.reactor import IReactor
 

@@ -14,7 +14,7 @@ from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from gloom.client.deferred.backoff import retry_delay_seconds
+from gloom.client.backoff import retry_delay_seconds
 from gloom.client.options import ClientKeywords
 from gloom.errors import GloomError, RequestRefused
 from gloom.wire.messages import Fail

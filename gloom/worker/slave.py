@@ -15,15 +15,15 @@ from twisted.internet.interfaces import IDelayedCall, IReactorFDSet, IStreamClie
 from twisted.logger import FilteringLogObserver, Logger, LogLevel, LogLevelFilterPredicate, globalLogPublisher
 from twisted.python.failure import Failure
 
-from gloom.client.deferred.backoff import retry_delay_seconds
+from gloom.client.backoff import retry_delay_seconds
 from gloom.client.deferred.connection import BrokerConnection
 from gloom.client.deferred.run import Run
 from gloom.client.deferred.slavelink import SlaveLink
 from gloom.client.session import Assignment, Event, Reply
 from gloom.errors import Busy, Draining, RequestRefused, TransportError
-from gloom.logs import printable
 from gloom.transport.polling import SocketPoll
 from gloom.transport.sending import FlushTurn
+from gloom.wire.escapes import printable
 from gloom.wire.messages import ExtendedJoin, Fail, Leave
 from gloom.worker.childprocess import Child, ChildError
 from gloom.worker.pipe import Job

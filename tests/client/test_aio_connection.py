@@ -16,9 +16,9 @@ import gloom.client.aio.connection as connection_module
 import gloom.client.aio.link as link_module
 from gloom.client.aio import ClientTLS, Master
 from gloom.client.aio.address import places_of
-from gloom.client.aio.link import retry_delay_seconds
-from gloom.client.aio.logs import printable
+from gloom.client.backoff import retry_delay_seconds
 from gloom.errors import BodyError, JobFailed, ProtocolError, RequestRefused, SettingsError, TransportError
+from gloom.wire.escapes import printable
 from tests.support.aio import OK, WELCOME, Scripted, run, scripted, until
 from tests.support.brokers import framed
 

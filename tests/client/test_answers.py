@@ -11,7 +11,8 @@ from twisted.internet import defer
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 
-from gloom.client.deferred.answers import Answer, Answers
+from gloom.client.answer import Answer
+from gloom.client.deferred.answers import Answers
 from gloom.errors import BodyError, JobFailed, TransportError
 from tests.support.farm import Farm, Firings
 

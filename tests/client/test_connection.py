@@ -24,8 +24,8 @@ from twisted.logger import LogLevel, formatEvent
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from gloom.client.backoff import retry_delay_seconds
 from gloom.client.deferred import Master, Slave
-from gloom.client.deferred.backoff import retry_delay_seconds
 from gloom.client.deferred.connection import BrokerConnection
 from gloom.client.deferred.timeouts import bounded
 from gloom.client.options import ClientOptions

@@ -15,10 +15,11 @@ perhaps a second run of a job, never an answer.
 A `Master` or `Slave` belongs to the event loop and the thread in which it was started.
 """
 
-from gloom.client.aio.answers import Answer, Answers
+from gloom.client.aio.answers import Answers
 from gloom.client.aio.master import Master
 from gloom.client.aio.run import CurrentJob, current_job
 from gloom.client.aio.slave import Slave
+from gloom.client.answer import Answer
 from gloom.client.tls import ClientTLS
 
 __all__ = ["Answer", "Answers", "ClientTLS", "CurrentJob", "Master", "Slave", "current_job"]

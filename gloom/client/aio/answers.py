@@ -9,35 +9,13 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, It
 from contextlib import suppress
 from typing import Any, Self
 
-from msgspec import Struct
-
 from gloom.client.aio.jobs import Job, Jobs
+from gloom.client.answer import Answer
 from gloom.client.arguments import checked_number
 from gloom.errors import GloomError
 from gloom.wire.messages import ExtendedSubmit
 
 Watchers = tuple[Callable[[Any], object] | None, Callable[[Any], object] | None]
-
-
-class Answer(Struct, frozen=True):
-    """
-    How one job of a `Master.map` ended.
-
-    Attributes:
-        index: The place of its body among the bodies, from 0.
-        value: The answer; None where the job failed.
-        error: Why it failed, or None.
-    """
-
-    index: int
-    value: Any = None
-    error: Exception | None = None
-
-    def result(self) -> Any:
-        """Return the value, or raise the error."""
-        if self.error is not None:
-            raise self.error
-        return self.value
 
 
 class Answers:

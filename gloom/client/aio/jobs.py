@@ -14,8 +14,8 @@ from typing import Any, Protocol
 from msgspec import Raw
 
 from gloom.client.aio.connection import BrokerConnection
-from gloom.client.aio.link import retry_delay_seconds
 from gloom.client.aio.logs import PeerLogger
+from gloom.client.backoff import retry_delay_seconds
 from gloom.client.session import Event, Outcome, Progressed, Reply
 from gloom.client.terms import batches
 from gloom.errors import (

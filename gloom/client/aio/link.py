@@ -5,7 +5,6 @@ A connection to a broker that comes back by itself: the part that masters and sl
 from __future__ import annotations
 
 import asyncio
-import random
 from abc import ABC, abstractmethod
 from enum import Enum
 from types import TracebackType
@@ -16,25 +15,16 @@ from gloom.client.aio.connecting import Connector
 from gloom.client.aio.connection import BrokerConnection, end_text
 from gloom.client.aio.logs import PeerLogger
 from gloom.client.arguments import checked_number
+from gloom.client.backoff import retry_delay_seconds
 from gloom.client.options import ClientKeywords, ClientOptions
 from gloom.client.session import Event, Greeting
 from gloom.errors import ProtocolError, TransportError
 from gloom.wire.messages import PROTOCOL_VERSION
 
-_FIRST_DELAY_SECONDS = 0.1
-_LONGEST_DELAY_SECONDS = 15.0
-_DELAY_FACTOR = 1.7
 # A connection that worked for so long counts as healthy: the error of the one before it has not come again.
 _LONG_SECONDS = 60.0
 # A broker that ends a connection earlier is not left for another one without a pause, again and again.
 _SHORT_SECONDS = 1.0
-
-
-def retry_delay_seconds(failures: int) -> float:
-    """Return the delay after so many failures in a row: growing, and jittered so that a farm spreads out."""
-    # The exponent is bounded: a float overflows after some days of failing.
-    longest = min(_LONGEST_DELAY_SECONDS, _FIRST_DELAY_SECONDS * _DELAY_FACTOR ** min(failures, 64))
-    return longest * random.uniform(0.5, 1.0)  # noqa: S311 (no secret)
 
 
 class State(Enum):

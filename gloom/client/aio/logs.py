@@ -7,12 +7,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-
-def printable(text: str) -> str:
-    """Return *text* with an escape for each character that prints nothing, such as a newline, ESC or a bidi control."""
-    if text.isprintable():
-        return text
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+from gloom.wire.escapes import printable
 
 
 class PeerLogger:

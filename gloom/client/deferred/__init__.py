@@ -14,7 +14,8 @@ connection drops, it submits its unanswered jobs again on the next one, with
 perhaps a second run of a job, but never an answer.
 """
 
-from gloom.client.deferred.answers import Answer, Answers
+from gloom.client.answer import Answer
+from gloom.client.deferred.answers import Answers
 from gloom.client.deferred.master import Master
 from gloom.client.deferred.run import CurrentJob, current_job
 from gloom.client.deferred.slave import Slave

@@ -9,32 +9,11 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, It
 from functools import partial
 from typing import Any, Self
 
-from msgspec import Struct
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
+from gloom.client.answer import Answer
 from gloom.client.arguments import checked_number
-
-
-class Answer(Struct, frozen=True):
-    """
-    How one job of a `Master.map` ended.
-
-    Attributes:
-        index: The place of its body among the bodies, from 0.
-        value: The answer; None if the job failed.
-        error: The reason why it failed, or None.
-    """
-
-    index: int
-    value: Any = None
-    error: Exception | None = None
-
-    def result(self) -> Any:
-        """Return the value, or raise the error."""
-        if self.error is not None:
-            raise self.error
-        return self.value
 
 
 class Answers:

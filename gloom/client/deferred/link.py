@@ -19,8 +19,8 @@ from twisted.python.failure import Failure
 from twisted.python.reflect import safe_str
 
 from gloom.client.arguments import checked_number
+from gloom.client.backoff import Backoff
 from gloom.client.deferred.address import client_endpoint
-from gloom.client.deferred.backoff import Backoff
 from gloom.client.deferred.connection import BrokerConnection
 from gloom.client.deferred.timeouts import bounded
 from gloom.client.deferred.waiters import Waiters

@@ -15,8 +15,8 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime, IStreamClien
 from twisted.python.failure import Failure
 
 from gloom.client.arguments import checked_flag, checked_function, checked_id
+from gloom.client.backoff import retry_delay_seconds
 from gloom.client.deferred.answers import Answers
-from gloom.client.deferred.backoff import retry_delay_seconds
 from gloom.client.deferred.connection import BrokerConnection
 from gloom.client.deferred.inflight import JobsInFlight
 from gloom.client.deferred.link import STOPPED, BrokerLink
