@@ -14,6 +14,7 @@ import pytest
 
 import gloom.client.aio.connection as connection_module
 import gloom.client.aio.link as link_module
+from gloom.client import backoff
 from gloom.client.aio import ClientTLS, Master
 from gloom.client.aio.address import places_of
 from gloom.client.backoff import retry_delay_seconds
@@ -26,8 +27,8 @@ from tests.support.brokers import framed
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Connect again without long delays."""
-    monkeypatch.setattr(link_module, "_FIRST_DELAY_SECONDS", 0.001)
-    monkeypatch.setattr(link_module, "_LONGEST_DELAY_SECONDS", 0.002)
+    monkeypatch.setattr(backoff, "_FIRST_DELAY_SECONDS", 0.001)
+    monkeypatch.setattr(backoff, "_LONGEST_DELAY_SECONDS", 0.002)
 
 
 def test_no_twisted_is_imported() -> None:
@@ -88,8 +89,8 @@ def test_tls_at_a_unix_socket_needs_a_name() -> None:
 @pytest.mark.parametrize("alive", [0, 1])
 def test_the_next_address_is_tried_at_once(alive: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a delay, at the start and when a connection has ended."""
-    monkeypatch.setattr(link_module, "_FIRST_DELAY_SECONDS", 1000.0)
-    monkeypatch.setattr(link_module, "_LONGEST_DELAY_SECONDS", 1000.0)
+    monkeypatch.setattr(backoff, "_FIRST_DELAY_SECONDS", 1000.0)
+    monkeypatch.setattr(backoff, "_LONGEST_DELAY_SECONDS", 1000.0)
     monkeypatch.setattr(link_module, "_SHORT_SECONDS", 0.0)
 
     async def main() -> None:
