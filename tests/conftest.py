@@ -23,7 +23,7 @@ from zope.interface import implementer
 
 from tests.support.default_signals import restore_default_signals
 
-# Of a test that hangs; one that waits for processes on a busy machine takes a while.
+# A hanging test fails after this time. Tests that wait for processes on a busy machine need some time themselves.
 DEFERRED_TIMEOUT_SECONDS = 30.0
 
 
@@ -60,12 +60,12 @@ def _turn(config: pytest.Config, alone: bool) -> Iterator[None]:
         try:
             yield
         finally:
-            # Said, not left to close: a child that a test has forked holds the file too.
+            # Unlock explicitly: a child that a test has forked holds the file open too.
             fcntl.flock(running, fcntl.LOCK_UN)
 
 
 class DeferredTimeout(AssertionError):
-    """Not pytest.fail(), which raises a BaseException: that must not pass through the reactor."""
+    """The failure of a time limit. Not pytest.fail(): that raises a BaseException, which must not pass the reactor."""
 
 
 def _limited(function: Callable[..., Any], seconds: float) -> Callable[..., Any]:
@@ -83,7 +83,7 @@ def _limited(function: Callable[..., Any], seconds: float) -> Callable[..., Any]
 
 
 def _collect_and_freeze() -> None:
-    # Each test ends with a collection (below); what is there by now will not become garbage.
+    # Each test ends with a collection (below); objects alive at this point will not become garbage.
     gc.collect()
     gc.freeze()
 
@@ -94,7 +94,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def _quick_collections() -> Iterator[None]:
-    """Freeze the reports and caches that a module leaves: else a collection takes ever longer, in the end 70 ms."""
+    """Freeze the reports and caches of a finished module: otherwise each collection takes longer, up to 70 ms."""
     yield
     _collect_and_freeze()
 
@@ -105,7 +105,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> None:
     seconds = marker.args[0] if marker else DEFERRED_TIMEOUT_SECONDS
     hypothesis = getattr(pyfuncitem.obj, "hypothesis", None)
     if hypothesis is not None:
-        # One and the same for all parameters of a test.
+        # One limit for all parameters of a test.
         if not hasattr(hypothesis.inner_test, "is_limited"):
             hypothesis.inner_test = _limited(hypothesis.inner_test, seconds)
             hypothesis.inner_test.is_limited = True
@@ -115,14 +115,14 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> None:
 
 @pytest.fixture
 def untraced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have coverage follow no process that the test starts: under it a broker takes some times as long."""
+    """Keep coverage out of the processes that the test starts: it slows a broker several times."""
     for name in ("COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START"):
         monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture
 def in_the_tests_directory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run the test where a child process of a worker finds worker_functions.py."""
+    """Run the test in the directory where a worker's child process finds worker_functions.py."""
     monkeypatch.chdir(Path(__file__).parent / "support")
 
 
@@ -139,7 +139,7 @@ FlushErrors = Callable[..., list[Any]]
 
 @pytest.fixture(autouse=True)
 def logged_errors() -> Iterator[FlushErrors]:
-    """Fail a test that logs a failure, unless it takes it: ``logged_errors(ValueError)``."""
+    """Fail a test that logs a failure, unless the test expects it: ``logged_errors(ValueError)``."""
     seen: list[LogEvent] = []
 
     @implementer(ILogObserver)

@@ -1,4 +1,4 @@
-"""The daemon makes room for the connections that it was told to allow."""
+"""The daemon raises its descriptor limit for the connections that it must allow."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WANTED = 1000 + RESERVED_DESCRIPTORS
 
 
 def started_with(limits: Limits, *, forbidden: bool = False) -> tuple[list[Limits], list[str]]:
-    """Return what a daemon for 1,000 connections sets in a process with *limits*, and what it warns of."""
+    """Return the limit that a daemon for 1,000 connections sets in a process with *limits*, and its warnings."""
     made: list[Limits] = []
 
     def set_limits(limits: Limits) -> None:
@@ -28,18 +28,21 @@ def started_with(limits: Limits, *, forbidden: bool = False) -> tuple[list[Limit
 
 @pytest.mark.parametrize("hard", [WANTED, 100_000, resource.RLIM_INFINITY])
 def test_the_soft_limit_is_raised_to_what_the_connections_need(hard: int) -> None:
-    """A shell's 256 descriptors become as many as --max-connections needs, and no more."""
+    """A shell's limit of 256 descriptors is raised to the number that --max-connections needs, and no further."""
     assert started_with((256, hard)) == ([(WANTED, hard)], [])
 
 
 @pytest.mark.parametrize("soft", [WANTED, resource.RLIM_INFINITY])
 def test_a_limit_that_is_enough_is_left_alone(soft: int) -> None:
-    """Nobody's larger limit is lowered."""
+    """A larger limit is not lowered."""
     assert started_with((soft, resource.RLIM_INFINITY)) == ([], [])
 
 
 def test_a_hard_limit_that_is_too_small_is_told() -> None:
-    """The daemon takes what it can have, and the log says what is missing and what to do."""
+    """
+    With a hard limit that is too small, the daemon takes the maximum, and the log says how many are missing and the
+    remedy.
+    """
     made, warnings = started_with((256, 512))
     assert made == [(512, 512)]
     (warning,) = warnings
@@ -48,14 +51,14 @@ def test_a_hard_limit_that_is_too_small_is_told() -> None:
 
 
 def test_a_limit_that_may_not_be_changed_is_told() -> None:
-    """A sandbox that forbids the change does not keep the daemon from starting."""
+    """In a sandbox that forbids the change, the daemon logs it and starts."""
     made, (warning,) = started_with((256, 100_000), forbidden=True)
     assert made == []
     assert "may have 256" in warning
 
 
 def test_the_process_really_gets_it() -> None:
-    """Without doubles it is the limit of this process that changes."""
+    """Without doubles, the limit of this process changes."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 200 + RESERVED_DESCRIPTORS
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted - 1, hard))

@@ -1,4 +1,4 @@
-"""Giving memory back: gloom.host.malloc, with time from a clock."""
+"""Returning memory to the system: gloom.host.malloc, on a test clock."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Daemon:
     A started service.
 
     Attributes:
-        used_bytes: What it is told that the jobs take.
-        trims: How often it has given memory back.
+        used_bytes: The reported memory of the jobs.
+        trims: The number of times that it has returned memory.
     """
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class Daemon:
         self.trims += 1
 
     def uses(self, used_bytes: int) -> int:
-        """Have so much be used for a while; return how often memory has been given back."""
+        """Report that much memory in use for a while; return how often memory was returned."""
         self.used_bytes = used_bytes
         for _ in range(3):
             self.clock.advance(INTERVAL_SECONDS)
@@ -48,7 +48,7 @@ class Daemon:
 
 
 def test_memory_is_given_back_once_when_most_is_free() -> None:
-    """A large queue that has drained gives its memory back, and an idle daemon does nothing more."""
+    """After a large queue has drained, its memory is returned once; an idle daemon does nothing more."""
     daemon = Daemon()
     assert daemon.uses(MUCH_BYTES) == 0
     assert daemon.uses(MUCH_BYTES // 2) == 0
@@ -57,14 +57,14 @@ def test_memory_is_given_back_once_when_most_is_free() -> None:
 
 
 def test_little_is_not_worth_it() -> None:
-    """Where the jobs never took much there is nothing to give back."""
+    """If the jobs never took much memory, none is returned."""
     daemon = Daemon()
     assert daemon.uses(MUCH_BYTES - 1) == 0
     assert daemon.uses(0) == 0
 
 
 def test_each_large_queue_is_given_back() -> None:
-    """After one comes another, and its memory goes back as well."""
+    """After each large queue, its memory is returned again."""
     daemon = Daemon()
     for trims in (1, 2):
         assert daemon.uses(10 * MUCH_BYTES) == trims - 1
@@ -72,7 +72,7 @@ def test_each_large_queue_is_given_back() -> None:
 
 
 def test_it_leaves_no_timer_behind() -> None:
-    """It looks while it runs, and stops as often as it is told to."""
+    """The timer runs with the service, and may be stopped more than once."""
     daemon = Daemon()
     daemon.service.stopService()
     daemon.service.stopService()
@@ -80,13 +80,13 @@ def test_it_leaves_no_timer_behind() -> None:
 
 
 def test_glibc_gives_back() -> None:
-    """On this system there is something to call, and calling it does no harm."""
+    """With glibc there is a function to call, and the call does no harm."""
     find_trim()()
 
 
 @pytest.mark.parametrize("error", [OSError, AttributeError])
 def test_another_library_is_let_be(monkeypatch: pytest.MonkeyPatch, error: type[Exception]) -> None:
-    """Where the system's library cannot give memory back, nothing happens."""
+    """With another C library, which cannot return memory, nothing happens."""
 
     def cdll(name: Any) -> Any:
         raise error
@@ -118,20 +118,20 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def faults(mode: str) -> int:
-    """Return the page faults of twenty frames of 1 MiB in a process of its own, where malloc starts as it is."""
+    """Return the page faults of twenty frames of 1 MiB in a new process, with malloc's default settings."""
     done = subprocess.run([sys.executable, "-c", FAULTS, mode], capture_output=True, text=True, check=True, timeout=30)
     return int(done.stdout)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the allocator is another one")
 def test_only_the_daemon_has_malloc_keep_blocks() -> None:
-    """Large frames cost the daemon no page faults; in a user's process malloc stays as the user has it."""
+    """Large frames cause no page faults in the daemon; in a user's process malloc keeps the user's settings."""
     assert faults("keep") < 500
     assert faults("leave") > 1000
 
 
 def test_the_broker_tells_about_what_its_jobs_take() -> None:
-    """Bodies count, and each job for itself."""
+    """The broker reports the memory of its jobs: their bodies, and a fixed part for each job."""
     gloom = MemoryGloom()
     broker = gloom.masters.around.broker
     assert broker.used_bytes == 0
@@ -140,19 +140,19 @@ def test_the_broker_tells_about_what_its_jobs_take() -> None:
 
 
 def test_the_collector_does_not_follow_jobs() -> None:
-    """A million queued jobs are nothing that Python's garbage collector would stop the broker for."""
+    """Python's garbage collector does not traverse queued jobs, so a million of them cause no pause."""
     job = Job("a", Line("t"), 0, 0, b"{}", Master(RecordingMaster("m")).alone, BASE_TERMS, 0.0)
     job.deadline = MemoryGloom().masters.around.broker._deadlines.set(1.0, job)  # type: ignore[attr-defined]
     assert not gc.is_tracked(job)
     assert not gc.is_tracked(job.line)
     assert not gc.is_tracked(job.line.queue)
-    # The collector lets go of a tuple that has nothing to be followed in it.
+    # The collector untracks a tuple of untracked values.
     gc.collect()
     assert not gc.is_tracked(job.deadline)
 
 
 def test_the_collector_does_not_follow_joined_types() -> None:
-    """A full collection beside 100,000 types that slaves have joined takes a moment: it follows none of them."""
+    """The collector does not traverse joined types: a full collection beside 100,000 of them takes a moment."""
     gloom = MemoryGloom()
     slave = extended(gloom.slave())
     gc.collect()
@@ -163,7 +163,9 @@ def test_the_collector_does_not_follow_joined_types() -> None:
 
 
 def test_the_collector_lets_be_what_was_there_at_the_start() -> None:
-    """The daemon's modules live as long as it does; to look at them took 25 ms each time."""
+    """
+    The collector ignores the daemon's modules, which live as long as the daemon; traversing them took 25 ms each time.
+    """
     try:
         let_be()
         assert len(gc.get_objects()) < 1000
@@ -172,7 +174,7 @@ def test_the_collector_lets_be_what_was_there_at_the_start() -> None:
 
 
 def test_the_time_of_full_collections_is_counted() -> None:
-    """The short ones are not."""
+    """Full collections are timed; the short ones are not."""
     collector = CollectorTime()
     gc.callbacks.append(collector)
     try:
@@ -186,7 +188,9 @@ def test_the_time_of_full_collections_is_counted() -> None:
 
 
 def test_a_connection_that_has_ended_leaves_no_garbage() -> None:
-    """Peers may come and go as fast as they like: what they leave is freed at once, not when Python looks for it."""
+    """
+    A disconnected peer's objects are freed at once, without the garbage collector, however fast peers come and go.
+    """
     gloom = MemoryGloom()
 
     def come_and_go() -> None:
@@ -200,7 +204,7 @@ def test_a_connection_that_has_ended_leaves_no_garbage() -> None:
         gloom.advance(60)
 
     def records() -> int:
-        # Lines, which the collector does not follow, are counted by the simulation's census.
+        # The simulation's census counts lines, which the collector does not track.
         return sum(isinstance(thing, Master | Slave) for thing in gc.get_objects())
 
     gc.collect()

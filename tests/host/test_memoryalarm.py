@@ -1,4 +1,4 @@
-"""The memory alarm, with a memory that a test fills and time from a clock."""
+"""The memory alarm, with a simulated memory and a test clock."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ MOST = 64 * MIB
 
 class Daemon:
     """
-    A broker with an alarm, and a master that it knows.
+    A broker with an alarm, and a connected master.
 
     Attributes:
-        taken: What the process takes, in bytes.
-        kept: What glibc keeps of it.
+        taken: The memory of the process, in bytes.
+        kept: The free part of it that glibc keeps.
     """
 
     def __init__(self, column: int = RESIDENT) -> None:
@@ -58,19 +58,19 @@ class Daemon:
         self.trims += 1
 
     def submits(self, body: str = "x") -> Any:
-        """Submit one job; return what is answered."""
+        """Submit one job; return the reply."""
         self.jobs += 1
         (answer,) = self.master.ask(submit(self.jobs, body=body))
         return answer
 
     def holds_jobs(self) -> Daemon:
-        """Submit more than the part of the memory that is let jobs at any time."""
+        """Submit jobs beyond the part of the memory that jobs may always take."""
         for _ in range(3):
             assert self.submits("x" * MIB) == OK
         return self
 
     def takes(self, taken: int) -> list[str]:
-        """Have the process take so much; return what is logged when that is measured."""
+        """Set the memory of the process; return the log lines of the measurement."""
         self.taken = taken
         with logged("gloom.host.memoryalarm") as events:
             for _ in range(3):
@@ -82,7 +82,7 @@ BUSY = {"error": "busy", "reason": "the memory of the broker is nearly full (--m
 
 
 def test_jobs_are_refused_before_memory_ends() -> None:
-    """Near the bound a submit is busy; what is in flight goes on, and the log says so once."""
+    """Near the bound a submit is refused as busy; jobs in flight go on, and the log says so once."""
     daemon = Daemon().holds_jobs()
     assert daemon.takes(MOST - 2 * MIB) == []
     assert daemon.submits() == OK
@@ -94,7 +94,7 @@ def test_jobs_are_refused_before_memory_ends() -> None:
 
 
 def test_it_is_over_when_a_good_part_is_free_again() -> None:
-    """Not with the first byte, which would be taken at once; and the log says that, too."""
+    """The alarm ends when a good part of the memory is free, not at the first free byte; the log says so."""
     daemon = Daemon().holds_jobs()
     daemon.takes(MOST)
     assert daemon.takes(MOST - 2 * MIB) == []
@@ -106,7 +106,7 @@ def test_it_is_over_when_a_good_part_is_free_again() -> None:
 
 
 def test_memory_is_given_back_while_it_is_nearly_full() -> None:
-    """What jobs have left is not to look as if it were taken."""
+    """While memory is short, freed memory is returned, so that it does not count as taken."""
     daemon = Daemon().holds_jobs()
     daemon.takes(20 * MIB)
     assert daemon.trims == 0
@@ -116,7 +116,7 @@ def test_memory_is_given_back_while_it_is_nearly_full() -> None:
 
 @pytest.mark.parametrize(("column", "answer"), [(SIZE, OK), (DATA, OK), (RESIDENT, BUSY)])
 def test_what_the_allocator_keeps_is_there_for_jobs(column: int, answer: Any) -> None:
-    """Address space that glibc has not given back counts as free; of what is resident it was given back."""
+    """Address space that glibc keeps counts as free; resident memory is first returned."""
     daemon = Daemon(column).holds_jobs()
     daemon.takes(MOST)
     daemon.kept = 20 * MIB
@@ -126,14 +126,14 @@ def test_what_the_allocator_keeps_is_there_for_jobs(column: int, answer: Any) ->
 
 
 def test_a_broker_without_jobs_accepts_some() -> None:
-    """Where others fill the memory, or nothing of it comes back, a broker is not shut for ever."""
+    """A broker without jobs accepts some, even if other allocations fill the memory or none is returned."""
     daemon = Daemon()
     assert daemon.takes(2 * MOST) == []
     assert daemon.submits() == OK
 
 
 def test_jobs_may_not_take_what_is_free_twice_between_two_measurements() -> None:
-    """Many large jobs within one turn are measured for: none is accepted that does not fit."""
+    """Many large jobs in one turn trigger a measurement: no job is accepted that does not fit."""
     daemon = Daemon()
     daemon.takes(MOST - 8 * MIB)
     taken = daemon.taken
@@ -145,7 +145,7 @@ def test_jobs_may_not_take_what_is_free_twice_between_two_measurements() -> None
 
 
 def test_it_leaves_no_timer_behind() -> None:
-    """It measures while it runs."""
+    """The timer runs only while the service does."""
     daemon = Daemon()
     daemon.alarm.stopService()
     daemon.alarm.stopService()
@@ -162,7 +162,7 @@ def test_nothing_is_measured_where_nothing_can_be(bounds: list[Bound]) -> None:
     assert not clock.getDelayedCalls()
 
 
-# What the system says
+# The limits of the system
 
 
 @pytest.fixture
@@ -180,23 +180,23 @@ def write(root: Path, **files: str) -> None:
 
 
 def test_the_option_is_taken_whole(root: Path) -> None:
-    """Who names a number means it."""
+    """An explicit number is used in full."""
     assert find_bounds(100 * MIB, root) == [Bound("--max-memory-bytes", 100 * MIB, RESIDENT)]
 
 
 def test_without_any_limit_there_is_no_bound(root: Path) -> None:
-    """Where the system says nothing, the broker takes what it gets."""
+    """Without any limit of the system, memory is not bounded."""
     assert find_bounds(0, root) == []
 
 
 def test_the_machine_is_a_bound(root: Path) -> None:
-    """Three quarters of its memory may be taken."""
+    """Without other limits, the bound is three quarters of the machine's memory."""
     write(root, proc__meminfo="MemTotal:        4096 kB\nMemFree:  1 kB\n")
     assert find_bounds(0, root) == [Bound("the machine", 3 * MIB, RESIDENT)]
 
 
 def test_cgroups_of_version_2_are_bounds(root: Path) -> None:
-    """The limit of the process's own cgroup counts, and of those around it."""
+    """The limits of the process's own cgroup and of its parents count."""
     write(root, proc__self__cgroup="0::/system.slice/gloom.service\n")
     top = root / "sys/fs/cgroup"
     for folder, text in (("system.slice/gloom.service", "4194304\n"), ("system.slice", "max\n"), ("", "8388608\n")):
@@ -206,7 +206,7 @@ def test_cgroups_of_version_2_are_bounds(root: Path) -> None:
 
 
 def test_cgroups_of_version_1_are_bounds(root: Path) -> None:
-    """As on older systems, and in their containers, where only the top can be seen."""
+    """Cgroups of version 1, on older systems, count too, also in a container that sees only the top one."""
     write(root, proc__self__cgroup="9:cpu,cpuacct:/a\n4:memory:/docker/abc\n")
     top = root / "sys/fs/cgroup/memory"
     top.mkdir(parents=True)
@@ -215,14 +215,16 @@ def test_cgroups_of_version_1_are_bounds(root: Path) -> None:
 
 
 def test_limits_of_the_process_are_bounds(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each is held against what it limits: address space, or data."""
+    """Each limit of the process applies to its own measure: address space, or data."""
     limits = {resource.RLIMIT_AS: (4 * MIB, 9 * MIB), resource.RLIMIT_DATA: (8 * MIB, 9 * MIB)}
     monkeypatch.setattr(resource, "getrlimit", limits.__getitem__)
     assert find_bounds(0, root) == [Bound("ulimit -v", 3 * MIB, SIZE), Bound("ulimit -d", 6 * MIB, DATA)]
 
 
 def test_this_process_can_be_measured() -> None:
-    """Here the measure is real: a process takes address space, and of it more than a MiB is resident and data."""
+    """
+    On this system the measure is real: a process has address space, and more than a MiB of it is resident and data.
+    """
     usage = find_usage()
     assert usage is not None
     taken = usage()
@@ -233,7 +235,7 @@ def test_this_process_can_be_measured() -> None:
 
 @pytest.mark.parametrize("error", [OSError, AttributeError])
 def test_another_library_keeps_nothing(monkeypatch: pytest.MonkeyPatch, error: type[Exception]) -> None:
-    """Where the system's library cannot say, nothing is taken for free."""
+    """With another C library, which reports no free memory, none is counted as free."""
 
     def cdll(name: Any) -> Any:
         raise error

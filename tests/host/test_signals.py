@@ -1,4 +1,4 @@
-"""What signals do, in memory: gloom.host.signals with a reactor that only notes."""
+"""The effect of signals, in memory: gloom.host.signals with a reactor that only records."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 class Reactor:
     """
-    As much of a reactor as the service asks for.
+    The part of a reactor that the service uses.
 
     Attributes:
-        hooks: What is to be called when it runs.
-        calls: What signals have left for it to do.
+        hooks: The calls to make when it runs.
+        calls: The calls that signals have scheduled.
         stops: How often it was told to stop.
     """
 
@@ -46,7 +46,7 @@ class Signalled:
     A started service.
 
     Attributes:
-        done: The names of what signals have led to, "hurry" or "reload".
+        done: The actions of the signals, "hurry" or "reload".
     """
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ class Signalled:
             hook()
 
     def get(self, *numbers: signal.Signals) -> list[str]:
-        """Send this process *numbers*, give the reactor a turn, and return what is logged."""
+        """Send this process *numbers*, run one turn of the reactor, and return the log lines."""
         for number in numbers:
             os.kill(os.getpid(), number)
         with logged("gloom.host.signals") as events:
@@ -75,7 +75,7 @@ class Signalled:
 
 @pytest.fixture(autouse=True)
 def signals_are_given_back() -> Iterator[None]:
-    """The test's process keeps what it did on signals."""
+    """Restore the test process's own signal handlers."""
     before = {number: signal.getsignal(number) for number in NUMBERS}
     yield
     for number, what in before.items():
@@ -84,7 +84,7 @@ def signals_are_given_back() -> Iterator[None]:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_first_stops_and_each_further_one_hurries(number: signal.Signals) -> None:
-    """SIGTERM and Ctrl-C: stop in order; again: end now. Each says so in one line."""
+    """The first SIGTERM or Ctrl-C stops in order, each further one ends at once. Each logs one line."""
     signalled = Signalled()
     signalled.runs()
     assert signalled.get(number) == [f"info {number.name}: stopping"]
@@ -95,7 +95,7 @@ def test_the_first_stops_and_each_further_one_hurries(number: signal.Signals) ->
 
 
 def test_two_in_one_turn_are_two() -> None:
-    """A second signal before the reactor has acted on the first is not lost."""
+    """A second signal before the reactor has acted on the first counts."""
     signalled = Signalled()
     signalled.runs()
     signalled.get(signal.SIGTERM, signal.SIGINT)
@@ -103,7 +103,7 @@ def test_two_in_one_turn_are_two() -> None:
 
 
 def test_sighup_reloads_and_stops_nothing() -> None:
-    """SIGHUP, which would end the process, reads files again, as often as it comes."""
+    """SIGHUP reloads files at each signal, and does not end the process."""
     signalled = Signalled()
     signalled.runs()
     signalled.get(signal.SIGHUP)
@@ -112,7 +112,7 @@ def test_sighup_reloads_and_stops_nothing() -> None:
 
 
 def test_nothing_happens_inside_the_signal() -> None:
-    """A signal may come in the midst of anything: the reactor does the rest in a turn of its own."""
+    """A signal may interrupt any code, so the reactor does the work in a later turn."""
     signalled = Signalled()
     signalled.runs()
     os.kill(os.getpid(), signal.SIGTERM)
@@ -121,7 +121,9 @@ def test_nothing_happens_inside_the_signal() -> None:
 
 
 def test_a_signal_during_a_stop_that_nobody_signalled_hurries() -> None:
-    """A broker that stops because it could not listen is not told to stop twice, which would be an error."""
+    """
+    During a stop without a signal, such as a failure to listen, a signal hurries; a second stop would be an error.
+    """
     signalled = Signalled()
     signalled.runs()
     signalled.service.stopService()
@@ -130,7 +132,7 @@ def test_a_signal_during_a_stop_that_nobody_signalled_hurries() -> None:
 
 
 def test_signals_are_taken_over_when_the_reactor_runs() -> None:
-    """Not before: the reactor sets its own at its start."""
+    """Signals are taken over when the reactor runs, since the reactor sets its own handlers at its start."""
     before = [signal.getsignal(number) for number in NUMBERS]
     signalled = Signalled()
     assert [signal.getsignal(number) for number in NUMBERS] == before

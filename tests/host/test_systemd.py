@@ -1,4 +1,4 @@
-"""What systemd hears: gloom.host.systemd with a real datagram socket, and time from a clock."""
+"""Notifications to systemd: gloom.host.systemd with a real datagram socket, and a test clock."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ STOPPING = "STOPPING=1"
 
 class Manager:
     """
-    Stands for systemd.
+    A stand-in for systemd.
 
     Attributes:
-        environ: What it gives to the process it starts.
+        environ: The environment of the process that it starts.
     """
 
     def __init__(self, address: str, **environ: str) -> None:
@@ -36,7 +36,7 @@ class Manager:
         self.environ = {"NOTIFY_SOCKET": address.replace("\0", "@"), **environ}
 
     def take(self) -> list[str]:
-        """Return what it was told since the last call: a datagram to a unix socket has arrived when it is sent."""
+        """Return the notifications since the last call: a datagram to a unix socket arrives as soon as it is sent."""
         heard = []
         while True:
             try:
@@ -63,13 +63,13 @@ def started(environ: dict[str, str]) -> tuple[SystemdService, MemoryReactorClock
 
 
 def run(reactor: MemoryReactorClock) -> None:
-    """Have the reactor say that it runs."""
+    """Run the reactor's start hooks."""
     for call, args, kwargs in reactor.whenRunningHooks:
         call(*args, **kwargs)
 
 
 def test_ready_comes_with_the_running_reactor(manager: Manager) -> None:
-    """systemd hears READY, with the process's id, when the reactor runs and not before."""
+    """systemd receives READY, with the process's id, once the reactor runs and not before."""
     service, reactor = started(manager.environ)
     assert manager.take() == []
     run(reactor)
@@ -78,7 +78,7 @@ def test_ready_comes_with_the_running_reactor(manager: Manager) -> None:
 
 
 def test_a_watchdog_is_pinged_three_times_in_its_time(manager: Manager) -> None:
-    """Of WATCHDOG_USEC each third brings a ping, and the first comes at once."""
+    """A watchdog is pinged at once, and then at each third of WATCHDOG_USEC."""
     service, reactor = started({**manager.environ, "WATCHDOG_USEC": "30000000", "WATCHDOG_PID": str(os.getpid())})
     run(reactor)
     assert manager.take() == [READY, WATCHDOG]
@@ -102,7 +102,7 @@ def test_a_watchdog_is_pinged_three_times_in_its_time(manager: Manager) -> None:
     ids=["no watchdog", "zero", "no number", "another process's"],
 )
 def test_a_watchdog_that_is_not_ours_is_not_pinged(manager: Manager, environ: dict[str, str]) -> None:
-    """Without WATCHDOG_USEC, or with the process id of another, there are no pings and no timer."""
+    """Without WATCHDOG_USEC, or with another process's id, there are no pings and no timer."""
     service, reactor = started({**manager.environ, **environ})
     run(reactor)
     assert manager.take() == [READY]
@@ -111,7 +111,7 @@ def test_a_watchdog_that_is_not_ours_is_not_pinged(manager: Manager, environ: di
 
 
 def test_stopping_is_told_once_and_ends_the_pings(manager: Manager) -> None:
-    """After STOPPING systemd hears nothing more."""
+    """After STOPPING systemd receives nothing more."""
     service, reactor = started({**manager.environ, "WATCHDOG_USEC": "3000000"})
     run(reactor)
     manager.take()
@@ -130,14 +130,14 @@ def test_a_service_that_stops_before_the_reactor_runs_is_never_ready(manager: Ma
 
 
 def test_a_service_that_was_never_started_tells_nothing(manager: Manager) -> None:
-    """A broker that could not listen is stopped without having been started."""
+    """A broker that was stopped without a start, since it could not listen, notifies nobody."""
     reactor = MemoryReactorClock()
     SystemdService(reactor, reactor, manager.environ).stopService()
     assert manager.take() == []
 
 
 def test_an_abstract_socket_is_reached() -> None:
-    """A NOTIFY_SOCKET that begins with @ is one without a file."""
+    """A NOTIFY_SOCKET that begins with @ is an abstract socket, without a file."""
     manager = Manager(f"\0gloom-test-{uuid4()}")
     service, reactor = started(manager.environ)
     run(reactor)
@@ -148,7 +148,7 @@ def test_an_abstract_socket_is_reached() -> None:
 
 @pytest.mark.parametrize("environ", [{}, {"NOTIFY_SOCKET": ""}, {"NOTIFY_SOCKET": "vsock:2:1"}])
 def test_without_systemd_nothing_happens(environ: dict[str, str]) -> None:
-    """A broker that systemd did not start tells nobody, and does not complain."""
+    """A broker that systemd did not start sends no notification, and logs no complaint."""
     with logged("gloom.host.systemd") as events:
         service, reactor = started(environ)
         run(reactor)
@@ -157,7 +157,7 @@ def test_without_systemd_nothing_happens(environ: dict[str, str]) -> None:
 
 
 def test_a_systemd_that_is_gone_is_logged_and_survived(tmp_path: Path) -> None:
-    """When nothing listens on NOTIFY_SOCKET a warning says what was not told, and the broker goes on."""
+    """If no socket listens on NOTIFY_SOCKET, a warning names the lost notification, and the broker goes on."""
     with logged("gloom.host.systemd") as events:
         service, reactor = started({"NOTIFY_SOCKET": str(tmp_path / "absent"), "WATCHDOG_USEC": "3000000"})
         run(reactor)
@@ -168,7 +168,7 @@ def test_a_systemd_that_is_gone_is_logged_and_survived(tmp_path: Path) -> None:
 
 
 def test_a_systemd_that_does_not_read_does_not_stop_the_broker(manager: Manager) -> None:
-    """A full queue of datagrams makes a warning, not a wait."""
+    """A full queue of datagrams causes a warning, and the broker does not wait."""
     teller = ServiceManager(manager.environ)
     with logged("gloom.host.systemd") as events:
         while not events:
@@ -178,7 +178,7 @@ def test_a_systemd_that_does_not_read_does_not_stop_the_broker(manager: Manager)
 
 
 def test_a_broker_without_a_free_descriptor_still_says_that_it_lives(manager: Manager) -> None:
-    """Peers that have taken every descriptor do not make the watchdog end the broker."""
+    """The watchdog is pinged even when peers have taken every descriptor."""
     service, reactor = started({**manager.environ, "WATCHDOG_USEC": "3000000"})
     run(reactor)
     manager.take()

@@ -68,7 +68,7 @@ async def served(broker: Daemon, type: str = "up", **options: Any) -> AsyncItera
 
 
 async def answer(broker: Daemon, body: str, type: str = "up", **options: Any) -> Any:
-    """Have a job done by way of a Deferred master."""
+    """Submit a job with a Deferred master, and return its answer."""
     master = Master(f"127.0.0.1:{broker.master_port}", reactor=reactor, **options)
     master.startService()
     try:
@@ -96,7 +96,7 @@ async def command(broker: Daemon, *arguments: str, type: str = "up", **options: 
 
 @pytest.mark.parametrize("mutual", [False, True], ids=["tls", "mutual tls"])
 async def test_all_clients_speak_tls(daemon: StartDaemon, authority: Authority, mutual: bool) -> None:
-    """On both ports; and where the broker wants to know them, they show a certificate."""
+    """Every client speaks TLS on both ports, and shows a certificate where the broker requires one."""
     broker = daemon(*tls_options(authority, *([f"--tls-client-ca={authority.file}"] if mutual else [])))
     shown: dict[str, Any] = {}
     options = [f"--tls-ca={authority.file}"]
@@ -141,7 +141,7 @@ async def test_all_clients_speak_tls(daemon: StartDaemon, authority: Authority, 
 
 
 async def test_a_client_without_a_certificate_is_not_let_in(daemon: StartDaemon, authority: Authority) -> None:
-    """Mutual TLS: each client hears in one line that it has to show one."""
+    """With mutual TLS, a client without a certificate is refused with one line that names the missing option."""
     broker = daemon(*tls_options(authority, f"--tls-client-ca={authority.file}"))
     tls = ClientTLS(ca=authority.file)
     with pytest.raises(TransportError, match="certificate required"):
@@ -159,7 +159,7 @@ async def test_a_client_without_a_certificate_is_not_let_in(daemon: StartDaemon,
 async def test_a_broker_that_is_another_is_not_spoken_to(
     daemon: StartDaemon, authority: Authority, tmp_path: Path, wrong: str
 ) -> None:
-    """A certificate of a stranger, or for another name, is refused by each client."""
+    """Each client refuses a stranger's certificate, and one for another name."""
     broker = daemon(*tls_options(authority))
     said = {"authority": "TLS: certificate verify failed", "name": "TLS: its certificate is for another name"}[wrong]
     if wrong == "authority":
@@ -178,7 +178,7 @@ async def test_a_broker_that_is_another_is_not_spoken_to(
 
 
 async def test_the_name_to_expect_may_be_said(daemon: StartDaemon, authority: Authority) -> None:
-    """So that an address may be reached that is not in the certificate."""
+    """A client may name the expected certificate, so that it can connect to an address that is not in it."""
     broker = daemon(*tls_options(authority))
     tls = ClientTLS(ca=authority.file, server_name="broker.test")
     async with served(broker, tls=tls):
@@ -197,7 +197,7 @@ def handshake(broker: Daemon, authority: Authority, newest: ssl.TLSVersion) -> s
 
 
 def test_tls_1_2_is_refused(daemon: StartDaemon, authority: Authority) -> None:
-    """A client that speaks no newer version is turned away in the handshake."""
+    """A client without TLS 1.3 is refused in the handshake."""
     broker = daemon(*tls_options(authority))
     with pytest.raises(ssl.SSLError):
         handshake(broker, authority, ssl.TLSVersion.TLSv1_2)
@@ -214,7 +214,7 @@ def certificate_names(broker: Daemon, authority: Authority) -> list[str]:
 
 
 def test_sighup_serves_the_new_certificate(daemon: StartDaemon, authority: Authority) -> None:
-    """Connections that come after it see it, and no restart was needed."""
+    """After SIGHUP new connections see the new certificate, without a restart."""
     broker = daemon(*tls_options(authority))
     assert "broker.test" in certificate_names(broker, authority)
     authority.issue("new.test", "server")
@@ -229,7 +229,7 @@ def test_sighup_serves_the_new_certificate(daemon: StartDaemon, authority: Autho
 
 
 async def test_those_who_have_a_token_are_let_in(shut_in: Daemon, tmp_path: Path) -> None:
-    """Each client may say its token; on the command line it is in a file, or in the environment."""
+    """Each client may present a token; the command line takes it from a file or the environment."""
     file = tmp_path / "token"
     file.write_text(TOKENS["shop"] + "\n")
     environment = os.environ | {"GLOOM_TOKEN": TOKENS["shop"]}
@@ -249,7 +249,7 @@ async def test_those_who_have_a_token_are_let_in(shut_in: Daemon, tmp_path: Path
     ],
 )
 async def test_who_is_not_let_in_hears_why(shut_in: Daemon, token: str | None, complaint: str) -> None:
-    """In one line, in which the token is not; nor is it in the broker's log."""
+    """A refused client reports the reason in one line. Neither that line nor the broker's log shows the token."""
     with pytest.raises(TransportError) as raised:
         await answer(shut_in, "x", token=token)
     assert str(raised.value) == complaint
@@ -273,7 +273,7 @@ async def test_types_are_for_those_who_may_have_them(shut_in: Daemon) -> None:
 
 
 async def test_a_slave_that_is_not_let_in_comes_back_when_it_is(shut_in: Daemon, tmp_path: Path) -> None:
-    """It goes on trying: the operator may put its token into the file."""
+    """A refused slave retries, since the operator may add its token to the file."""
     worker = Slave(f"127.0.0.1:{shut_in.slave_port}", "up", str.upper, reactor=reactor, token="new")
     worker.startService()
     with pytest.raises(TransportError, match="the token is not known here"):
@@ -286,7 +286,7 @@ async def test_a_slave_that_is_not_let_in_comes_back_when_it_is(shut_in: Daemon,
 
 
 def test_a_client_of_2009_is_told_that_it_needs_a_token(shut_in: Daemon) -> None:
-    """It says no hello: its first request is answered unauthorized, and the connection closed."""
+    """A client of 2009 sends no hello: its first request is answered unauthorized, and the connection closed."""
     with socket.create_connection(("127.0.0.1", shut_in.master_port), 10) as sock:
         payload = b'{"action":"submit","id":1,"type":"up","body":1}'
         sock.sendall(len(payload).to_bytes(4, "big") + payload)
@@ -297,7 +297,7 @@ def test_a_client_of_2009_is_told_that_it_needs_a_token(shut_in: Daemon) -> None
 
 
 async def test_a_certificate_says_who_one_is(daemon: StartDaemon, authority: Authority, tmp_path: Path) -> None:
-    """With mutual TLS an identity may be the name on a certificate, without a token."""
+    """With mutual TLS an identity may be a name on a certificate, without a token."""
     file = tmp_path / "access.toml"
     file.write_text(
         '[[identity]]\nname = "all"\ncertificate = "client.test"\nroles = ["master", "slave"]\ntypes = ["*"]\n'

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no 
 
 
 class a_broker_that_says:  # noqa: N801 (reads as a sentence)
-    """A broker of one slave, to which it says ok, and one master, to which it says *payload*, twice, or closes."""
+    """A broker of one slave, which gets ok, and one master, which gets *payload* twice, or a closed connection."""
 
     def __init__(self, payload: bytes | None) -> None:
         self._frame = b"" if payload is None else (len(payload).to_bytes(4, "big") + payload) * 2
@@ -49,7 +49,7 @@ class a_broker_that_says:  # noqa: N801 (reads as a sentence)
 @pytest.mark.parametrize("name", ["relay", "gloom", "gloom-slots"])
 @pytest.mark.parametrize("rate", [0, 2000])
 def test_all_jobs_are_answered_and_their_cost_is_taken(name: str, rate: float) -> None:
-    """In a closed loop and at an offered rate; the percentiles are in order."""
+    """In a closed loop and at an offered rate, every job is answered, and the percentiles are in order."""
     result = measure(SYSTEMS[name], Load(SHAPES["A"], jobs=300, rate=rate))
     assert result.jobs == 300
     assert 0 < result.p50_us <= result.p99_us <= result.p99_9_us <= result.max_us
@@ -58,12 +58,12 @@ def test_all_jobs_are_answered_and_their_cost_is_taken(name: str, rate: float) -
 
 
 def test_other_jobs_stay_queued() -> None:
-    """The load generator would fail if one of them were answered."""
+    """Queued jobs of another type are not answered; the load generator would fail if one were."""
     assert measure(SYSTEMS["gloom"], Load(SHAPES["B"], jobs=50, fill=2500)).jobs == 50
 
 
 def test_large_bodies_come_back() -> None:
-    """They take many reads and partial writes."""
+    """Large bodies, which take many reads and partial writes, come back unchanged."""
     assert measure(SYSTEMS["relay"], Load(SHAPES["A"], jobs=40, body_bytes=1_000_000)).jobs == 40
 
 
@@ -77,7 +77,7 @@ def test_large_bodies_come_back() -> None:
     ],
 )
 def test_anything_unexpected_ends_it_with_a_line(says: bytes | None, complaint: str) -> None:
-    """A broker that refuses, answers wrongly or goes away is no broker whose speed counts."""
+    """A broker that refuses, answers wrongly or disconnects ends the measurement with one line."""
     with a_broker_that_says(says) as port:
         command = [str(compiled("load")), "--port", str(port), "--masters", "1", "--slaves", "1", "--jobs", "1"]
         result = subprocess.run(command, capture_output=True, text=True, timeout=30)
@@ -90,13 +90,13 @@ def test_anything_unexpected_ends_it_with_a_line(says: bytes | None, complaint: 
 
 @pytest.mark.parametrize("window", [1, 16])
 def test_the_jobs_whose_instructions_are_counted_are_all_answered(window: int) -> None:
-    """The fixed series ends only when each of its jobs is answered, whether one or many are at once."""
+    """The fixed series ends only when each of its jobs is answered, with one job in flight or with many."""
     command = [sys.executable, "-m", "bench.instructions", "32", str(window)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
 def test_large_frames_are_measured() -> None:
-    """The measurement of large frames has a time and a peak of memory, here of a broker that maps over 1 MiB."""
+    """The measurement of large frames reports a time and a peak of memory, here of a broker that maps over 1 MiB."""
     cpu, wall, peak, _ = largeframes.measured(largeframes.MIB, 2 * largeframes.MIB, 5)
     assert cpu >= 0 and wall > 0 and peak > 0

@@ -1,4 +1,4 @@
-"""`gloom bench` as a user runs it: on a broker that is there, and on one that is not."""
+"""`gloom bench` as a user runs it, with a broker and without one."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ types = ["*"]
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """One for all tests that do it no harm; in the end it has no peer, and no job of any of them."""
+    """One broker for all harmless tests. At the end it must have no peer and no job left."""
     one = Daemon(tmp_path_factory.mktemp("broker")).start()
     yield one
     assert one.stop() == 0
@@ -54,7 +54,7 @@ def bench(broker: Daemon, *arguments: str) -> Ended:
 
 
 def test_a_bench_prints_json(broker: Daemon) -> None:
-    """Both parts with their figures, on standard output alone."""
+    """Both parts print their figures as JSON, on standard output alone."""
     ended = bench(broker, "--jobs", "200", "--masters", "2", "--slaves", "3", "--window", "8", "--slots", "2", "--json")
     assert ended.returncode == 0, ended.stderr
     told = json.loads(ended.stdout)
@@ -70,18 +70,18 @@ def test_a_bench_prints_json(broker: Daemon) -> None:
 
 
 def test_a_bench_offers_a_rate(broker: Daemon) -> None:
-    """So many jobs a second are submitted, for so long; the table has what was offered and how punctually."""
+    """Jobs are submitted at a given rate for a given time; the table shows the offered rate and its punctuality."""
     ended = bench(broker, "--rate", "500", "--seconds", "0.4")
     assert ended.returncode == 0, ended.stderr
     answered = re.search(r"^jobs answered +([\d,]+) +(\d+)$", ended.stdout, re.MULTILINE)
     assert answered is not None, ended.stdout
-    # It is offered for a little longer where the end is heard of late.
+    # Offering goes on a little longer if the end is noticed late.
     assert 195 <= int(answered[2]) <= 250
     assert re.search(r"^submitted late p99, ms +[\d.]+$", ended.stdout, re.MULTILINE)
 
 
 def test_a_bench_draws_on_a_terminal(broker: Daemon) -> None:
-    """A person sees how far it is, and a table at the end."""
+    """A terminal shows the progress, and a table at the end."""
     ours, theirs = pty.openpty()
     with running_gloom(
         "bench", *places(broker), "--seconds", "0.3", stdout=theirs, stderr=theirs, env={"COLUMNS": "100"}
@@ -95,7 +95,7 @@ def test_a_bench_draws_on_a_terminal(broker: Daemon) -> None:
 
 
 def test_a_bench_of_jobs_has_a_bar_of_jobs(broker: Daemon) -> None:
-    """Where the jobs are counted, so is the progress."""
+    """A bench with a number of jobs shows its progress in jobs."""
     ours, theirs = pty.openpty()
     with running_gloom("bench", *places(broker), "--jobs", "100", stderr=theirs) as process:
         os.close(theirs)
@@ -106,7 +106,7 @@ def test_a_bench_of_jobs_has_a_bar_of_jobs(broker: Daemon) -> None:
 
 @pytest.mark.parametrize("moment", ["part 1", "part 2"])
 def test_ctrl_c_ends_a_bench_and_leaves_no_job(broker: Daemon, moment: str) -> None:
-    """Status 130, no table, no traceback; the broker says at its end that nothing was left."""
+    """Ctrl-C ends with status 130, no table and no traceback; the broker's last lines show that no job was left."""
     with running_gloom("bench", *places(broker), "--seconds", "1") as process:
         for line in pipe_of(process.stderr):
             if line.startswith(moment):
@@ -118,7 +118,7 @@ def test_ctrl_c_ends_a_bench_and_leaves_no_job(broker: Daemon, moment: str) -> N
 
 
 def test_ports_that_are_the_wrong_way_round_are_said(broker: Daemon) -> None:
-    """The broker tells which port is which."""
+    """If the two ports are swapped, the error says which port is which."""
     ports = broker.slave_port, broker.master_port
     wrong = ("--master", f"127.0.0.1:{ports[0]}", "--slave", f"127.0.0.1:{ports[1]}")
     ended = run_gloom("bench", *wrong)
@@ -129,9 +129,9 @@ def test_ports_that_are_the_wrong_way_round_are_said(broker: Daemon) -> None:
 
 @pytest.mark.parametrize("place", ["--master", "--slave"])
 def test_no_broker_is_said_at_once_and_in_one_line(broker: Daemon, place: str) -> None:
-    """Whichever of the two ports is not there."""
+    """If either port is closed, the bench ends at once with one line."""
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # and does not listen
+        taken.bind(("127.0.0.1", 0))  # bound, but not listening
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         ended = bench(broker, place, address)
     assert (ended.returncode, ended.stdout) == (1, "")
@@ -139,7 +139,7 @@ def test_no_broker_is_said_at_once_and_in_one_line(broker: Daemon, place: str) -
 
 
 def test_jobs_that_the_broker_has_no_room_for_are_counted(daemon: Callable[..., Daemon]) -> None:
-    """Then the status is 1."""
+    """Refused jobs are counted, and the status is 1."""
     ended = bench(daemon("--max-jobs=4", "--master-share=1"), "--seconds", "0.2", "--json")
     figures = json.loads(ended.stdout)["closed_loop"]
     assert ended.returncode == 1
@@ -158,7 +158,7 @@ def test_jobs_that_the_broker_has_no_room_for_are_counted(daemon: Callable[..., 
 def test_a_broker_that_ends_ends_the_bench(
     daemon: Callable[..., Daemon], number: signal.Signals, code: str, why: str
 ) -> None:
-    """What was measured until then is printed, what was unanswered has failed, and the loss is one line."""
+    """If the broker ends, the bench prints its figures so far, counts unanswered jobs as failed, and logs one line."""
     one = daemon()
     with running_gloom("bench", *places(one), "--jobs", "1000000000", "--json") as process:
         for line in pipe_of(process.stderr):
@@ -172,7 +172,7 @@ def test_a_broker_that_ends_ends_the_bench(
     assert told["lost"] == why
     assert told["one_at_a_time"]["failures"] in ({}, {code: 1})
     assert "closed_loop" not in told
-    # It may say too that this process had all of a busy CPU.
+    # It may also log that this process had a busy CPU.
     (line,) = (line for line in stderr.splitlines() if "part 1: " not in line)
     assert line == f"gloom: the broker is lost, and that ended the bench: {why}"
 
@@ -183,7 +183,7 @@ def test_a_broker_that_ends_ends_the_bench(
 def test_a_bench_shows_its_token(
     daemon: Callable[..., Daemon], tmp_path: Path, token: str, status: int, complaint: str
 ) -> None:
-    """It must allow both roles: without slaves there is nobody who answers."""
+    """The token must allow both roles, since the bench's own slaves answer its jobs."""
     (tmp_path / "access.toml").write_text(ACCESS)
     one = daemon(f"--access={tmp_path / 'access.toml'}")
     ended = run_gloom("bench", *places(one), "--jobs", "10", env=os.environ | {"GLOOM_TOKEN": token})

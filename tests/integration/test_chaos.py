@@ -43,12 +43,12 @@ async def test_a_broker_that_is_killed_loses_no_job(daemon: Callable[..., Daemon
 
 
 async def test_a_stopped_slave_loses_its_job_within_the_heartbeat(daemon: Callable[..., Daemon]) -> None:
-    """A slave that SIGSTOP has stopped answers no ping; after the heartbeat that was agreed another has its job."""
+    """A slave stopped by SIGSTOP answers no ping; after the agreed heartbeat another slave has its job."""
     assert await chaos.stopped(reactor, daemon(), heartbeat_seconds=1.0) == []
 
 
 async def test_a_slave_that_is_cut_off_loses_its_job_within_the_heartbeat(tmp_path: Path) -> None:
-    """A host whose cable is cut says no farewell; after the heartbeat that was agreed another slave has its job."""
+    """A slave whose cable is cut says no farewell; after the agreed heartbeat another slave has its job."""
     try:
         assert await chaos.half_open(reactor, tmp_path, heartbeat_seconds=1.0) == []
     except NotPermitted as error:
@@ -56,33 +56,43 @@ async def test_a_slave_that_is_cut_off_loses_its_job_within_the_heartbeat(tmp_pa
 
 
 def test_a_broker_that_stood_still_hears_first_and_judges_then(tmp_path: Path) -> None:
-    """Stopped for longer than a heartbeat and a timeout, it drops nobody who pings and takes an answer sent in time."""
+    """
+    After a pause longer than a heartbeat and a timeout, the broker drops no peer that pings, and takes timely answers.
+    """
     assert answered_meanwhile(tmp_path, 1.0) == []
 
 
 @pytest.mark.parametrize("kind", ["deferred-master", "raw-slave"])
 def test_a_peer_that_is_stopped_loses_no_job(tmp_path: Path, kind: str) -> None:
-    """Stopped for longer than its heartbeat it is dropped, and nobody else; every job has its one outcome."""
+    """A peer stopped for longer than its heartbeat is dropped, and no other peer; every job has one outcome."""
     assert stopped_member(tmp_path, kind, 2.5) == []
 
 
 def test_a_stopped_process_of_gloom_work_loses_no_job(tmp_path: Path) -> None:
-    """A child that stands still, and the command itself: their jobs are late, and right."""
+    """A stopped child of `gloom work`, or the stopped command itself, makes its jobs late, and loses none."""
     assert stopped_child(tmp_path, 1.0) == []
 
 
 def test_a_slave_that_takes_no_byte_is_dropped_by_its_heartbeat(tmp_path: Path) -> None:
-    """Also when more waits for it than the broker sends at once: another slave has its jobs in time."""
+    """
+    A slave that reads nothing, with more output than one send, is dropped at its heartbeat; another has its jobs in
+    time.
+    """
     assert stopped_slave_with_large_jobs(tmp_path, 3.0) == []
 
 
 def test_a_bad_network_loses_no_job(tmp_path: Path) -> None:
-    """Bytes that come one by one, late or all at once, and connections that are reset: one outcome, the right one."""
+    """
+    With bytes that arrive one by one, late or all at once, and with resets, every job has one outcome, the right
+    answer.
+    """
     assert bad_network(tmp_path, 0.7) == []
 
 
 def test_a_clock_that_jumps_changes_nothing(tmp_path: Path) -> None:
-    """The wall clock is set by hours: no peer is silent, no job expires too early or too late, none is lost."""
+    """
+    With the wall clock set by hours, no peer counts as silent, no job expires too early or too late, none is lost.
+    """
     try:
         assert clock_jumps(tmp_path, 0.6) == []
     except NotPossible as error:
@@ -90,32 +100,32 @@ def test_a_clock_that_jumps_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_a_broker_without_descriptors_serves_those_that_it_has(tmp_path: Path) -> None:
-    """With ``ulimit -n 64`` and 128 connections more, those that are there go on, and there is room again later."""
+    """With ``ulimit -n 64`` and 128 more connections, the existing ones are served, and later there is room again."""
     assert few_descriptors(tmp_path, 0.5) == []
 
 
 def test_a_full_disk_under_the_log_stops_nobody(tmp_path: Path) -> None:
-    """Lines of the log are lost, jobs are not."""
+    """With a full disk, log lines are lost, but no job is."""
     assert full_disk(tmp_path, 0.5) == []
 
 
 def test_a_master_that_reads_all_the_time_has_its_large_answers(tmp_path: Path) -> None:
-    """Twelve answers of 8 MiB at once, more than may wait: a peer that takes them is not dropped."""
+    """A master that reads twelve answers of 8 MiB at once, above the limit on unread bytes, is not dropped."""
     assert large_answers(tmp_path) == []
 
 
 def test_gloom_map_has_its_large_answers(tmp_path: Path) -> None:
-    """`gloom map` takes answers of 8 MiB as they come, and the broker drops neither it nor `gloom work`."""
+    """`gloom map` reads answers of 8 MiB as they arrive, and the broker drops neither it nor `gloom work`."""
     assert mapped_large_answers(tmp_path, 12) == []
 
 
 async def test_a_job_that_nobody_answers_is_reported(daemon: Callable[..., Daemon]) -> None:
-    """The count behind these tests would show a lost job: without slaves every job is one."""
+    """The checker of these tests reports a lost job: without slaves, it counts every job as lost."""
     load = Load(reactor, f"127.0.0.1:{daemon().master_port}", masters=1, window=3)
     await load.start()
     assert await load.finish(within_seconds=0.1) == ["3 jobs have no outcome"]
 
 
 def test_jobs_that_fork_are_answered_by_their_own_process(tmp_path: Path) -> None:
-    """Forks that exit, that return, and daemons that keep pipes open: each job has its one right answer."""
+    """With forks that exit, forks that return, and daemons that keep pipes open, each job has its one right answer."""
     assert forks(tmp_path, 1.0) == []

@@ -26,7 +26,7 @@ MIB = 1 << 20
 
 @pytest.fixture(scope="module")
 def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm]:
-    """One broker for all tests here: none of them harms it."""
+    """One broker for all tests here, which do it no harm."""
     one = Farm(tmp_path_factory.mktemp("broker"), f"--max-frame-bytes={MIB}")
     yield one
     one.stop()
@@ -50,13 +50,13 @@ def answers_of(stdout: str) -> list[Any]:
 def test_submit_prints_a_string_as_it_is_and_anything_else_as_json(
     farm: Farm, arguments: list[str], printed: str
 ) -> None:
-    """The answer is on standard output alone, and the exit status is 0."""
+    """A string is printed as it is, any other value as JSON, on standard output alone, with status 0."""
     ended = farm.gloom("submit", "echo", *arguments)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, printed, "")
 
 
 def test_submit_takes_its_body_from_standard_input_or_a_file(farm: Farm, tmp_path: Path) -> None:
-    """Without BODY, or with -, it is what standard input holds; with @ what a file holds."""
+    """Without BODY, or with -, the body is standard input; with @ it is a file."""
     (tmp_path / "body").write_text("of a file\n")
     bodies = [([], "of stdin\n"), (["-"], "of stdin\n"), ([f"@{tmp_path / 'body'}"], "of a file\n")]
     for arguments, body in bodies:
@@ -80,7 +80,10 @@ def test_submit_text_sends_a_string_where_json_would_be_read(farm: Farm) -> None
     ],
 )
 def test_submit_warns_of_a_body_that_was_meant_to_be_json(farm: Farm, body: str, why: str | None) -> None:
-    """A forgotten quote reaches the function as a string; that is said, on standard error, and the job is done."""
+    """
+    If a body looks like JSON with a forgotten quote, standard error warns that it is sent as a string; the job is
+    done.
+    """
     ended = farm.gloom("submit", "echo", body)
     line = f"gloom: BODY looks like JSON but is not ({why}); sending it as a string (--text avoids this warning)\n"
     assert (ended.returncode, ended.stderr) == (0, "" if why is None else line)
@@ -88,7 +91,7 @@ def test_submit_warns_of_a_body_that_was_meant_to_be_json(farm: Farm, body: str,
 
 
 def test_map_warns_once_of_lines_that_were_meant_to_be_json(farm: Farm) -> None:
-    """A file in another format is noticed, and standard error does not fill."""
+    """A file in another format causes one warning, however many lines it has."""
     lines = '1\n\n{"a": 1}\n{b: 2}\n{c: 3}\n'
     ended = farm.gloom("map", "echo", "--ordered", input=lines)
     first, summary = ended.stderr.splitlines()
@@ -100,7 +103,7 @@ def test_map_warns_once_of_lines_that_were_meant_to_be_json(farm: Farm) -> None:
 
 
 def test_submit_json_prints_the_outcome_with_its_id(farm: Farm) -> None:
-    """A script reads an answer and a failure in the same place."""
+    """With --json an answer and a failure have the same form, so that a script reads both in one place."""
     answered = farm.gloom("submit", "picky", "4", "--json", "--id", "mine")
     assert (answered.returncode, answered.stdout) == (0, '{"id":"mine","answer":4}\n')
     failed = farm.gloom("submit", "picky", "3", "--json", "--id", "mine")
@@ -134,7 +137,10 @@ def test_submit_says_in_one_line_why_a_job_failed(farm: Farm) -> None:
     ],
 )
 def test_an_answer_that_python_cannot_print_is_an_error(farm: Farm, answer: str, complaint: str) -> None:
-    """Rather no answer than a wrong one; the other lines of a map are answered."""
+    """
+    A value that Python cannot print exactly is an error, and not a wrong answer; the other lines of a map are
+    answered.
+    """
     ended = farm.gloom("submit", "literal", "--text", input=answer)
     assert (ended.returncode, ended.stdout) == (1, "")
     assert ended.stderr.startswith(f"gloom: {complaint}")
@@ -146,7 +152,7 @@ def test_an_answer_that_python_cannot_print_is_an_error(farm: Farm, answer: str,
 
 
 def test_submit_says_why_the_broker_refused(farm: Farm) -> None:
-    """A master that is connected to the port of the slaves is told so."""
+    """A master connected to the port for slaves reports that mistake."""
     slaves = f"127.0.0.1:{farm.broker.slave_port}"
     ended = run_gloom("submit", "echo", "x", "--master", slaves)
     assert ended.returncode == 1
@@ -154,9 +160,9 @@ def test_submit_says_why_the_broker_refused(farm: Farm) -> None:
 
 
 def test_no_broker_is_said_at_once_and_in_one_line() -> None:
-    """Nobody waits for a broker that is not there, for one job."""
+    """Without a broker, submit ends at once with one line."""
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # and does not listen
+        taken.bind(("127.0.0.1", 0))  # bound, but not listening
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         ended = run_gloom("submit", "echo", input="x", env={**os.environ, "GLOOM_MASTER": address})
     assert ended.returncode == 1
@@ -164,14 +170,14 @@ def test_no_broker_is_said_at_once_and_in_one_line() -> None:
 
 
 def test_submit_gives_up_after_its_timeout(farm: Farm) -> None:
-    """Without an answer in time the exit status is 124, and the job is not in the queue any more."""
+    """Without an answer in time the exit status is 124, and the job leaves the queue."""
     ended = farm.gloom("submit", "nobody-serves-this", "x", "--timeout", "0.2", "--id", "late")
     assert (ended.returncode, ended.stdout, ended.stderr) == (124, "", "gloom: no answer within 0.2 s\n")
     assert farm.gloom("submit", "echo", "x", "--id", "late").stdout == "x\n"
 
 
 def test_submit_says_that_it_waits_and_ends_quietly_on_ctrl_c(farm: Farm) -> None:
-    """On a terminal a job that nobody serves is not a silent one; Ctrl-C is status 130 without a traceback."""
+    """On a terminal, submit says that its job waits for a slave; Ctrl-C is status 130 without a traceback."""
     ours, theirs = pty.openpty()
     with farm.running("submit", "nobody-serves-this", "x", stderr=theirs) as process:
         os.close(theirs)
@@ -184,7 +190,7 @@ def test_submit_says_that_it_waits_and_ends_quietly_on_ctrl_c(farm: Farm) -> Non
 
 
 def test_submit_shows_what_is_not_a_string_indented_on_a_terminal(farm: Farm) -> None:
-    """A person reads an object on several lines; a program, which reads a pipe, on one."""
+    """An object is indented on a terminal, and is one line in a pipe."""
     ours, theirs = pty.openpty()
     with farm.running("submit", "echo", '{"a": [1]}', stdout=theirs) as process:
         os.close(theirs)
@@ -193,7 +199,7 @@ def test_submit_shows_what_is_not_a_string_indented_on_a_terminal(farm: Farm) ->
 
 
 def test_submit_asks_for_the_body_on_a_terminal(farm: Farm) -> None:
-    """Who has forgotten BODY is told what the command waits for."""
+    """On a terminal without BODY, submit says that it reads standard input."""
     ours, theirs = pty.openpty()
     with farm.running("submit", "echo", stdin=theirs) as process:
         os.close(theirs)
@@ -204,7 +210,7 @@ def test_submit_asks_for_the_body_on_a_terminal(farm: Farm) -> None:
 
 
 def test_a_closed_standard_output_is_status_141_and_no_traceback(farm: Farm) -> None:
-    """`gloom submit ... | true` ends quietly, as programs do that SIGPIPE ends."""
+    """`gloom submit ... | true` ends quietly with status 141, as a program ended by SIGPIPE."""
     reading, writing = os.pipe()
     os.close(reading)
     for verb in ("submit", "map"):
@@ -215,7 +221,7 @@ def test_a_closed_standard_output_is_status_141_and_no_traceback(farm: Farm) -> 
 
 @pytest.mark.parametrize("verb", ["submit", "map"])
 def test_a_full_disk_is_said(farm: Farm, verb: str) -> None:
-    """An answer that cannot be written is an error."""
+    """A failed write of the answer is an error."""
     with Path("/dev/full").open("wb") as full:
         ended = farm.gloom(verb, "echo", input="x", stdout=full)
     assert ended.returncode == 1
@@ -232,7 +238,7 @@ def test_a_full_disk_is_said(farm: Farm, verb: str) -> None:
     ],
 )
 def test_a_standard_stream_that_is_not_there_is_said(farm: Farm, verb: str, redirection: str, complaint: str) -> None:
-    """No traceback, and above all no answer in the wrong file."""
+    """With a closed standard stream there is one error line, no traceback, and no answer in another file."""
     ended = subprocess.run(
         f"echo 1 | {sys.executable} -m gloom {verb} echo --master {farm.address} {redirection}",
         shell=True,
@@ -246,7 +252,7 @@ def test_a_standard_stream_that_is_not_there_is_said(farm: Farm, verb: str, redi
 
 
 def test_without_standard_error_the_answers_are_what_they_were(farm: Farm) -> None:
-    """`2>&-` takes the messages away, and does not mix them into the answers."""
+    """With `2>&-` the messages are lost, and do not mix with the answers."""
     ended = subprocess.run(
         f'printf "1\\n3\\n" | {sys.executable} -m gloom map picky --master {farm.address} 2>&-',
         shell=True,
@@ -260,7 +266,10 @@ def test_without_standard_error_the_answers_are_what_they_were(farm: Farm) -> No
 
 
 def test_map_prints_a_line_of_json_for_each_job(farm: Farm) -> None:
-    """Line numbers count empty lines, failures say why, the last line needs no end, the status tells of failures."""
+    """
+    Each line of JSON has its line number, empty lines included, and its answer or failure; any failure sets the
+    status.
+    """
     lines = b'1\n\n{"a": 2}\n3\ntext\n\xff\n"last"'
     ended = farm.gloom("map", "picky", input=lines)
     printed = {line.pop("line"): line for line in answers_of(ended.stdout)}
@@ -279,7 +288,7 @@ def test_map_prints_a_line_of_json_for_each_job(farm: Farm) -> None:
 
 @pytest.mark.parametrize("arguments", [[], ["--ordered"], ["--ordered", "--window", "3"]])
 def test_map_answers_each_line_once_in_order_if_asked(farm: Farm, arguments: list[str]) -> None:
-    """As they come, or with --ordered in the order of the lines, though eight slaves answer in another."""
+    """Answers are printed on arrival, or with --ordered in line order, though eight slaves answer in another order."""
     ended = farm.gloom("map", "shuffled", "-q", *arguments, input="".join(f"{n}\n" for n in range(32)))
     answers = [line["answer"] for line in answers_of(ended.stdout)]
     assert sorted(answers) == list(range(32))
@@ -288,7 +297,7 @@ def test_map_answers_each_line_once_in_order_if_asked(farm: Farm, arguments: lis
 
 
 def test_map_raw_prints_answers_alone(farm: Farm) -> None:
-    """Strings as they are, the rest as JSON, and failures on standard error."""
+    """With --raw strings are printed as they are, other values as JSON, and failures on standard error."""
     ended = farm.gloom("map", "picky", "--raw", "--ordered", "-q", input='one\n3\n{"a":1}\n')
     assert ended.stdout == 'one\n{"a":1}\n'
     assert ended.stderr == "gloom: line 2: ValueError: no threes\n"
@@ -301,7 +310,7 @@ def test_map_text_makes_every_line_a_string(farm: Farm) -> None:
 
 
 def test_map_answers_while_its_input_is_still_being_written(farm: Farm) -> None:
-    """A slow producer's line is answered before the next one is there."""
+    """A slow producer's line is answered before its next line is written."""
     with farm.running("map", "echo") as process:
         stdin, stdout = pipe_of(process.stdin), pipe_of(process.stdout)
         for number in (1, 2, 3):
@@ -315,7 +324,7 @@ def test_map_answers_while_its_input_is_still_being_written(farm: Farm) -> None:
 
 
 def test_map_reads_regular_files_and_empty_ones(farm: Farm, tmp_path: Path) -> None:
-    """Files, which no reactor can wait for, are read and written like pipes."""
+    """Regular files, which no reactor can poll, are read and written like pipes."""
     lines, answers = tmp_path / "lines", tmp_path / "answers"
     lines.write_text("".join(f"{n}\n" for n in range(2000)))
     with lines.open() as stdin, answers.open("w") as stdout:
@@ -328,7 +337,7 @@ def test_map_reads_regular_files_and_empty_ones(farm: Farm, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("verb", ["submit", "map"])
 def test_an_input_that_cannot_be_read_is_said(farm: Farm, tmp_path: Path, verb: str) -> None:
-    """What is not readable is an error, not an end of file."""
+    """An unreadable input is an error, not an end of file."""
     with (tmp_path / "written").open("w") as write_only:
         ended = farm.gloom(verb, "echo", stdin=write_only)
     assert ended.returncode != 0
@@ -337,7 +346,7 @@ def test_an_input_that_cannot_be_read_is_said(farm: Farm, tmp_path: Path, verb: 
 
 
 def test_map_takes_long_lines_up_to_the_brokers_limit(farm: Farm) -> None:
-    """A line over the limit fails by itself: those before and after it are answered."""
+    """A line over the limit fails alone: the lines before and after it are answered."""
     almost, over, far_over = (json.dumps("x" * size) for size in (MIB - 9000, MIB - 50, 3 * MIB))
     ended = farm.gloom("map", "echo", input="\n".join((almost, over, far_over, '"short"')))
     printed = {line.pop("line"): line for line in answers_of(ended.stdout)}
@@ -348,7 +357,7 @@ def test_map_takes_long_lines_up_to_the_brokers_limit(farm: Farm) -> None:
 
 
 def test_map_stops_when_the_broker_refuses_every_job(farm: Farm) -> None:
-    """The port of the slaves takes no jobs: that is said once, not a million times."""
+    """If the broker refuses every job, as on the port for slaves, map stops with one line."""
     slaves = f"127.0.0.1:{farm.broker.slave_port}"
     ended = run_gloom("map", "echo", "--master", slaves, input="1\n2\n3\n")
     assert (ended.returncode, ended.stdout) == (1, "")
@@ -373,7 +382,7 @@ def test_map_ends_quietly_when_its_reader_does(farm: Farm) -> None:
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_map_ends_on_a_signal_and_says_how_far_it_was(farm: Farm, number: signal.Signals, status: int) -> None:
-    """What was answered is printed and counted, and there is no traceback."""
+    """After a signal, answered lines are printed and counted, and there is no traceback."""
     with farm.running("map", "echo") as process:
         stdin = pipe_of(process.stdin)
         stdin.write("1\n")
@@ -385,7 +394,7 @@ def test_map_ends_on_a_signal_and_says_how_far_it_was(farm: Farm, number: signal
 
 
 def test_map_waits_for_a_slow_reader(farm: Farm) -> None:
-    """Answers that nobody reads stop the reading of lines, and so cannot fill the memory; later all are there."""
+    """While no program reads the answers, map reads no lines, so memory is bounded; later all answers are printed."""
     line = json.dumps("x" * 1000) + "\n"
     total = 10_000
     with farm.running("map", "echo", "-q") as process:
@@ -408,7 +417,7 @@ def test_map_waits_for_a_slow_reader(farm: Farm) -> None:
 
 
 def test_map_draws_a_bar_on_a_terminal_alone(farm: Farm, tmp_path: Path) -> None:
-    """A person sees jobs, failures, speed and time left; a log file gets one line at the end."""
+    """A terminal shows jobs, failures, speed and time left; a log file gets one line at the end."""
     (tmp_path / "lines").write_text("".join(f"{n}\n" for n in range(3000)))
     ours, theirs = pty.openpty()
     with (
@@ -424,7 +433,7 @@ def test_map_draws_a_bar_on_a_terminal_alone(farm: Farm, tmp_path: Path) -> None
 
 
 def test_map_keeps_its_memory_flat(farm: Farm) -> None:
-    """The last of many lines needs no more memory than the first thousands."""
+    """Over many lines, memory stays as after the first thousands."""
     warm, total = 3_000, 13_000
     with farm.running("map", "echo", "-q", stdin=subprocess.PIPE) as process:
         feeding = subprocess.Popen(["seq", str(total)], stdout=pipe_of(process.stdin).fileno())
@@ -442,7 +451,7 @@ def test_map_keeps_its_memory_flat(farm: Farm) -> None:
     assert grown < MIB  # a hundred bytes a line
 
 
-# What the tests need of the system
+# System calls of the tests
 
 
 def resident_bytes(pid: int) -> int:
@@ -451,7 +460,7 @@ def resident_bytes(pid: int) -> int:
 
 
 def write_until_nobody_reads(descriptor: int, data: memoryview) -> int:
-    """Return how much was written when, for half a second, no more was taken."""
+    """Write until the pipe accepts nothing for half a second; return the number of bytes written."""
     written = 0
     while written < len(data) and select.select([], [descriptor], [], 0.5)[1]:
         written += os.write(descriptor, data[written:])

@@ -28,7 +28,7 @@ class Started:
         process: Just started.
 
     Attributes:
-        lines: What it printed until then, without the times.
+        lines: Its output up to then, without the times.
         ports: Of masters and slaves.
     """
 
@@ -41,7 +41,7 @@ class Started:
         self.ports = [int(one[1]) for one in found if one is not None]
 
     def line(self) -> str:
-        """Return its next line, without the time."""
+        """Return the next line, without the time."""
         line = pipe_of(self._process.stderr).readline()
         assert re.match(r"\d\d:\d\d:\d\d gloom broker: ", line), line
         return line.rstrip("\n")[9:].removeprefix("gloom broker: ")
@@ -53,7 +53,7 @@ def few_files() -> None:
 
 
 def test_its_first_lines_say_where_to_connect_and_how_to_stop(tmp_path: Path) -> None:
-    """A newcomer reads four lines, of which none is a warning; nothing is written into the folder."""
+    """A start prints four lines, none of them a warning, and writes no file into the folder."""
     with running_gloom("broker", *FREE_PORTS, cwd=tmp_path, preexec_fn=few_files) as process:
         broker = Started(process)
         masters, slaves = broker.ports
@@ -71,7 +71,7 @@ def test_its_first_lines_say_where_to_connect_and_how_to_stop(tmp_path: Path) ->
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_drains_and_a_second_one_ends(number: signal.Signals) -> None:
-    """The job in hand may finish; who does not want to wait asks again; the status is 0 both times."""
+    """The first signal lets the running job finish, a second one ends at once; the status is 0 both times."""
     with running_gloom("broker", *FREE_PORTS) as process:
         broker = Started(process)
         with Peer.tcp(broker.ports[0]) as master, Peer.tcp(broker.ports[1]) as slave:
@@ -114,6 +114,6 @@ def test_a_port_that_is_taken_is_one_line_with_its_option(role: str, option: str
 
 
 def test_a_warning_is_left_where_more_was_asked_for() -> None:
-    """--max-connections beyond the system's limit is said, as by twistd gloom."""
+    """With --max-connections beyond the system's limit, the same warning appears as with twistd gloom."""
     with running_gloom("broker", *FREE_PORTS, "--max-connections=1000", preexec_fn=few_files) as process:
         assert any(line.startswith("1000 connections need 1064 descriptors") for line in Started(process).lines)

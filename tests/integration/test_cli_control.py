@@ -23,7 +23,7 @@ SUPPORT = Path(__file__).parents[1] / "support"
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """One broker, with workers of a function that tells, and of a program that marks its start and then waits."""
+    """One broker with two workers: a function that reports progress, and a program that marks its start and waits."""
     one = Daemon(tmp_path_factory.mktemp("broker")).start("--max-frame-bytes=1048576")
     slave = ("--slave", f"127.0.0.1:{one.slave_port}", "-c", "1")
     begin = "read path; echo $$ > $path; sleep 600"
@@ -44,13 +44,13 @@ def gloom(broker: Daemon, verb: str, *arguments: str, input: str = "") -> Ended:
 
 
 def test_a_program_may_serve_several_types(broker: Daemon, tmp_path: Path) -> None:
-    """`--type` may be given more than once."""
+    """`--type` may be given more than once for a program."""
     ended = gloom(broker, "submit", "wait-too", "--require-slave", "--timeout", "0.5", str(tmp_path / "began"))
     assert (ended.returncode, ended.stderr) == (124, "gloom: no answer within 0.5 s\n")
 
 
 def test_progress_is_printed_as_lines_of_json(broker: Daemon) -> None:
-    """On standard error, where a program can read it beside the answer."""
+    """Progress is printed on standard error, so that a program can read it beside the answer."""
     ended = gloom(broker, "submit", "tell", '["half", {"done": 1}]', "--progress", "--id", "a")
     assert [json.loads(line) for line in ended.stderr.splitlines()] == [
         {"id": "a", "progress": "half"},
@@ -60,7 +60,7 @@ def test_progress_is_printed_as_lines_of_json(broker: Daemon) -> None:
 
 
 def test_progress_is_shown_on_a_terminal_alone(broker: Daemon) -> None:
-    """A person sees it; a log file gets nothing that nobody asked for."""
+    """Progress is shown on a terminal, and by default not in a log file."""
     assert gloom(broker, "submit", "tell", '["half"]').stderr == ""
     ours, theirs = pty.openpty()
     address = f"127.0.0.1:{broker.master_port}"
@@ -73,7 +73,7 @@ def test_progress_is_shown_on_a_terminal_alone(broker: Daemon) -> None:
 
 @pytest.mark.parametrize("verb", ["submit", "map"])
 def test_ctrl_c_ends_the_process_at_work(broker: Daemon, tmp_path: Path, verb: str) -> None:
-    """The job is cancelled at the broker, the worker kills the program, and takes the next job."""
+    """On Ctrl-C the broker cancels the job, and the worker kills the program and takes the next job."""
     fifo = tmp_path / "began"
     os.mkfifo(fifo)
     address = f"127.0.0.1:{broker.master_port}"
@@ -91,7 +91,7 @@ def test_ctrl_c_ends_the_process_at_work(broker: Daemon, tmp_path: Path, verb: s
 
 
 def test_an_attempt_may_be_limited(broker: Daemon, tmp_path: Path) -> None:
-    """The program that takes longer is ended, and the job fails as timed out."""
+    """A program that exceeds the limit of an attempt is ended, and the job fails as timed out."""
     arguments = ("wait", str(tmp_path / "began"), "--job-timeout", "0.5", "--retries", "0", "--json")
     ended = gloom(broker, "submit", *arguments)
     assert ended.returncode == 1
@@ -99,7 +99,7 @@ def test_an_attempt_may_be_limited(broker: Daemon, tmp_path: Path) -> None:
 
 
 def test_what_no_slave_can_do_may_be_refused_or_expire(broker: Daemon) -> None:
-    """At once, or after a while; for each line as for one job."""
+    """A job that no slave can do may be refused at once or expire later, in submit and for each line of map."""
     refused = gloom(broker, "submit", "nothing", "1", "--require-slave")
     assert (refused.returncode, refused.stderr[:37]) == (1, "gloom: the job was refused: no_slaves")
     expired = gloom(broker, "submit", "nothing", "1", "--expires", "0.2")

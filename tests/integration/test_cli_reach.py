@@ -1,4 +1,4 @@
-"""A broker that `gloom` does not reach: none there yet, or TLS on one side only. Real processes."""
+"""`gloom` and an unreachable broker: not started yet, or TLS on one side only. Real processes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def farm(tmp_path: Path) -> Iterator[Farm]:
 
 
 def test_map_waits_for_a_broker_that_is_not_there_yet(farm: Farm) -> None:
-    """A pipeline that starts while the broker is started again costs time, and is done; the wait is said once."""
+    """A map that starts before its broker waits, and finishes; it reports the wait once."""
     farm.broker.kill()
     with farm.running("map", "echo") as process:
         said = pipe_of(process.stderr).readline()
@@ -39,7 +39,7 @@ def test_map_waits_for_a_broker_that_is_not_there_yet(farm: Farm) -> None:
 
 
 def test_map_outlives_a_broker_that_dies_before_it_says_hello() -> None:
-    """A connection that was made and reset at once is tried again, as a refused one is."""
+    """A connection that is reset right after it was made is retried, as a refused one is."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         with running_gloom("map", "echo", "--master", address) as process:
@@ -53,9 +53,9 @@ def test_map_outlives_a_broker_that_dies_before_it_says_hello() -> None:
 
 
 def test_ctrl_c_ends_the_wait_for_a_broker() -> None:
-    """It is status 130, and nothing more is said."""
+    """Ctrl-C ends the wait with status 130 and without further output."""
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # and does not listen
+        taken.bind(("127.0.0.1", 0))  # bound, but not listening
         with running_gloom("map", "echo", "--master", f"127.0.0.1:{taken.getsockname()[1]}") as process:
             assert "waiting for it" in pipe_of(process.stderr).readline()
             process.send_signal(signal.SIGINT)
@@ -64,7 +64,7 @@ def test_ctrl_c_ends_the_wait_for_a_broker() -> None:
 
 
 def test_map_does_not_wait_for_a_host_that_does_not_exist() -> None:
-    """A name that is typed wrongly stays so."""
+    """An unknown host name, likely a typing error, ends map at once."""
     ended = run_gloom("map", "echo", "--master", "no-such-host.invalid:9998")
     assert ended.returncode == 1
     assert ended.stderr.startswith("gloom: cannot reach the broker at no-such-host.invalid:9998: ")
@@ -96,7 +96,7 @@ def brokers(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> I
 def test_tls_on_one_side_only_is_said(
     brokers: dict[bool, Daemon], authority: Authority, verb: str, client_speaks_tls: bool
 ) -> None:
-    """One line says which side speaks TLS, and the option that is missing, or too much."""
+    """One line says which side speaks TLS, and names the missing or the superfluous option."""
     broker = brokers[not client_speaks_tls]
     options = [f"--master=127.0.0.1:{broker.master_port}"] + [f"--tls-ca={authority.file}"] * client_speaks_tls
     more = {"submit": ["echo", "x"], "map": ["echo"], "bench": [f"--slave=127.0.0.1:{broker.slave_port}"]}[verb]
@@ -114,7 +114,7 @@ def test_tls_on_one_side_only_is_said(
 def test_a_worker_with_tls_on_one_side_only_says_so(
     brokers: dict[bool, Daemon], authority: Authority, client_speaks_tls: bool
 ) -> None:
-    """It goes on trying, as for any broker that does not let it in, and its log has the reason."""
+    """The worker retries, as after any refusal, and its log has the reason."""
     broker = brokers[not client_speaks_tls]
     options = [f"--tls-ca={authority.file}"] * client_speaks_tls
     address = f"127.0.0.1:{broker.slave_port}"

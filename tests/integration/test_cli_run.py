@@ -1,4 +1,4 @@
-"""How a verb of `gloom` ends: its exit status, and what is said; each as a process of its own."""
+"""The end of a `gloom` verb: its exit status and its last line; each in a process of its own."""
 
 from __future__ import annotations
 
@@ -65,26 +65,26 @@ def ended(body: str) -> tuple[int, str]:
     ],
 )
 def test_each_way_to_end_has_its_status_and_at_most_a_line(body: str, outcome: tuple[int, str]) -> None:
-    """Scripts read the status, people the line."""
+    """Each kind of end has its own status, for scripts, and at most one line, for people."""
     assert ended(body) == outcome
 
 
 @pytest.mark.parametrize("body", ["1 / 0", "raise CancelledError()"])
 def test_a_bug_has_its_traceback(body: str) -> None:
-    """What is nobody's mistake but gloom's can be reported."""
+    """A bug in gloom prints a traceback, so that it can be reported."""
     status, said = ended(body)
     assert status == 1
     assert "Traceback (most recent call last)" in said
 
 
 def test_a_signal_lets_a_verb_clean_up() -> None:
-    """Ctrl-C ends what is awaited; what must be ended is ended, and the status says that it was Ctrl-C."""
+    """Ctrl-C cancels the awaited operation, cleanup runs, and the status is that of Ctrl-C."""
     body = "os.kill(os.getpid(), signal.SIGINT)\ntry: await Deferred()\nfinally: sys.stderr.write('clean')"
     assert ended(body) == (130, "clean")
 
 
 def test_a_second_signal_ends_the_cleaning_up_too() -> None:
-    """Who presses Ctrl-C again does not want to wait."""
+    """A second Ctrl-C ends the cleanup too."""
     body = (
         "os.kill(os.getpid(), signal.SIGINT)\n"
         "try: await Deferred()\n"
@@ -96,7 +96,7 @@ def test_a_second_signal_ends_the_cleaning_up_too() -> None:
 
 
 def test_what_a_signal_breaks_is_not_said() -> None:
-    """Errors of the processes that the same Ctrl-C has ended are no news."""
+    """Errors of the processes that the same Ctrl-C ended are not reported."""
     body = (
         "os.kill(os.getpid(), signal.SIGINT)\ntry: await Deferred()\nexcept CancelledError: raise GloomError('broken')"
     )
@@ -104,12 +104,12 @@ def test_what_a_signal_breaks_is_not_said() -> None:
 
 
 def test_a_signal_that_comes_when_the_verb_has_ended_changes_nothing() -> None:
-    """The status is that of the work, which was done."""
+    """After a signal that comes too late, the status is that of the finished work."""
     assert ended("os.kill(os.getpid(), signal.SIGINT)\nreturn 0") == (0, "")
 
 
 def test_a_signal_that_is_ignored_stays_so() -> None:
-    """`nohup gloom ...` outlives its terminal."""
+    """An ignored SIGHUP stays ignored: `nohup gloom ...` outlives its terminal."""
     body = "sys.stdout.write('up'); sys.stdout.flush()\nawait Deferred()"
     previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
@@ -124,7 +124,7 @@ def test_a_signal_that_is_ignored_stays_so() -> None:
 
 @pytest.mark.parametrize(("body", "status"), [("print('x'); return 0", 141), ("print('x'); return 3", 3)])
 def test_output_that_nobody_reads_at_the_end_is_no_traceback(body: str, status: int) -> None:
-    """What is left for standard output is written before the end, and a closed one is noticed there."""
+    """Buffered output is written before the end; if standard output is closed, there is no traceback."""
     reading, writing = os.pipe()
     os.close(reading)
     with running(body, stdout=writing) as process:
@@ -134,6 +134,6 @@ def test_output_that_nobody_reads_at_the_end_is_no_traceback(body: str, status: 
 
 
 def test_output_that_finds_a_full_disk_at_the_end_is_a_failure() -> None:
-    """Not all is well when what was printed is lost."""
+    """If the last output is lost on a full disk, the status is a failure."""
     with Path("/dev/full").open("wb") as full, running("print('x'); return 0", stdout=full) as process:
         assert process.wait(SECONDS) == 1

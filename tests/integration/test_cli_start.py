@@ -1,4 +1,4 @@
-"""The first moments of the command `gloom`, and standard output that cannot be written: real processes."""
+"""The start of the command `gloom`, and an unwritable standard output: real processes."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ import pytest
 from gloom.server.access import hash_token
 from tests.support.commands import GLOOM, SECONDS, Command, pipe_of, run_gloom
 
-# In the place of a module that `gloom` imports: it says that the import has begun, and never ends it.
+# Stands in for a module that `gloom` imports: reports the begin of the import, and never ends it.
 _ENDLESS = "import os, time\nos.write(1, b'importing')\ntime.sleep(1000)\n"
 
 
 @pytest.mark.parametrize("module", ["click", "twisted"])
 @pytest.mark.parametrize("verb", ["broker", "submit", "map", "work", "bench", "demo"])
 def test_ctrl_c_while_gloom_starts_is_130(module: str, verb: str, tmp_path: Path) -> None:
-    """Whoever changes his mind in the first half second sees no traceback: Ctrl-C is status 130 from the start."""
+    """Ctrl-C in the first half second, during the imports, is status 130 without a traceback."""
     (tmp_path / f"{module}.py").write_text(_ENDLESS)
     arguments = {"submit": ["echo", "hello"], "map": ["echo"], "work": ["math:sqrt"]}.get(verb, [])
     environment = {"PYTHONPATH": str(tmp_path)}
@@ -35,7 +35,7 @@ def test_ctrl_c_while_gloom_starts_is_130(module: str, verb: str, tmp_path: Path
 
 
 def test_ctrl_c_while_the_body_is_read_is_130() -> None:
-    """`gloom submit` that waits for standard input has begun nothing: it ends at once, and says nothing."""
+    """Ctrl-C while `gloom submit` reads standard input ends it at once, without output."""
     reading, writing = os.pipe()
     with Command("submit", "echo", stdin=reading) as process:
         os.close(reading)
@@ -47,7 +47,7 @@ def test_ctrl_c_while_the_body_is_read_is_130() -> None:
 
 
 def wait_until_read(pid: int, descriptor: int) -> None:
-    """Wait until the process has taken a byte out of the pipe: it reads."""
+    """Wait until the process has read a byte from the pipe."""
     os.write(descriptor, b"x")
     while unread_bytes(descriptor):
         assert Path(f"/proc/{pid}").exists()
@@ -55,7 +55,7 @@ def wait_until_read(pid: int, descriptor: int) -> None:
 
 
 def unread_bytes(descriptor: int) -> int:
-    """Return how many bytes of a pipe nobody has read yet."""
+    """Return the number of unread bytes in a pipe."""
     return int.from_bytes(fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
@@ -64,7 +64,7 @@ def unread_bytes(descriptor: int) -> int:
 
 @pytest.mark.parametrize("arguments", [["token"], ["--help"], ["--version"], ["submit", "--help"]])
 def test_a_closed_standard_output_is_141(arguments: list[str]) -> None:
-    """`gloom token | head -0` is no traceback; the status is the one of every other verb."""
+    """`gloom token | head -0` prints no traceback, and has the same status as every other verb."""
     reading, writing = os.pipe()
     os.close(reading)
     try:
@@ -76,7 +76,7 @@ def test_a_closed_standard_output_is_141(arguments: list[str]) -> None:
 
 @pytest.mark.parametrize("arguments", [["token"], ["--help"], ["--version"], ["map", "--help"]])
 def test_a_full_disk_is_one_line(arguments: list[str]) -> None:
-    """A token or a help text that could not be written is status 1 and says why."""
+    """If a token or a help text cannot be written, the status is 1, with one line."""
     with Path("/dev/full").open("wb") as full:
         ended = run_gloom(*arguments, stdout=full)
     assert ended.returncode == 1
@@ -84,7 +84,7 @@ def test_a_full_disk_is_one_line(arguments: list[str]) -> None:
 
 
 def test_no_standard_output_is_one_line() -> None:
-    """Started without one (`>&-`), `gloom token` makes no token that nobody sees."""
+    """Started without standard output (`>&-`), `gloom token` makes no token."""
     ended = subprocess.run(
         ["sh", "-c", f"exec {GLOOM} token >&-"], capture_output=True, text=True, timeout=SECONDS, check=False
     )
@@ -95,7 +95,7 @@ def test_no_standard_output_is_one_line() -> None:
 
 
 def test_the_command_makes_tokens() -> None:
-    """`gloom token` prints a token on standard output and its line of the file on standard error, new each time."""
+    """`gloom token` prints a new token on standard output, and its access-file line on standard error."""
     tokens = [run_gloom("token") for _ in range(2)]
     for ended in tokens:
         token = ended.stdout.removesuffix("\n")
@@ -109,7 +109,7 @@ def test_the_command_makes_tokens() -> None:
 
 @pytest.mark.parametrize("mode", [0o600, 0o644])
 def test_a_token_in_a_file_is_a_token_file(tmp_path: Path, mode: int) -> None:
-    """`gloom token > FILE` makes what --token-file reads: the token alone. Where others can read it, that is said."""
+    """The output of `gloom token > FILE` suits --token-file. A file that others can read causes a warning."""
     path = tmp_path / "token"
     path.touch()
     path.chmod(mode)

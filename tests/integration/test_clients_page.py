@@ -19,12 +19,12 @@ PAGE = (Path(__file__).parents[2] / "docs" / "clients.md").read_text()
 
 PROGRAMS = programs_of(PAGE)
 
-#: What a program has that runs until it is stopped.
+#: A mark of the programs that run until they are stopped.
 ENDLESS = ("reactor.run()", "Application(", "slave.join(", "serve_forever()")
 
 
 def test_every_program_runs_and_prints_what_the_page_says(daemon: Callable[..., Daemon], tmp_path: Path) -> None:
-    """Slaves run beside the masters that follow them, and stop without a complaint."""
+    """On docs/clients.md, slaves run beside the masters that follow them, and stop without an error."""
     broker, slaves = daemon(), dict[str, subprocess.Popen[str]]()
     assert len(PROGRAMS) == 16
     with ExitStack() as processes:
@@ -38,7 +38,7 @@ def test_every_program_runs_and_prints_what_the_page_says(daemon: Callable[..., 
             assert (printed, process.returncode) == (expected, 0), f"program {number}:\n{program}"
         assert len(slaves) == 6
         for program, slave in slaves.items():
-            # A loop of one's own has no way to end but to be ended.
+            # A program with its own loop must be killed.
             end = signal.SIGTERM if "for job in slave" in program else signal.SIGINT
             slave.send_signal(end)
             printed, _ = slave.communicate(timeout=STOPPING_SECONDS)
@@ -46,18 +46,18 @@ def test_every_program_runs_and_prints_what_the_page_says(daemon: Callable[..., 
             assert "Traceback" not in printed, printed
 
 
-#: The errors of the table that are gloom's.
+#: The errors in the table that gloom defines.
 ROWS = re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", ROWS)
 def test_the_table_names_errors_that_there_are(name: str) -> None:
-    """Each error of the table can be imported from where the page says."""
+    """Each error in the table can be imported from the module that the page names."""
     assert issubclass(getattr(gloom.errors, name), gloom.errors.GloomError)
 
 
 def test_the_table_is_whole() -> None:
-    """Each kind of error that a client raises to its user has its row."""
+    """Each kind of error that a client raises to its user has a row."""
     names = ("JobFailed", "RequestRefused", "BodyError", "ProtocolError", "TransportError")
     raised = {getattr(gloom.errors, name) for name in names}
     assert set(ROWS) == {error.__name__ for error in raised}

@@ -31,14 +31,14 @@ TWISTD_FOREGROUND = [str(TWISTD), "--nodaemon", "--pidfile="]
 TWIST = [sys.executable, "-m", "twisted", "--log-format=text"]
 both_runners = pytest.mark.parametrize("runner", [TWISTD_FOREGROUND, TWIST], ids=["twistd", "twist"])
 
-#: What the kernel calls a port in use, as the daemon prints it.
+#: The kernel's text for a port in use, as the daemon prints it.
 IN_USE = os.strerror(errno.EADDRINUSE)
 
 
 def run(
     command: list[str], directory: Path, inherits: Sequence[int] = (), **environ: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a program that ends by itself."""
+    """Run a program until it ends."""
     return subprocess.run(
         command,
         cwd=directory,
@@ -53,13 +53,13 @@ def run(
 
 @contextmanager
 def bound_port() -> Iterator[int]:
-    """A port of this host that somebody else listens on."""
+    """A port of this host with another listener."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server.getsockname()[1]
 
 
 def free_port() -> int:
-    """A port of this host that nobody listens on, for where 0 will not do."""
+    """A port of this host without a listener, where port 0 will not do."""
     with bound_port() as port:
         return port
 
@@ -71,7 +71,9 @@ def assert_nobody_listens(port: int) -> None:
 
 @contextmanager
 def end_of_all() -> Iterator[tuple[int, Callable[[], None]]]:
-    """Yield a descriptor for a program to inherit, and a wait until nobody has it: until all it started have ended."""
+    """
+    Yield a descriptor to inherit, and a wait until no process has it: until every process started with it has ended.
+    """
     reading, writing = os.pipe()
 
     def wait() -> None:
@@ -106,7 +108,7 @@ def test_version_is_gloom_s(runner: list[str], tmp_path: Path) -> None:
 
 
 def test_a_start_says_where_it_listens(daemon: Callable[..., Daemon]) -> None:
-    """One line a port with its role, address and that only this host reaches it; one that gloom is up."""
+    """Each port has a line with its role, its address and that only this host reaches it; then gloom is up."""
     broker = daemon()
     broker.stop()
     log = "".join(broker.lines)
@@ -248,7 +250,7 @@ def test_a_daemon_goes_to_the_background(tmp_path: Path) -> None:
 @both_runners
 @pytest.mark.parametrize("role", ["masters", "slaves"])
 def test_a_taken_port_is_one_line_and_nothing_half_started(runner: list[str], role: str, tmp_path: Path) -> None:
-    """Standard error has one line that says which port and why; status 1; the other port is not left listening."""
+    """Standard error has one line with the port and the reason; the status is 1, and the other port is closed."""
     other = free_port()
     with bound_port() as taken:
         ports = {"masters": other, "slaves": other, role: taken}
@@ -262,7 +264,7 @@ def test_a_taken_port_is_one_line_and_nothing_half_started(runner: list[str], ro
 
 
 def test_a_taken_port_is_told_to_who_starts_a_daemon(tmp_path: Path) -> None:
-    """Plain twistd gloom waits for the outcome: a reason, status 1, the same reason in the log, no process."""
+    """Plain twistd gloom waits for the outcome: a reason, status 1, the same reason in the log, no process left."""
     other = free_port()
     with bound_port() as taken, end_of_all() as (inherited, wait):
         options = [f"--master-port={other}", f"--slave-port={taken}"]
@@ -340,7 +342,9 @@ late = Parser()
 
 @both_runners
 def test_listening_that_fails_late_ends_the_process_too(runner: list[str], tmp_path: Path) -> None:
-    """An endpoint of another package that fails after the start: the reason in the log, status 1, no port left."""
+    """
+    If an endpoint of another package fails after the start, the log has the reason, the status is 1, no port is left.
+    """
     plugins = tmp_path / "twisted" / "plugins"
     plugins.mkdir(parents=True)
     (plugins / "late.py").write_text(LATE)
@@ -358,7 +362,7 @@ def test_listening_that_fails_late_ends_the_process_too(runner: list[str], tmp_p
 
 
 def test_nothing_is_logged_per_job(daemon: Callable[..., Daemon]) -> None:
-    """A hundred jobs, a refused request, peers that come and go: no line more than a broker that did nothing."""
+    """A hundred jobs, a refused request, and peers that connect and leave add no line to the log."""
     broker = daemon()
     with Peer.tcp(broker.master_port) as master, Peer.tcp(broker.slave_port) as slave:
         do_jobs(master, slave, 100)
@@ -374,7 +378,7 @@ def _stopped(broker: Daemon) -> Daemon:
 
 
 def test_verbose_logs_what_is_refused(daemon: Callable[..., Daemon]) -> None:
-    """With --verbose the log says who was refused and why."""
+    """With --verbose the log has each refused peer and the reason."""
     broker = daemon("--verbose")
     with Peer.tcp(broker.master_port) as master:
         address = "{}:{}".format(*master.socket.getsockname())
@@ -387,7 +391,7 @@ def test_verbose_logs_what_is_refused(daemon: Callable[..., Daemon]) -> None:
 
 
 def test_sigterm_stops_cleanly_and_quickly_with_peers_connected(daemon: Callable[..., Daemon]) -> None:
-    """Idle peers see their connection close, the status is 0, and the log tells the steps."""
+    """On SIGTERM idle peers are disconnected, the status is 0, and the log has each step."""
     broker = daemon()
     with Peer.tcp(broker.master_port) as master, Peer.tcp(broker.slave_port) as slave:
         do_jobs(master, slave)
@@ -396,7 +400,7 @@ def test_sigterm_stops_cleanly_and_quickly_with_peers_connected(daemon: Callable
         master.close()
         assert slave.receive() is None
         slave.close()
-        # Long before a drain would end; how long exactly is for tests on a clock.
+        # Well below the time of a drain. The exact time is tested on a virtual clock.
         assert broker.process.wait(STOPPING_SECONDS) == 0
     broker.stop()
     log = "".join(broker.lines)
@@ -408,7 +412,7 @@ def test_sigterm_stops_cleanly_and_quickly_with_peers_connected(daemon: Callable
 
 
 def test_a_peer_that_neither_reads_nor_closes_does_not_hold_up_the_stop(daemon: Callable[..., Daemon]) -> None:
-    """A connection that is left open by its peer is dropped after a while, far sooner than a drain may take."""
+    """A connection that its peer leaves open is dropped after a while, far sooner than the limit of a drain."""
     broker = daemon()
     with Peer.tcp(broker.master_port) as master:
         master.ask({"action": "sing"})

@@ -23,12 +23,12 @@ SHORTEST_SECONDS, LONGEST_SECONDS = 0.1, 0.6
 MOST_LATE_SECONDS = 0.05
 HANG_SECONDS = 20
 HELLO = {"action": "hello", "version": 1}
-# A clock that is set forward a little meanwhile is no fault.
+# Tolerate a clock that is set forward a little during the test.
 PRECISION_SECONDS = 0.001
 
 
 class Pinging:
-    """One ping after the other on *peer*: a machine that is busy with other things holds them up, too."""
+    """One ping after the other on *peer*, delayed by a busy machine as the jobs are."""
 
     def __init__(self, peer: Peer) -> None:
         self.socket = peer.socket
@@ -48,7 +48,7 @@ class Pinging:
 
 
 def moments_of(is_it: Callable[[Any], bool], peers: list[Peer], pinging: Pinging) -> dict[int, float]:
-    """Return when each job had the first message that *is_it*."""
+    """Return the time of each job's first message that *is_it* accepts."""
     moments: dict[int, float] = {}
     by_socket = {peer.socket: peer for peer in peers}
     hangs = monotonic() + HANG_SECONDS

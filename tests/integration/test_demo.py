@@ -1,4 +1,4 @@
-"""`gloom demo` as a user runs it: what it prints, and what it leaves."""
+"""`gloom demo` as a user runs it: its output, and no process left behind."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LIBRARY = Path(sysconfig.get_path("stdlib"))
 
 
 def test_the_demo_counts_the_standard_library_and_leaves_nothing_running() -> None:
-    """Every source file is one job, both workers take part, and no process is there afterwards."""
+    """Every source file is one job, both workers take part, and no process is left afterwards."""
     files = sum(1 for _ in source_files(LIBRARY, {"site-packages", "dist-packages"}))
     with running_gloom("demo", "--json") as process:
         stdout, stderr = process.communicate(timeout=60)
@@ -48,7 +48,7 @@ def test_the_demo_counts_the_standard_library_and_leaves_nothing_running() -> No
 
 
 def test_the_demo_draws_on_a_terminal() -> None:
-    """A person sees a bar while it runs, and a table at the end."""
+    """A terminal shows a bar during the run, and a table at the end."""
     ours, theirs = pty.openpty()
     with running_gloom("demo", stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs) as process:
         os.close(theirs)
@@ -64,8 +64,8 @@ def test_the_demo_draws_on_a_terminal() -> None:
     [("broker ", signal.SIGTERM, 143), ("jobs ", signal.SIGHUP, 129)],
 )
 def test_a_signal_ends_the_demo_and_every_process_of_it(moment: str, number: signal.Signals, status: int) -> None:
-    """Whenever it comes, and also where the terminal is closed."""
-    # Under nohup a program is right to ignore SIGHUP, and these tests may be: the demo is not.
+    """A signal at any time, or a closed terminal, ends every process of the demo."""
+    # Under nohup a program rightly ignores SIGHUP, and so may these tests; the demo must not.
     inherited = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     with running_gloom("demo") as process:
         signal.signal(signal.SIGHUP, inherited)
@@ -80,7 +80,7 @@ def test_a_signal_ends_the_demo_and_every_process_of_it(moment: str, number: sig
 
 
 def test_ctrl_c_at_the_terminal_ends_the_demo() -> None:
-    """There every process gets the signal, and all of them end, without a word of the broken farm."""
+    """At Ctrl-C every process of the terminal gets the signal and ends; the demo reports no broken farm."""
     with running_gloom("demo") as process:
         for line in pipe_of(process.stderr):
             if " of " in line and "jobs/s" in line:
@@ -95,7 +95,7 @@ def test_ctrl_c_at_the_terminal_ends_the_demo() -> None:
 
 @pytest.mark.parametrize("name", ["broker", "worker"])
 def test_the_demo_says_when_a_process_of_it_dies(name: str) -> None:
-    """A farm that breaks is an error with the last words of what has died, and the rest of it ends."""
+    """If a process dies, the demo prints its last words as an error, and ends the other processes."""
     with running_gloom("demo") as process:
         for line in pipe_of(process.stderr):
             victim = re.match(rf"{name}  process (\d+):", line)
@@ -110,7 +110,7 @@ def test_the_demo_says_when_a_process_of_it_dies(name: str) -> None:
 
 
 async def test_a_dead_broker_is_named_though_its_socket_refuses_first() -> None:
-    """The system closes a dead process's port before it tells the parent; the words of the broker count."""
+    """The system closes a dead process's port before the parent learns of its death; the demo reports the death."""
     farm = Farm(reactor)
     try:
         pid = await farm.start_broker()
@@ -126,7 +126,7 @@ async def test_a_dead_broker_is_named_though_its_socket_refuses_first() -> None:
 
 
 async def test_a_broker_that_refuses_and_lives_is_no_broken_farm() -> None:
-    """Then the error is what it was."""
+    """A refusal by a live broker is reported as itself, not as a broken farm."""
 
     async def refused() -> None:
         raise TransportError("cannot reach the broker: Connection refused")

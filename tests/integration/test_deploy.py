@@ -37,7 +37,7 @@ def running(command: list[str], directory: Path, **environ: str) -> Iterator[sub
 
 @pytest.fixture
 def manager(tmp_path: Path) -> Iterator[socket.socket]:
-    """The socket on which systemd would listen for what the service says."""
+    """The socket on which systemd would receive the service's notifications."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as one:
         one.bind(str(tmp_path / "notify"))
         one.settimeout(STARTING_SECONDS)
@@ -45,7 +45,7 @@ def manager(tmp_path: Path) -> Iterator[socket.socket]:
 
 
 def test_the_unit_s_command_talks_to_systemd(manager: socket.socket, tmp_path: Path) -> None:
-    """ExecStart of gloom.service: READY when it serves, pings, STOPPING; and lines as journald wants them."""
+    """ExecStart of gloom.service sends READY when it serves, pings and STOPPING, and logs in journald's format."""
     command = exec_start(UNIT, TWISTD, f"--master-port=unix:{tmp_path}/m", f"--slave-port=unix:{tmp_path}/s")
     environ = {"NOTIFY_SOCKET": manager.getsockname(), "WATCHDOG_USEC": "300000"}
     with running(command, tmp_path, **environ) as process:
@@ -61,7 +61,7 @@ def test_the_unit_s_command_talks_to_systemd(manager: socket.socket, tmp_path: P
         heard = manager.recv(100)
     assert heard == b"STOPPING=1"
     assert f"<6>masters on {tmp_path}/m" in output.splitlines()
-    # A warning where this host gives few descriptors.
+    # A warning on hosts with a low descriptor limit.
     assert all(re.match("<[46]>", line) for line in output.splitlines())
 
 
@@ -78,7 +78,7 @@ def test_a_unit_that_cannot_listen_never_says_ready(manager: socket.socket, tmp_
 
 
 def free_address() -> str:
-    """An address that nobody listens on: systemd-socket-activate does not take port 0."""
+    """An address without a listener: systemd-socket-activate does not take port 0."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return "{}:{}".format(*server.getsockname())
 
@@ -87,7 +87,7 @@ def activated(addresses: list[str]) -> list[str]:
     """Return a command that listens on *addresses*, and starts the unit's command at the first connection."""
     names = ":".join(setting(DEPLOY / f"gloom-{role}.socket", "FileDescriptorName") for role in ("master", "slave"))
     listen = [f"--listen={address}" for address in addresses]
-    # It hands on only the variables that it is told to.
+    # It passes on only the variables that are named to it.
     variables = [f"--setenv={name}" for name in os.environ]
     command = exec_start(SOCKETS_CONF, TWISTD)
     return ["systemd-socket-activate", *listen, f"--fdname={names}", *variables, *command]
@@ -101,7 +101,7 @@ def wait_until_listening(process: subprocess.Popen[str], addresses: list[str]) -
 
 @needs("systemd-socket-activate", "systemd")
 def test_the_drop_in_s_command_serves_on_inherited_sockets(tmp_path: Path) -> None:
-    """sockets.conf: the first connection starts gloom, and it and all later ones are served."""
+    """With sockets.conf the first connection starts gloom, which serves it and all later ones."""
     addresses = [free_address(), free_address()]
     master_port, slave_port = (int(address.rpartition(":")[2]) for address in addresses)
     with running(activated(addresses), tmp_path) as process:
@@ -118,7 +118,7 @@ def test_the_drop_in_s_command_serves_on_inherited_sockets(tmp_path: Path) -> No
 
 @needs("systemd-socket-activate", "systemd")
 def test_a_socket_under_another_name_is_one_line(tmp_path: Path) -> None:
-    """Where FileDescriptorName= and the endpoint do not agree, the line names the socket that is missing."""
+    """If FileDescriptorName= and the endpoint do not agree, one line names the missing socket."""
     addresses = [free_address(), free_address()]
     command = [word.replace("--fdname=gloom-master:", "--fdname=other:") for word in activated(addresses)]
     with running(command, tmp_path) as process:
@@ -130,10 +130,10 @@ def test_a_socket_under_another_name_is_one_line(tmp_path: Path) -> None:
 
 
 def test_the_image_s_health_check_tells_a_broker_that_answers(daemon: Callable[..., Daemon]) -> None:
-    """HEALTHCHECK ends with status 0 while the broker answers, and with another when it does not."""
+    """HEALTHCHECK has status 0 while the broker answers, and another when it does not."""
     broker = daemon()
     _, flag, program = dockerfile("HEALTHCHECK")
-    # Its four seconds are longer than a test need wait.
+    # The test need not wait for its four seconds.
     command = [sys.executable, flag, program.replace("9998), 4", f"{broker.master_port}), 1")]
 
     def status() -> int:

@@ -27,7 +27,7 @@ QUIET = {"action": "quiet"}
 
 
 def busy(broker: Daemon) -> tuple[Peer, Peer]:
-    """Return a master and a slave that accept ``quiet``: the slave has job 1 in hand, job 2 waits for it."""
+    """Return a master and a slave that accept ``quiet``: the slave runs job 1, and job 2 waits."""
     master, slave = Peer.tcp(broker.master_port), Peer.tcp(broker.slave_port)
     for peer in (master, slave):
         assert peer.ask(HELLO)["ok"]
@@ -39,12 +39,12 @@ def busy(broker: Daemon) -> tuple[Peer, Peer]:
 
 
 def messages(broker: Daemon) -> list[str]:
-    """Return what the broker has logged, without times and where it comes from."""
+    """Return the broker's log messages, without times and namespaces."""
     return [line.partition("] ")[2].rstrip() for line in broker.lines if "[gloom." in line]
 
 
 def test_sigterm_lets_the_job_in_hand_finish(daemon: StartDaemon) -> None:
-    """No new connection, no new job, waiting jobs told so; the answer arrives, and the status is 0."""
+    """On SIGTERM new connections and jobs are refused, waiting jobs end, the running job's answer arrives; status 0."""
     broker = daemon()
     master, slave = busy(broker)
     with master, slave:
@@ -76,7 +76,7 @@ def test_sigterm_lets_the_job_in_hand_finish(daemon: StartDaemon) -> None:
 
 
 def test_what_takes_longer_than_drain_seconds_ends_as_draining(daemon: StartDaemon) -> None:
-    """The job in hand gets its outcome, and the broker ends with status 0 all the same."""
+    """A job over --drain-seconds gets its outcome, and the broker still ends with status 0."""
     broker = daemon("--drain-seconds=0.3")
     master, slave = busy(broker)
     with master, slave:
@@ -92,7 +92,7 @@ def test_what_takes_longer_than_drain_seconds_ends_as_draining(daemon: StartDaem
 @pytest.mark.alone
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_ends_at_once(number: signal.Signals, daemon: StartDaemon) -> None:
-    """SIGTERM or Ctrl-C again: less than a second, with a job in hand and peers that do not close."""
+    """A second SIGTERM or Ctrl-C ends within a second, despite a running job and peers that do not close."""
     broker = daemon()
     master, slave = busy(broker)
     with master, slave:
@@ -108,7 +108,7 @@ def test_a_second_signal_ends_at_once(number: signal.Signals, daemon: StartDaemo
 
 
 def test_twist_drains_too(tmp_path: Path) -> None:
-    """python -m twisted gloom: the same on SIGTERM, and on a second one."""
+    """python -m twisted gloom drains on SIGTERM, and ends at once on a second one."""
     command = [sys.executable, "-m", "twisted", "--log-format=text", "gloom", "--master-port=0", "--slave-port=0"]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -173,7 +173,7 @@ def greeting(broker: Daemon, token: str) -> Any:
 
 
 def hang_up(broker: Daemon, line: str) -> None:
-    """Send SIGHUP, and wait for a log line that has *line*."""
+    """Send SIGHUP, and wait for a log line that contains *line*."""
     known = len(broker.lines)
     broker.process.send_signal(signal.SIGHUP)
     late = monotonic() + STOPPING_SECONDS
@@ -182,7 +182,7 @@ def hang_up(broker: Daemon, line: str) -> None:
 
 
 def test_sighup_reads_the_access_file_again(daemon: StartDaemon, tmp_path: Path) -> None:
-    """New connections need the new token; a connection that was let in stays; a wrong file changes nothing."""
+    """New connections need the new token; admitted connections stay; a wrong file changes nothing."""
     file = tmp_path / "access.toml"
     file.write_text(access("old"))
     broker = daemon(f"--access={file}")
@@ -199,7 +199,7 @@ def test_sighup_reads_the_access_file_again(daemon: StartDaemon, tmp_path: Path)
 
 
 def serial_number(broker: Daemon, authority: Authority) -> Any:
-    """Return that of the certificate which the broker shows to a new connection."""
+    """Return the serial number of the certificate that the broker shows to a new connection."""
     context = ssl.create_default_context(cafile=authority.file)
     with (
         socket.create_connection(("127.0.0.1", broker.master_port)) as plain,
@@ -211,7 +211,7 @@ def serial_number(broker: Daemon, authority: Authority) -> Any:
 
 
 def test_sighup_reads_the_certificate_again(daemon: StartDaemon, authority: Authority) -> None:
-    """A renewed certificate is shown to new connections; one that does not fit its key changes nothing."""
+    """A renewed certificate is shown to new connections; one that does not match its key changes nothing."""
     certificate, key = authority.issue("broker.test", "server")
     broker = daemon(f"--tls-cert={certificate}", f"--tls-key={key}")
     first = serial_number(broker, authority)
@@ -229,7 +229,7 @@ def test_sighup_reads_the_certificate_again(daemon: StartDaemon, authority: Auth
 
 
 def test_a_broker_open_to_others_warns_unless_it_is_protected(daemon: StartDaemon, authority: Authority) -> None:
-    """--interface 0.0.0.0 without TLS and access rules: a line for each; with both: none."""
+    """--interface 0.0.0.0 causes a warning each for missing TLS and missing access rules, and none with both."""
     bare = daemon("--interface=0.0.0.0")
     assert len([line for line in messages(bare) if line.startswith("open to other hosts")]) == 2
     file = authority.file.with_name("access.toml")

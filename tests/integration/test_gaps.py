@@ -1,4 +1,4 @@
-"""A broker that stood still, and a wall clock that is put forward and back: nobody who behaves pays for it."""
+"""A broker after a pause, and a wall clock that is set forward and back: no well-behaved peer is dropped."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.peer import OK, Peer
 HELLO = {"action": "hello", "version": 1}
 HOUR = 3600.0
 
-# The wall clock of a process, as all of its Python sees it: put forward by what a file says.
+# The wall clock of a process, for all of its Python code, set forward by the number in a file.
 WALL = """
 import os, runpy, sys, time
 real, file = time.time, sys.argv[1]
@@ -32,9 +32,9 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def stand_still(broker: Daemon, seconds: float, meanwhile: Callable[[], None]) -> None:
-    """Stop the process, as a debugger or a suspended machine does, and let it go on."""
+    """Stop the process, as a debugger or a suspended machine does, and resume it."""
     os.kill(broker.pid, signal.SIGSTOP)
-    # The signal is only on its way: what is sent before it arrives would be seen in time.
+    # SIGSTOP takes effect a moment later: messages sent before that would be read in time.
     while Path(f"/proc/{broker.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
         time.sleep(0.001)
     try:
@@ -45,7 +45,7 @@ def stand_still(broker: Daemon, seconds: float, meanwhile: Callable[[], None]) -
 
 
 def test_a_broker_that_stood_still_reads_before_it_judges(daemon: Callable[..., Daemon]) -> None:
-    """A slave that pinged meanwhile stays, and an answer that lies in the socket is no timeout."""
+    """After a pause, a slave that pinged meanwhile stays, and an answer that lies in the socket is no timeout."""
     broker = daemon()
     with (
         Peer.tcp(broker.master_port) as master,
@@ -79,7 +79,7 @@ def test_a_broker_that_stood_still_reads_before_it_judges(daemon: Callable[..., 
 
 @pytest.fixture
 def wall(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Have daemons run on a wall clock of their own, which is ahead by the number in this file."""
+    """Have daemons run on their own wall clock, which is ahead by the number in this file."""
     ahead, program = tmp_path / "ahead", tmp_path / "program.py"
     ahead.write_text("0")
     program.write_text(WALL)
@@ -94,7 +94,7 @@ def wall(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("ahead", [HOUR, -HOUR], ids=["forward", "back"])
 def test_a_step_of_the_wall_clock_is_not_noticed(daemon: Callable[..., Daemon], wall: Path, ahead: float) -> None:
-    """Healthy peers stay, an attempt of 600 s goes on, 0.5 s are 0.5 s, and a receipt tells the real seconds."""
+    """After a step of the wall clock, peers stay, timeouts keep their lengths, and receipts show the real seconds."""
     broker = daemon()
     with Peer.tcp(broker.master_port) as master, Peer.tcp(broker.slave_port) as slave:
         assert master.ask(HELLO | {"accept": ["receipt"]})["ok"]

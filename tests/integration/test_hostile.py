@@ -54,30 +54,32 @@ SHORT = [
     ids=hostile.name_of,
 )
 async def test_good_peers_are_served_beside(daemon: Start, attack: hostile.Attack) -> None:
-    """The attack gets what it deserves, and each job of the good master has its answer."""
+    """The attack ends as its entry says, and each job of the good master has its answer."""
     broker = daemon(*hostile.OPTIONS)
     assert await hostile.beside_good_peers(reactor, broker, attack, quiet_seconds=0.3) == []
 
 
 @pytest.mark.alone
 async def test_a_master_that_never_reads_takes_little_from_others(daemon: Start) -> None:
-    """It is dropped at the bound, memory stays bounded, and good peers keep 0.8 of their throughput."""
+    """
+    A master that never reads is dropped at the bound, memory is bounded, and good peers keep 0.8 of their throughput.
+    """
     assert await hostile.beside_a_slow_reader(reactor, daemon(*hostile.OPTIONS), seconds=3) == []
 
 
 async def test_a_master_that_drips_takes_little_from_others(daemon: Start) -> None:
-    """One that reads some bytes now and then holds no memory either."""
+    """A master that reads some bytes now and then cannot make the broker hold memory either."""
     broker = daemon(*hostile.OPTIONS)
     assert await hostile.beside_a_slow_reader(reactor, broker, seconds=3, drip_bytes=hostile.DRIP_BYTES) == []
 
 
 async def test_connections_beyond_the_limit_are_refused_and_harm_nobody(daemon: Start) -> None:
-    """With --max-connections reached, one more is told busy and closed; those that are there go on."""
+    """Above --max-connections a connection is told busy and closed; the existing ones go on."""
     assert await hostile.too_many(reactor, daemon(*hostile.OPTIONS, "--max-connections=20"), 20) == []
 
 
 async def test_plain_bytes_on_a_tls_port_are_closed_unheard(tmp_path: Path) -> None:
-    """No answer in the clear, no handshake that lasts for ever, and the good TLS peers work on."""
+    """Plain bytes on a TLS port get no plain answer and no endless handshake, and the good TLS peers work on."""
     assert await hostile.plain_beside_tls(tmp_path) == []
 
 
@@ -85,7 +87,7 @@ async def test_plain_bytes_on_a_tls_port_are_closed_unheard(tmp_path: Path) -> N
 @pytest.mark.parametrize("flood", SHORT, ids=lambda flood: flood.act.__name__)
 async def test_good_peers_keep_a_fair_share_of_the_broker_beside(tmp_path: Path, flood: Flood) -> None:
     """
-    Whatever an attacker asks for, good peers have their part of the broker's time, and timers ring.
+    Under any attack, good peers have their share of the broker's time, and timers ring.
 
     The bars are wider than those of `verify.reliability.hostile`: it takes seconds, where this takes one, on
     a machine that may be busy with other things.
@@ -108,7 +110,7 @@ async def test_ten_thousand_connections(daemon: Start) -> None:
 
 @contextmanager
 def few_descriptors() -> Iterator[None]:
-    """Let what is started meanwhile have a shell's usual soft limit."""
+    """Give processes started in the block a shell's usual soft limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 1024), hard))
     try:
@@ -118,11 +120,11 @@ def few_descriptors() -> Iterator[None]:
 
 
 def impatient_loris(target: attacks.Target) -> str:
-    """Expect to be dropped in a time that no broker has."""
+    """Expect the slow loris to be dropped sooner than any broker drops it."""
     return attacks.slow_loris(attacks.Target(target.master_port, target.slave_port, target.pid, 0.02), 2)
 
 
 async def test_an_attack_that_works_is_reported(daemon: Start) -> None:
-    """The tests above would show it: a broker with another --stall-seconds fails the slow loris."""
+    """A broker with another --stall-seconds fails the slow loris: the tests above would report a successful attack."""
     (failure,) = await hostile.beside_good_peers(reactor, daemon(), impatient_loris, quiet_seconds=0.1)
     assert "2 of 2 slow connections are still open" in failure

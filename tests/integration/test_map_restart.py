@@ -1,4 +1,4 @@
-"""A broker that is killed while `gloom map` runs, and started again."""
+"""A broker that is killed and started again during a `gloom map`."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 
 from tests.support.commands import SECONDS, Farm, pipe_of
 
-# Many windows of a map (`--window`): what goes on at the deaths does not depend on how many.
+# Many windows of a map (`--window`): the effect of a death does not depend on their number.
 LINES = 4_000
-# The broker dies, and comes back, after so many answers.
+# The broker is killed and restarted after these numbers of answers.
 DEATHS = (500, 1_500)
 
 
 def test_every_line_is_answered_exactly_once_though_the_broker_is_killed(tmp_path: Path) -> None:
-    """A broker ended by SIGKILL, twice, and started again on its ports costs a map time, and never an answer."""
+    """A broker killed by SIGKILL twice, and restarted on its ports, delays a map, and costs no answer."""
     farm = Farm(tmp_path)
     writer = f"for n in range({LINES}): print(n)"
     try:

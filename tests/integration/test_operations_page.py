@@ -57,7 +57,7 @@ def submitted(directory: Path, master: str, *more: str) -> Ended:
 
 @pytest.fixture
 def farm_files(tmp_path: Path) -> Path:
-    """The folder in which a reader has done steps 1 to 3."""
+    """The folder of a reader who has done steps 1 to 3."""
     assert CERTIFICATES.count("\n") == 4
     shell(tmp_path, CERTIFICATES)
     hashes = re.findall(r'"([0-9a-f]{64})"', shell(tmp_path, TOKENS))
@@ -70,7 +70,7 @@ def farm_files(tmp_path: Path) -> Path:
 
 
 def test_the_steps_of_the_page_make_a_farm(farm_files: Path) -> None:
-    """From nothing: certificates, tokens, broker, worker, an answer; a worker's token submits nothing."""
+    """The steps give certificates, tokens, a broker, a worker and an answer; a worker's token cannot submit."""
     with ExitStack() as running:
         free = ("--master-port=0", "--slave-port=0")
         broker = running.enter_context(running_gloom(*arguments(BROKER), *free, cwd=farm_files))

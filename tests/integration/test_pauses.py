@@ -1,4 +1,4 @@
-"""Processes that stand still for seconds, as after SIGSTOP or on a suspended machine: clients lose nothing by it."""
+"""Paused processes (SIGSTOP, a suspended machine): the clients lose nothing."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ with Master(sys.argv[1], timeout=1.5) as master:
 def test_a_blocking_client_that_stood_still_reads_before_it_times_out(
     daemon: Callable[..., Daemon], tmp_path: Path, call: str
 ) -> None:
-    """SIGSTOP for longer than its timeout; the answer, which came in time, is in its socket."""
+    """After a pause longer than its timeout, a client finds the answer, which came in time, in its socket."""
     broker = daemon()
     script = tmp_path / "client.py"
     script.write_text(_SCRIPT)
@@ -63,7 +63,7 @@ def test_a_blocking_client_that_stood_still_reads_before_it_times_out(
 async def test_a_broker_that_stands_still_for_less_than_twice_the_heartbeat_is_kept(
     daemon: Callable[..., Daemon],
 ) -> None:
-    """SIGSTOP for 3 s with a heartbeat of 2 s: the client does not take it for dead, and its job is answered."""
+    """With a heartbeat of 2 s, a broker paused for 3 s keeps its client, and the client's job is answered."""
     broker = daemon()
     any_reactor: Any = reactor
     with logged("gloom.client") as events, Peer.tcp(broker.slave_port) as slave:

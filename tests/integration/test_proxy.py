@@ -41,7 +41,7 @@ def test_jobs_go_through_a_balancer(daemon: Callable[..., Daemon], header: bytes
 
 
 def test_an_error_that_closes_is_read_behind_a_balancer(daemon: Callable[..., Daemon]) -> None:
-    """A client that is still sending reads why it is closed, and then the end, not a reset."""
+    """A client that is still sending reads the error that closes it, and then the end, not a reset."""
     broker = daemon(f"--master-port={ENDPOINT}")
     with behind_balancer(broker.master_port, V1) as master:
         master.socket.sendall(b"\xff\xff\xff\xff" + bytes(2_000_000))
@@ -50,7 +50,7 @@ def test_an_error_that_closes_is_read_behind_a_balancer(daemon: Callable[..., Da
 
 
 def test_without_a_header_nothing_is_heard(daemon: Callable[..., Daemon]) -> None:
-    """Who comes past the balancer is closed."""
+    """A connection that bypasses the balancer is closed."""
     broker = daemon(f"--master-port={ENDPOINT}")
     with Peer.tcp(broker.master_port) as stranger:
         stranger.send({"action": "submit", "id": 1, "body": 1})
@@ -58,7 +58,7 @@ def test_without_a_header_nothing_is_heard(daemon: Callable[..., Daemon]) -> Non
 
 
 def behind_balancer(port: int, header: bytes) -> Peer:
-    """Return a connection whose balancer has told where it comes from."""
+    """Return a connection with the balancer's header already sent."""
     peer = Peer.tcp(port)
     peer.socket.sendall(header)
     return peer

@@ -23,7 +23,7 @@ def commands_of(page: str) -> list[list[str]]:
 
 
 def test_three_commands_answer_with_the_function_of_the_page(tmp_path: Path) -> None:
-    """A newcomer's first answer: broker, worker and submit as README has them, but for the ports."""
+    """A newcomer's three commands, broker, worker and submit, work as README has them, except for the ports."""
     (tmp_path / "shapes.py").write_text(FUNCTION[0])
     broker, work, submit = commands_of(README)
     with ExitStack() as running:
@@ -51,7 +51,7 @@ def test_the_plain_script_prints_the_answer_too(daemon: Callable[..., Daemon], t
 
 
 def test_the_slave_on_twisted_serves_the_master(daemon: Callable[..., Daemon], tmp_path: Path) -> None:
-    """What a newcomer copies from README for Twisted works: a slave and a master."""
+    """The slave and the master for Twisted work as README has them."""
     broker = daemon()
     with started(tmp_path, 0, SLAVE[0], broker) as slave:
         try:
@@ -73,7 +73,7 @@ def assert_prints(directory: Path, program: tuple[str, str], broker: Daemon) -> 
 
 
 def test_the_links_of_the_page_lead_somewhere() -> None:
-    """Each file that README links to is there, with its heading."""
+    """Each file that README links to exists, and has the linked heading."""
     root = Path(__file__).parents[2]
     for name, heading in re.findall(r"\]\(([\w./-]+)(?:#([\w-]+))?\)", README):
         assert (root / name).exists(), name

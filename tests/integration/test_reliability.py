@@ -1,5 +1,5 @@
 """
-What the broker and its clients promise, under load and under SIGKILL.
+The guarantees of the broker and its clients, under load and under SIGKILL.
 
 The figures are in the output of ``pytest -s tests/integration/test_reliability.py``.
 """
@@ -27,12 +27,12 @@ from gloom.client.deferred import Answer, Master, Slave
 from tests.support.daemon import Daemon
 from tests.support.peer import OK, Peer
 
-# Ten times as many as may be on their way at once; `verify.reliability.soak` has a million.
+# Ten times the number of jobs that may be in flight at once; `verify.reliability.soak` has a million.
 JOBS, MASTERS, SLAVES = 10_000, 4, 8
 
 
 def figure(text: str) -> None:
-    """Show a figure to who runs this with -s."""
+    """Print a figure, shown with -s."""
     print(f"\n{text}")  # noqa: T201 (that is what -s is for)
 
 
@@ -125,7 +125,7 @@ def test_one_slave_serves_in_strict_priority_order(daemon: Callable[..., Daemon]
         assert masters[0].ask(submit | {"id": "held", "body": "held"}) == OK
         assert slave.receive()["body"] == "held"
         for n, priority in enumerate(priorities):
-            # Each reply is awaited: the order over several masters is that in which the broker heard them.
+            # Each reply is awaited, so that the broker receives the jobs of several masters in this order.
             assert draw.choice(masters).ask(submit | {"id": n, "body": n, "priority": priority}) == OK
         served = list[int]()
         for _ in priorities:
@@ -157,7 +157,7 @@ reactor.run()
 async def test_the_job_of_a_killed_slave_is_answered_by_another_at_once(
     daemon: Callable[..., Daemon], tmp_path: Path
 ) -> None:
-    """Within 100 ms from the death of the process to the answer."""
+    """Another slave's answer arrives within 100 ms from the death of the process."""
     broker = daemon()
     address = f"127.0.0.1:{broker.slave_port}"
     master = Master(f"127.0.0.1:{broker.master_port}", reactor=reactor)
@@ -176,7 +176,7 @@ async def test_the_job_of_a_killed_slave_is_answered_by_another_at_once(
         await stopped(rescuer)
     figures = ", ".join(f"{1000 * one:.1f}" for one in seconds)
     figure(f"from SIGKILL of the slave to the answer: {figures} ms")
-    # The quickest: a busy machine delays some, and a broker that waits for something delays all.
+    # Take the quickest run: a busy machine delays some runs, a broker that waits delays all.
     assert min(seconds) < 0.1, f"{figures} ms"
     await stopped(master)
 
@@ -186,7 +186,7 @@ async def test_the_job_of_a_killed_slave_is_answered_by_another_at_once(
 
 @pytest.mark.deferred_timeout(60)
 async def test_a_map_survives_a_killed_broker(daemon: Callable[..., Daemon]) -> None:
-    """Killed and started again three times while a map of 2,000 bodies runs: each body is answered exactly once."""
+    """With three kills and restarts during a map of 2,000 bodies, each body is answered exactly once."""
     broker = daemon()
     ran = Counter[int]()
 
@@ -231,7 +231,7 @@ master.receive()
 
 
 def test_a_killed_master_leaves_no_work_and_no_ids(daemon: Callable[..., Daemon], tmp_path: Path) -> None:
-    """Its queued jobs are dropped, its running job completes and is not delivered, and its ids are free again."""
+    """A lost master's queued jobs are dropped, its running job completes undelivered, and its ids are free again."""
     broker = daemon()
     submit = {"action": "submit", "type": "work", "body": "of the living"}
     with Peer.tcp(broker.slave_port) as slave, Peer.tcp(broker.master_port) as master:
@@ -259,7 +259,7 @@ def test_a_killed_master_leaves_no_work_and_no_ids(daemon: Callable[..., Daemon]
 
 
 def _until_ok(peer: Peer, message: Any) -> float:
-    """Ask again and again, each time for the broker's reply, until it is ok; return the seconds that took."""
+    """Repeat the request, one at a time, until the reply is ok; return the elapsed seconds."""
     begun = monotonic()
     while (reply := peer.ask(message)) != OK:
         assert monotonic() < begun + 10, f"the last reply was {reply}"

@@ -1,4 +1,4 @@
-"""Peers that read slowly, not at all, or too late, before a real broker with the buffers of a real system."""
+"""Peers that read slowly, never, or too late: a real broker with the buffers of a real system."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.peer import OK, Peer
 
 StartDaemon = Callable[..., Daemon]
 MIB = 1 << 20
-# Far more than the sockets of both ends hold.
+# Far more than the socket buffers of both ends hold.
 LARGE = "x" * (12 * MIB)
 
 
@@ -29,7 +29,7 @@ def frame_of(message: object) -> bytes:
 
 
 def test_a_master_that_only_reads_has_all_its_answers(daemon: StartDaemon) -> None:
-    """Eight slaves answer at once, far more than --max-unread-bytes: the master reads every byte of it."""
+    """With answers far beyond --max-unread-bytes at once, a master that reads receives every byte."""
     broker = daemon("--max-unread-bytes=4000000")
     answer = frame_of({"action": "respond", "body": LARGE})
     with ExitStack() as open_peers:
@@ -52,7 +52,7 @@ def test_a_master_that_only_reads_has_all_its_answers(daemon: StartDaemon) -> No
 
 
 def test_a_slave_reads_large_jobs_at_its_own_pace(daemon: StartDaemon) -> None:
-    """A slave with ten slots gets ten large jobs, one when it has read the other; none is lost, none tried twice."""
+    """A slave with ten slots receives ten large jobs, each once it has read the last; none is lost or retried."""
     broker = daemon("--max-unread-bytes=4000000")
     with Peer.tcp(broker.master_port) as master, Peer.tcp(broker.slave_port) as slave:
         assert master.ask({"action": "hello", "version": 1})["ok"]
@@ -84,7 +84,7 @@ while True:
 
 
 def test_a_stopped_slave_is_dropped_by_its_heartbeat(daemon: StartDaemon) -> None:
-    """However much waits for it: its job is given to another one about a heartbeat later."""
+    """With any amount of unread output, a stopped slave's job goes to another about a heartbeat later."""
     broker = daemon()
     with stopped_slave(broker), Peer.tcp(broker.master_port) as master:
         begun = monotonic()
@@ -99,7 +99,7 @@ def test_a_stopped_slave_is_dropped_by_its_heartbeat(daemon: StartDaemon) -> Non
 
 @contextmanager
 def stopped_slave(broker: Daemon) -> Iterator[None]:
-    """Have a slave with a heartbeat of 1 s that pings, and is stopped as by SIGSTOP."""
+    """Have a slave with a heartbeat of 1 s that pings, and is then stopped as by SIGSTOP."""
     program = [sys.executable, "-c", STOPPED_SLAVE, str(broker.slave_port)]
     with subprocess.Popen(program, env={"PYTHONPATH": ":".join(sys.path)}, stdout=subprocess.PIPE, text=True) as slave:
         try:
@@ -112,7 +112,7 @@ def stopped_slave(broker: Daemon) -> Iterator[None]:
 
 
 def test_a_master_that_reads_has_all_outcomes_of_a_shutdown(daemon: StartDaemon) -> None:
-    """30,000 jobs end as draining: a master that takes longer than a second for them reads each, and then the end."""
+    """A master that needs over a second to read 30,000 draining outcomes receives each, and then the end."""
     broker = daemon()
     with Peer.tcp(broker.master_port) as master:
         master.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
@@ -137,13 +137,13 @@ def test_a_master_that_reads_has_all_outcomes_of_a_shutdown(daemon: StartDaemon)
 
 
 def pause_until(when: float) -> None:
-    """Wait as a program does that has something else to do between two reads."""
+    """Wait between two reads, as a busy program does."""
     while monotonic() < when:
         pass
 
 
 def test_without_time_to_drain_a_reader_has_a_second(daemon: StartDaemon) -> None:
-    """With --drain-seconds 0 a peer that reads nothing is gone after a second, and so is the broker."""
+    """With --drain-seconds 0 a peer that reads nothing is dropped after a second, and the broker ends."""
     broker = daemon("--drain-seconds=0")
     with Peer.tcp(broker.master_port) as master:
         assert master.ask({"action": "submit", "id": 1, "type": "t", "body": 1}) == OK
@@ -154,7 +154,7 @@ def test_without_time_to_drain_a_reader_has_a_second(daemon: StartDaemon) -> Non
 
 
 def test_a_client_that_tries_again_is_served_when_there_is_room(daemon: StartDaemon) -> None:
-    """Those of its connections that were refused, and that it never closes, take no place."""
+    """Refused connections that the client never closes take no place."""
     broker = daemon("--max-connections=2")
     with ExitStack() as refused, Peer.tcp(broker.master_port) as first, Peer.tcp(broker.master_port) as second:
         for peer in (first, second):
@@ -165,7 +165,7 @@ def test_a_client_that_tries_again_is_served_when_there_is_room(daemon: StartDae
         # Twisted accepts up to 100 connections before it looks at the socket that has closed.
         for _ in range(500):
             peer = refused.enter_context(Peer.tcp(broker.master_port))
-            # One that is refused may be gone before it has asked.
+            # A refused connection may be gone before its request.
             with suppress(ConnectionError):
                 if peer.ask({"action": "submit", "id": "in", "type": "t", "body": 1}) == OK:
                     break
@@ -174,7 +174,9 @@ def test_a_client_that_tries_again_is_served_when_there_is_room(daemon: StartDae
 
 
 def test_connections_beyond_the_limit_cost_no_descriptors(daemon: StartDaemon) -> None:
-    """300 at once beyond a limit of 100, where few descriptors are left: all are told, and nothing runs out."""
+    """
+    With 300 connections at a limit of 100 and few descriptors, every refused one is told, and descriptors suffice.
+    """
     with descriptors(170):
         broker = daemon("--max-connections=100")
     with ExitStack() as open_peers:
@@ -201,7 +203,7 @@ def is_told_busy(peer: Peer) -> bool:
 
 @contextmanager
 def descriptors(limit: int) -> Iterator[None]:
-    """Let a broker that is started meanwhile have *limit* descriptors, and no way to more."""
+    """Limit the descriptors of a broker started in the block to *limit*, soft and hard."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
     try:

@@ -18,13 +18,13 @@ from tests.support.daemon import Daemon
 from tests.support.specification import CLOSED, Act, Transcript, replay, specification
 
 SPEC = specification()
-#: Those in which no time passes (a running broker has only real time) and that leave the broker running.
+#: The transcripts without passing time (a running broker has only real time) that leave the broker running.
 TRANSCRIPTS = [one for one in SPEC.transcripts if not one.has("passes") and not one.has("stops")]
 SECONDS = 10.0
 
 
 class Connection:
-    """A peer of plain sockets."""
+    """A peer on plain sockets."""
 
     def __init__(self, port: int) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), SECONDS)
@@ -82,14 +82,14 @@ class SocketWire:
         return self.connections[peer].address
 
     def assert_silence(self) -> None:
-        """Fail if anybody was told anything more: what comes next must be the reply to this question."""
+        """Fail if any peer received more: the next message must be the reply to this request."""
         for peer, connection in self.connections.items():
             if peer not in self._gone:
                 connection.send(b'{"action":"anything else"}')
                 assert json.loads(connection.receive())["error"] == "unknown_action", peer
 
     def leave(self) -> None:
-        """Have all masters leave, then all slaves, so that the broker is empty."""
+        """Disconnect all masters, then all slaves, so that the broker is empty."""
         for peer, connection in sorted(self.connections.items()):
             if peer not in self._gone:
                 connection.leave()
@@ -108,7 +108,7 @@ def by_options() -> dict[str, list[Transcript]]:
 
 @pytest.mark.parametrize("options", by_options())
 def test_every_transcript_goes_message_for_message(options: str, daemon: Callable[..., Daemon], tmp_path: Path) -> None:
-    """What the document prints goes exactly so with a running broker, one transcript after the other."""
+    """Each transcript of the document matches a running broker message for message."""
     if "--access" in options:
         (tmp_path / "access.toml").write_text(SPEC.programs["toml"])
     broker = daemon(*options.split())
@@ -174,7 +174,7 @@ def test_the_master_in_python_submits(daemon: Callable[..., Daemon], tmp_path: P
 
 
 def test_a_slave_that_is_told_to_go_gets_no_job(daemon: Callable[..., Daemon]) -> None:
-    """After an error that closes, a slave that does not close its side loses its job at once and gets no other."""
+    """After an error that closes, a slave that keeps its side open loses its job at once and gets no other."""
     broker = daemon("--retries=0")
     master, slave, other = Connection(broker.master_port), Connection(broker.slave_port), Connection(broker.slave_port)
     with closing(master.socket), closing(slave.socket), closing(other.socket):

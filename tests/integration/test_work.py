@@ -20,7 +20,7 @@ from gloom.errors import JobFailed
 from tests.support.daemon import Daemon
 
 GLOOM = Path(sysconfig.get_path("scripts")) / "gloom"
-#: Where worker_functions.py is, and the workers' current directory.
+#: The directory of worker_functions.py, and the workers' current directory.
 SUPPORT = Path(__file__).parents[1] / "support"
 PATIENCE_SECONDS = 20.0
 
@@ -30,7 +30,7 @@ class WorkProcess:
     One `gloom work`.
 
     Attributes:
-        lines: What it has logged so far, and somebody has waited for.
+        lines: The log lines read so far.
     """
 
     def __init__(self, *arguments: str, path: Path | None = None) -> None:
@@ -53,7 +53,7 @@ class WorkProcess:
         self._reader.start()
 
     def wait_for(self, text: str) -> str:
-        """Return the next line of the log that has *text*."""
+        """Return the next log line that contains *text*."""
         while (line := self._coming.get(timeout=PATIENCE_SECONDS)) is not None:
             self.lines.append(line)
             if text in line:
@@ -64,7 +64,7 @@ class WorkProcess:
         os.killpg(self.process.pid, signal.SIGINT)
 
     def ended(self) -> int:
-        """Wait for its end, and return its exit status."""
+        """Wait for the end of the process, and return its exit status."""
         status = self.process.wait(PATIENCE_SECONDS)
         self._reader.join(PATIENCE_SECONDS)
         while not self._coming.empty():
@@ -87,7 +87,7 @@ class WorkProcess:
 
 
 class Fifos:
-    """Where jobs say that they run, and wait for leave to go on; the body of such jobs."""
+    """FIFOs on which jobs report that they run and wait to go on; their names are the jobs' body."""
 
     def __init__(self, directory: Path) -> None:
         self.body = {name: str(directory / name) for name in ("arrived", "go")}
@@ -114,13 +114,13 @@ class Fifos:
 
 
 class Watched:
-    """A process whose end can be waited for, though it is not a child."""
+    """A process that is no child, but whose end can be awaited."""
 
     def __init__(self, pid: int) -> None:
         self._pid_fd = os.pidfd_open(pid)
 
     def ended(self) -> bool:
-        """Return whether it ends within a few seconds."""
+        """Return whether the process ends within a few seconds."""
         readable, _, _ = select.select([self._pid_fd], [], [], PATIENCE_SECONDS)
         os.close(self._pid_fd)
         return bool(readable)
@@ -131,7 +131,7 @@ StartWork = Callable[..., WorkProcess]
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """One for all tests that leave it running: each has its own workers and master, which take their jobs along."""
+    """One broker for all tests that leave it running: each test has its own workers and master."""
     one = Daemon(tmp_path_factory.mktemp("broker")).start()
     yield one
     one.kill()
@@ -139,7 +139,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 
 @pytest.fixture
 def work(request: pytest.FixtureRequest) -> Iterator[StartWork]:
-    """Start workers, of `broker` where no other is named, and wait until they have joined."""
+    """Start workers, of `broker` by default, and wait until they have joined."""
     started: list[WorkProcess] = []
 
     def start(*arguments: str, joined: bool = True, of: Daemon | None = None, path: Path | None = None) -> WorkProcess:
@@ -174,7 +174,7 @@ def answer(master: Master, type: str, body: object) -> object:
 
 
 def failure(master: Master, type: str, body: object) -> JobFailed:
-    """Return why a job failed."""
+    """Return the reason of a job's failure."""
     master.submit(type=type, body=body)
     with pytest.raises(JobFailed) as failed:
         master.receive()
@@ -185,12 +185,12 @@ def failure(master: Master, type: str, body: object) -> JobFailed:
 
 
 def test_a_function_of_the_current_directory_answers_jobs_of_its_name(work: StartWork, master: Master) -> None:
-    """`gloom work module:function` finds the module where it is started, and serves the function's name."""
+    """`gloom work module:function` imports the module from the current directory, and serves the function's name."""
     worker = work("worker_functions:double")
     assert answer(master, "double", 21) == 42
     worker.ctrl_c()
     assert worker.ended() == 0
-    joined, stopped = worker.lines  # and nothing for a job that went well
+    joined, stopped = worker.lines  # no line for a successful job
     assert re.fullmatch(r"\d\d:\d\d:\d\d gloom work: joined double at 127.0.0.1:\d+ \(\d+ at once\)", joined)
     assert stopped.endswith(" gloom work: stopped")
 
@@ -202,7 +202,7 @@ def test_type_gives_a_function_another_name(work: StartWork, master: Master) -> 
 
 
 def test_what_a_job_prints_is_the_workers_output(work: StartWork, master: Master) -> None:
-    """A function's print() goes where the worker's standard output goes, at once."""
+    """A function's print() goes at once to the worker's standard output."""
     worker = work("worker_functions:say")
     assert answer(master, "say", "hello") is None
     output = worker.process.stdout
@@ -212,7 +212,7 @@ def test_what_a_job_prints_is_the_workers_output(work: StartWork, master: Master
 
 
 def test_an_exception_fails_the_job_and_is_in_the_log(work: StartWork, master: Master) -> None:
-    """The worker logs the job, the kind and the reason of each failure, one traceback a minute, and goes on."""
+    """The worker logs each failure's job, kind and reason, with one traceback a minute, and goes on."""
     worker = work("worker_functions:fail", "-c", "1")
     assert failure(master, "fail", "no such shelf").reason == "no such shelf"
     assert worker.wait_for("failed").endswith(" of fail failed: LookupError: no such shelf")
@@ -245,7 +245,7 @@ def test_many_jobs_run_at_once(work: StartWork, master: Master, fifos: Fifos) ->
 
 
 def test_a_killed_process_costs_its_job_one_attempt(work: StartWork, master: Master, fifos: Fifos) -> None:
-    """A process that is killed takes only its job along: that is tried again, and the worker goes on."""
+    """The death of a process costs only its own job an attempt: the job is retried, and the worker goes on."""
     worker = work("worker_functions:arrive_and_wait", "-c", "1")
     master.submit(type="arrive_and_wait", body=fifos.body)
     (first,) = fifos.wait_for(1)
@@ -268,7 +268,7 @@ def test_try_again_gives_the_job_to_a_worker_once_more(work: StartWork, master: 
 def test_a_module_that_breaks_later_is_imported_again_and_again(
     work: StartWork, master: Master, tmp_path: Path
 ) -> None:
-    """A worker whose module breaks while it runs says so, and serves again when the module is whole."""
+    """A worker whose module breaks later reports it, and serves again once the module imports."""
     module = tmp_path / "fragile.py"
     whole = "import os\ndef serve(body): return os._exit(7) if body == 'die' else body\n"
     module.write_text(whole)
@@ -285,8 +285,8 @@ def test_a_module_that_breaks_later_is_imported_again_and_again(
 
 
 def test_ctrl_c_finishes_the_job_in_hand(work: StartWork, master: Master, fifos: Fifos) -> None:
-    """Ctrl-C at the terminal, which sends SIGINT to all: no job is broken off, its answer arrives, the status is 0."""
-    # One slot: an idle second one might rightly take the job below, which may cross its leave.
+    """On Ctrl-C, SIGINT to every process, the running job is finished and its answer arrives; the status is 0."""
+    # One slot: a second, idle one might rightly take the job below before its leave arrives.
     worker = work("worker_functions:arrive_and_wait", "-c", "1")
     master.submit(type="arrive_and_wait", body=fifos.body)
     (pid,) = fifos.wait_for(1)
@@ -304,7 +304,7 @@ def test_ctrl_c_finishes_the_job_in_hand(work: StartWork, master: Master, fifos:
 
 
 def test_sigterm_to_all_processes_finishes_the_job_in_hand(work: StartWork, master: Master, fifos: Fifos) -> None:
-    """A service manager sends SIGTERM to the children too: the job is finished all the same."""
+    """On a service manager's SIGTERM to all processes, children included, the running job is finished."""
     worker = work("worker_functions:arrive_and_wait", "-c", "1")
     master.submit(type="arrive_and_wait", body=fifos.body)
     (pid,) = fifos.wait_for(1)
@@ -317,7 +317,7 @@ def test_sigterm_to_all_processes_finishes_the_job_in_hand(work: StartWork, mast
 
 
 def test_a_second_ctrl_c_ends_at_once(work: StartWork, master: Master, fifos: Fifos) -> None:
-    """The second signal ends worker and job; the status says which signal, and another worker gets the job."""
+    """A second signal ends worker and job; the status names the signal, and another worker gets the job."""
     worker = work("worker_functions:arrive_and_wait", "-c", "1")
     master.submit(type="arrive_and_wait", body=fifos.body)
     (pid,) = fifos.wait_for(1)
@@ -334,7 +334,7 @@ def test_a_second_ctrl_c_ends_at_once(work: StartWork, master: Master, fifos: Fi
 
 
 def test_a_job_that_takes_too_long_is_ended(work: StartWork, master: Master, fifos: Fifos) -> None:
-    """After --finish-seconds the job in hand is given back, and the exit status is 1."""
+    """After --finish-seconds the running job is given back, and the exit status is 1."""
     worker = work("worker_functions:arrive_and_wait", "-c", "1", "--finish-seconds", "0.1")
     master.submit(type="arrive_and_wait", body=fifos.body)
     child = Watched(*fifos.wait_for(1))
@@ -345,7 +345,7 @@ def test_a_job_that_takes_too_long_is_ended(work: StartWork, master: Master, fif
 
 
 def test_no_process_outlives_a_killed_worker(work: StartWork, master: Master, fifos: Fifos) -> None:
-    """SIGKILL of the worker ends its children: the busy one, and the idle one."""
+    """After a SIGKILL of the worker, its children end, busy or idle."""
     worker = work("worker_functions:arrive_and_wait", "-c", "2")
     for _ in range(2):
         master.submit(type="arrive_and_wait", body=fifos.body)
@@ -366,11 +366,11 @@ def test_what_a_job_has_started_ends_with_the_worker(work: StartWork, master: Ma
     assert program.ended()
 
 
-# The broker goes and comes
+# A restarted broker
 
 
 def test_a_worker_joins_again_after_a_restart_of_the_broker(work: StartWork, daemon: Callable[..., Daemon]) -> None:
-    """A broker that is not there yet, or dies, is said once, waited for, and joined by itself; so is the job type."""
+    """The worker logs once that its broker is missing or lost, waits, and joins again with its job type."""
     broker = daemon()
     broker.kill()
     worker = work("worker_functions:double", "-c", "2", of=broker, joined=False)
@@ -392,20 +392,23 @@ def test_a_worker_joins_again_after_a_restart_of_the_broker(work: StartWork, dae
 
 
 def test_a_program_gets_the_text_and_its_output_is_the_answer(work: StartWork, master: Master) -> None:
-    """`gloom work --type TYPE -- program`: a string comes as text, the output without its last newline goes back."""
+    """
+    With `gloom work --type TYPE -- program`, a string is the program's input, and its output without the last newline
+    the answer.
+    """
     work("--type", "count", "--", "wc", "-w")
     assert answer(master, "count", "how many words are these") == "5"
 
 
 def test_a_program_on_json(work: StartWork, master: Master) -> None:
-    """With --json the program reads the body's JSON, and prints the answer's."""
+    """With --json the program reads the body as JSON, and prints its answer as JSON."""
     work("--type", "same", "--json", "--", "cat")
     body = {"big": 12345678901234567890123, "text": "a\n", "list": [None, True]}
     assert answer(master, "same", body) == body
 
 
 def test_a_program_that_fails_fails_its_job(work: StartWork, master: Master) -> None:
-    """Another exit status than 0 is a failure, with the last lines of standard error."""
+    """An exit status other than 0 fails the job, with the last lines of standard error."""
     worker = work("--type", "check", "--", "sh", "-c", "echo the shelf is empty >&2; exit 3")
     assert failure(master, "check", "x").reason == "exit status 3: the shelf is empty"
     worker.wait_for("the shelf is empty")
@@ -413,7 +416,7 @@ def test_a_program_that_fails_fails_its_job(work: StartWork, master: Master) -> 
 
 
 def test_no_program_outlives_a_killed_worker(work: StartWork, master: Master, fifos: Fifos) -> None:
-    """SIGKILL of the worker ends the program that runs for a job too."""
+    """After a SIGKILL of the worker, the program of a running job ends too."""
     script = f"echo $$ > {fifos.body['arrived']}; read line < {fifos.body['go']}"
     worker = work("--type", "wait", "-c", "1", "--", "sh", "-c", script)
     master.submit(type="wait", body=None)
@@ -422,11 +425,11 @@ def test_no_program_outlives_a_killed_worker(work: StartWork, master: Master, fi
     assert program.ended()
 
 
-# What cannot work
+# Unusable functions
 
 
 def test_a_function_that_is_not_there_is_one_line(work: StartWork) -> None:
-    """A wrong MODULE:FUNCTION ends the worker at once with one clear line and status 1."""
+    """A wrong MODULE:FUNCTION ends the worker at once with one line and status 1."""
     worker = work("worker_functions:no_such_function", "-c", "2", joined=False)
     assert worker.ended() == 1
     assert worker.lines == [
@@ -435,7 +438,7 @@ def test_a_function_that_is_not_there_is_one_line(work: StartWork) -> None:
 
 
 def test_a_module_that_fails_shows_where(work: StartWork, tmp_path: Path) -> None:
-    """An error of the user's own module ends the worker with the user's own part of the traceback."""
+    """An error in the user's module ends the worker with the user's part of the traceback."""
     module = tmp_path / "fragile.py"
     module.write_text("1 / 0\n")
     worker = work("fragile:serve", joined=False, path=tmp_path)

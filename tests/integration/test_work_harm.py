@@ -34,7 +34,7 @@ from tests.support.daemon import Daemon
 
 
 def test_a_job_that_forks_has_its_own_answer_and_no_other_job_has_the_forks(work: StartWork, master: Master) -> None:
-    """A function that forks and returns on both sides answers each job once, with the worker process's word."""
+    """A function that forks and returns in both processes answers each job once, with the worker process's result."""
     worker = work("worker_functions:fork_and_both_return", "-c", "2")
     for id in range(40):
         master.submit(type="fork_and_both_return", id=id, body=id)
@@ -46,7 +46,7 @@ def test_a_job_that_forks_has_its_own_answer_and_no_other_job_has_the_forks(work
 
 @pytest.mark.parametrize(("way", "status"), [("exit 0", 0), ("exit 3", 3), ("_exit 4", 4), ("raise", 1), ("return", 0)])
 def test_a_forked_process_ends_as_an_ordinary_one(work: StartWork, master: Master, way: str, status: int) -> None:
-    """`if os.fork() == 0: ...; sys.exit(0)` works; an exception there is shown, and is not the job's."""
+    """`if os.fork() == 0: ...; sys.exit(0)` works; an exception in the fork is shown, and does not fail the job."""
     worker = work("worker_functions:fork", "-c", "1")
     assert answer(master, "fork", way) == status
     if way == "raise":
@@ -55,7 +55,7 @@ def test_a_forked_process_ends_as_an_ordinary_one(work: StartWork, master: Maste
 
 
 def test_what_waits_in_a_buffer_is_written_once(work: StartWork, master: Master) -> None:
-    """Text without a newline, before a fork, is not printed by both processes."""
+    """Text without a newline that is buffered before a fork is printed once."""
     worker = work("worker_functions:say_and_fork", "-c", "1")
     answer(master, "say_and_fork", "once;")
     worker.ctrl_c()
@@ -65,7 +65,7 @@ def test_what_waits_in_a_buffer_is_written_once(work: StartWork, master: Master)
 
 
 def test_a_daemon_of_a_job_blocks_no_shutdown(work: StartWork, master: Master, fifos: Fifos) -> None:
-    """A job that forks twice and leaves a daemon has its answer; the worker stops, and the daemon lives on."""
+    """A job that leaves a daemon by a double fork is answered; the worker stops, and the daemon lives on."""
     worker = work("worker_functions:fork_twice", "-c", "1")
     assert answer(master, "fork_twice", fifos.body) is None
     (daemon,) = fifos.wait_for(1)
@@ -75,7 +75,7 @@ def test_a_daemon_of_a_job_blocks_no_shutdown(work: StartWork, master: Master, f
 
 
 def test_a_daemon_of_a_process_that_died_holds_no_slot(work: StartWork, master: Master, fifos: Fifos) -> None:
-    """The end of the process ends the attempt, and the slot serves again, though a daemon has the pipes open."""
+    """The death of the process ends the attempt, and the slot serves again, though a daemon keeps the pipes open."""
     worker = work("worker_functions:fork_and_die", "-c", "1")
     failed = failure(master, "fork_and_die", fifos.body)
     assert failed.reason == "the worker process ended with exit status 7 (4 attempts)"
@@ -87,7 +87,7 @@ def test_a_daemon_of_a_process_that_died_holds_no_slot(work: StartWork, master: 
 
 
 def test_a_process_that_a_program_leaves_holds_no_slot(work: StartWork, master: Master, fifos: Fifos) -> None:
-    """`gloom work -- PROGRAM`: the program's end is the job's end, whoever holds its output open."""
+    """With `gloom work -- PROGRAM`, the job ends with the program, even if another process keeps its output open."""
     script = f"(echo $BASHPID $$ > {fifos.body['arrived']}; read line < {fifos.body['go']}) & echo started"
     worker = work("--type", "start", "-c", "1", "--", "sh", "-c", script)
     assert answer(master, "start", None) == "started"
@@ -119,7 +119,7 @@ HARM: list[tuple[list[Any], str]] = [
 
 @pytest.mark.parametrize(("body", "kind"), HARM, ids=[f"{body[0]}-{kind}" for body, kind in HARM])
 def test_a_job_harms_itself_only(work: StartWork, master: Master, fifos: Fifos, body: list[Any], kind: str) -> None:
-    """Whatever a job does to its process, it fails with a reason, and the job beside it is answered."""
+    """A job that harms its process fails with a reason, and the job beside it is answered."""
     worker = work("worker_functions:harm", "-c", "2")
     master.submit(type="harm", id="beside", body=fifos.body)
     (beside,) = fifos.wait_for(1)
@@ -133,7 +133,7 @@ def test_a_job_harms_itself_only(work: StartWork, master: Master, fifos: Fifos, 
     assert answer(master, "harm", ["double", 21]) == 42
     worker.ctrl_c()
     assert worker.ended() == 0
-    # The traceback of the job itself is no harm.
+    # The job's own traceback is expected.
     lines = [line for line in worker.lines if " of harm: Traceback" not in line]
     assert not any("Traceback" in line or "a bug" in line or "is gone" in line for line in lines)
 
@@ -144,7 +144,7 @@ def test_a_job_harms_itself_only(work: StartWork, master: Master, fifos: Fifos, 
 def test_a_first_process_that_is_killed_while_it_starts_is_started_again(
     work: StartWork, master: Master, tmp_path: Path, fifos: Fifos
 ) -> None:
-    """The worker says so, starts another one, and works."""
+    """If the first process is killed during its start, the worker logs it, starts another, and works."""
     (tmp_path / "slow.py").write_text(
         f"import worker_functions\nworker_functions.arrive_and_wait({fifos.body!r})\ndef serve(body): return body\n"
     )
@@ -160,7 +160,7 @@ def test_a_first_process_that_is_killed_while_it_starts_is_started_again(
 
 
 def test_the_port_for_masters_is_named(broker: Daemon, work: StartWork) -> None:
-    """The worker does not say that it has joined: it says which port it is, and which option to use, with status 1."""
+    """A worker on the port for masters does not report that it joined: one line names the right option; status 1."""
     worker = WorkProcess(f"--slave=127.0.0.1:{broker.master_port}", "worker_functions:double")
     try:
         assert worker.ended() == 1
@@ -180,7 +180,7 @@ def test_the_port_for_masters_is_named(broker: Daemon, work: StartWork) -> None:
     ],
 )
 def test_another_kind_of_server_is_told(greeting: bytes, complaint: str) -> None:
-    """What is no broker is said in one line; a broker may take its place, so the worker tries on."""
+    """A server that is no broker is reported in one line; the worker retries, since a broker may replace it."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:

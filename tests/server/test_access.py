@@ -1,4 +1,4 @@
-"""The access file: what it may hold, what is said when it is wrong, and whose token or certificate it is."""
+"""The access file: its contents, its error messages, and the identity behind a token or a certificate."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_file_is_read(tmp_path: Path) -> None:
 
 
 def entry(**more: Any) -> str:
-    """Return the text of one entry, with *more* in it; what is None is left out."""
+    """Return the text of one entry with *more* fields; a field that is None is left out."""
     values = {"name": '"shop"', "token_sha256": f'"{"0" * 64}"', "roles": '["master"]', "types": '["*"]'} | more
     return "[[identity]]\n" + "".join(f"{key} = {value}\n" for key, value in values.items() if value is not None)
 
@@ -90,7 +90,7 @@ WRONG_ENTRIES = [
 
 @pytest.mark.parametrize(("text", "problem"), WRONG_ENTRIES, ids=range(len(WRONG_ENTRIES)))
 def test_a_wrong_entry_is_named(tmp_path: Path, text: str, problem: str) -> None:
-    """The error says which entry of which file is wrong, and what is allowed; it shows no hash."""
+    """The error names the file, the wrong entry and the allowed values; it shows no hash."""
     with pytest.raises(SettingsError, match=f"^access: .*access.toml: identity 3: {re.escape(problem)}") as caught:
         access_of(tmp_path, GOOD + text)
     assert "secret" not in str(caught.value)
@@ -103,13 +103,13 @@ def test_a_wrong_entry_is_named(tmp_path: Path, text: str, problem: str) -> None
     ids=range(6),
 )
 def test_a_file_holds_identities_and_nothing_else(tmp_path: Path, text: str) -> None:
-    """A file without entries, or with anything beside them, is no access file: nobody gets in by a misspelling."""
+    """A file without entries, or with any other key, is refused, so that a misspelling admits nobody."""
     with pytest.raises(SettingsError, match=r"must hold \[\[identity\]\] entries, one or more, and nothing else"):
         access_of(tmp_path, text)
 
 
 def test_an_entry_is_a_table(tmp_path: Path) -> None:
-    """A list of other things than tables is refused by its number."""
+    """An entry that is not a table is refused, and named by its number."""
     with pytest.raises(SettingsError, match="identity 1: must be a table"):
         access_of(tmp_path, "identity = [1]")
 
@@ -123,7 +123,7 @@ def test_an_entry_is_a_table(tmp_path: Path) -> None:
     ],
 )
 def test_two_entries_must_differ(tmp_path: Path, second: str, key: str) -> None:
-    """No two identities have one name, token or certificate: which of them would it be?"""
+    """Two identities with the same name, token or certificate are refused as ambiguous."""
     first = entry(name='"y"', token_sha256=None, certificate='"c"') if key == "certificate" else entry()
     with pytest.raises(SettingsError, match=f"two identities have the same {key}$"):
         access_of(tmp_path, first + second)
@@ -146,12 +146,12 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 
 def test_a_token_is_kept_as_its_hash() -> None:
-    """What is kept is the SHA-256 of the token in UTF-8, which other tools compute too."""
+    """The broker keeps the SHA-256 of the token in UTF-8, which other tools can compute too."""
     assert hash_token("tökén") == hashlib.sha256("tökén".encode()).hexdigest()
 
 
 def test_only_the_whole_token_is_known() -> None:
-    """A token is found among several, and nothing that is nearly one is."""
+    """A token is found among several; a token that differs in any way is not."""
     identities = [Identity(name, frozenset(), (), hash_token(f"token {name}")) for name in "abc"]
     access = Access([*identities, Identity("d", frozenset(), (), certificate="token d")])
     assert [access.with_token(f"token {name}") for name in "abcd"] == [*identities, None]
@@ -160,7 +160,11 @@ def test_only_the_whole_token_is_known() -> None:
 
 
 def test_a_certificate_is_known_by_any_of_its_names() -> None:
-    """One name of the certificate is enough; names are compared whole, and an identity with a token has none."""
+    """
+    Any one name of a certificate identifies it.
+
+    Names are compared whole; an identity with a token has no certificate.
+    """
     known, other = (Identity(name, frozenset(), (), certificate=f"{name}.example.org") for name in ("a", "b"))
     access = Access([Identity("t", frozenset(), (), "0" * 64), known, other])
     assert access.with_certificate(iter(["x", "b.example.org"])) is other
@@ -187,7 +191,7 @@ def test_roles() -> None:
     ],
 )
 def test_patterns(patterns: list[str], allowed: list[str | None], refused: list[str | None]) -> None:
-    """Patterns match a type whole and in its case; an untyped job needs the pattern *, and no other will do."""
+    """A pattern matches a whole type, case-sensitively. Only the pattern * admits untyped jobs."""
     identity = Identity("i", frozenset(), tuple(patterns))
     assert [type for type in allowed if not identity.has_type(type)] == []
     assert [type for type in refused if identity.has_type(type)] == []
@@ -206,11 +210,11 @@ def test_patterns(patterns: list[str], allowed: list[str | None], refused: list[
     ],
 )
 def test_the_names_of_a_certificate(names: tuple[str | None, ...], found: list[str]) -> None:
-    """The common name and all DNS names of what a client has shown."""
+    """The names of a client's certificate are its common name and all its DNS names."""
     shown = certificate_of(*names)
     assert certificate_names(SimpleNamespace(getPeerCertificate=lambda: shown)) == found
 
 
 def test_no_certificate_has_no_names() -> None:
-    """A client that shows none has no name."""
+    """A client without a certificate has no names."""
     assert certificate_names(SimpleNamespace(getPeerCertificate=lambda: None)) == []

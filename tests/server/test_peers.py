@@ -1,4 +1,4 @@
-"""What both ports have in common and no message shows: names, counts, and dropping everybody."""
+"""The common part of both ports that no message shows: names, counts, and dropping every peer."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from tests.support.wire import HELLO, OK, PING, respond, slave_of, submit
     ids=str,
 )
 def test_an_address_is_written_as_a_person_would(address: object, name: str) -> None:
-    """Host and port, IPv6 in brackets; a unix socket has neither."""
+    """An address is written as host:port, with IPv6 in brackets; a unix socket has neither."""
     assert address_name(address) == name
 
 
 def test_a_port_is_more_than_its_connections() -> None:
-    """A protocol that does not say what its port does cannot be used by mistake."""
+    """The base protocol without a port's behaviour cannot be used by mistake."""
 
     class Nothing(PeerProtocol):
         base, verbs = MasterProtocol.base, MasterProtocol.verbs
@@ -44,7 +44,7 @@ def test_a_port_is_more_than_its_connections() -> None:
 
 
 def test_a_master_that_waits_for_few_answers_has_each_at_once() -> None:
-    """What is said to a master may wait for a moment while it has many jobs in flight; to a slave never."""
+    """Outcomes for a master with many jobs in flight may be sent a moment later; frames for a slave never are."""
     gloom = MemoryGloom()
     slave, master = slave_of(gloom), gloom.master()
     (of_master,), (of_slave,) = gloom.masters.peers, gloom.slaves.peers
@@ -62,7 +62,7 @@ def test_a_master_that_waits_for_few_answers_has_each_at_once() -> None:
 
 
 def test_only_jobs_count_as_answers_that_are_due() -> None:
-    """Other requests of a master have their reply and no outcome; a job that failed or was cancelled is answered."""
+    """Only a job counts as a due answer: other requests have a reply alone. A failed or cancelled job is answered."""
     gloom = MemoryGloom()
     slave, master = slave_of(gloom), gloom.master()
     (of_master,) = gloom.masters.peers
@@ -84,17 +84,17 @@ def test_only_jobs_count_as_answers_that_are_due() -> None:
 
 
 def test_twisted_logs_which_port_it_is() -> None:
-    """The lines that Twisted writes about a port name what is behind it."""
+    """Twisted's own log lines about a port name the port's role."""
     gloom = MemoryGloom()
     assert [factory.logPrefix() for factory in (gloom.masters, gloom.slaves)] == ["MasterProtocol", "SlaveProtocol"]
 
 
 def test_connections_are_counted_over_both_ports() -> None:
-    """The count goes up and down with the connections, and ends at none; one that is refused is no connection."""
+    """The count follows the connections of both ports, and ends at zero. A refused connection does not count."""
     gloom = MemoryGloom(Settings(max_connections=2))
     around = gloom.masters.around
     peers = [gloom.master(), gloom.slave(), gloom.slave()]
-    assert (around.connections, around.refused) == (2, 1)  # the third is being told that it is one too many
+    assert (around.connections, around.refused) == (2, 1)  # the broker refuses the third as one too many
     gloom.advance()
     assert (around.connections, len(gloom.masters.peers), len(gloom.slaves.peers)) == (2, 1, 1)
     assert (around.refused, peers[2].lost) == (0, True)
@@ -104,7 +104,7 @@ def test_connections_are_counted_over_both_ports() -> None:
 
 
 def test_one_that_was_refused_takes_no_place() -> None:
-    """A client that tries again is served as soon as there is room, whoever lingers from before."""
+    """A refused connection takes no place: a client that retries is served as soon as there is room."""
     gloom = MemoryGloom(Settings(max_connections=1))
     first, refused = gloom.master(), gloom.master()
     refused.transport.stalled = True
@@ -117,7 +117,11 @@ def test_one_that_was_refused_takes_no_place() -> None:
 
 
 def test_few_that_were_refused_may_linger() -> None:
-    """They cost descriptors: beyond 16 the next is told busy, if it is quick, and reset at once."""
+    """
+    At most 16 refused connections may linger, since each costs a descriptor.
+
+    The next is told busy, and reset at once.
+    """
     gloom = MemoryGloom(Settings(max_connections=1))
     good = gloom.master()
     lingering = [gloom.slave() for _ in range(16)]
@@ -132,7 +136,7 @@ def test_few_that_were_refused_may_linger() -> None:
 
 
 def test_everybody_can_be_dropped_at_once() -> None:
-    """A broker in a hurry drops all connections of a port without a word; those of the other go on."""
+    """The broker can drop all connections of one port without a frame; those of the other port go on."""
     gloom = MemoryGloom()
     masters, slave = [gloom.master(), gloom.master()], slave_of(gloom)
     masters[0].ask(submit(1))
@@ -144,7 +148,7 @@ def test_everybody_can_be_dropped_at_once() -> None:
 
 
 def test_a_port_without_connections_is_closed_at_once() -> None:
-    """Closing fires when the last connection has ended, and there may be none."""
+    """Closing fires when the last connection has ended, or at once where there is none."""
     gloom = MemoryGloom()
     factory: PeerFactory[SlaveProtocol] = gloom.slaves
     gloom.result(factory.close())

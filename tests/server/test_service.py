@@ -1,4 +1,4 @@
-"""The daemon's life in memory: gloom.server.service with doubles for endpoints, peers and the reactor."""
+"""The daemon's life cycle in memory: gloom.server.service with doubles for endpoints, peers and the reactor."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Port:
     A listening port.
 
     Attributes:
-        stopped: What its stopListening returned, or None before that.
+        stopped: The Deferred of its stopListening, or None before that.
     """
 
     def __init__(self, address: Any) -> None:
@@ -59,10 +59,10 @@ class Endpoint:
     A place to listen.
 
     Args:
-        result: What listening comes to: a port, an exception, or a Deferred of either.
+        result: The outcome of listening: a port, an exception, or a Deferred of either.
 
     Attributes:
-        factories: What it was asked to listen with.
+        factories: The factories that it was asked to listen with.
     """
 
     def __init__(self, result: Any) -> None:
@@ -87,7 +87,7 @@ def service_on(
     settings: Settings = Settings(),  # noqa: B008  # frozen
     access: Access | None = None,
 ) -> BrokerService:
-    """Return a service with one endpoint a role; an address stands for a port on it."""
+    """Return a service with one endpoint for each role; an address stands for a port on it."""
     places = [Endpoint(Port(one) if isinstance(one, IPv4Address) else one) for one in (masters, slaves)]
     reactor = MemoryReactorClock() if reactor is None else reactor
     return BrokerService(reactor, memory_surroundings(settings, reactor, access), places[:1], places[1:])
@@ -98,7 +98,7 @@ def lines(events: list[Any]) -> list[str]:
 
 
 def start(service: Any) -> list[str]:
-    """Start *service* as twistd does, and return what it logs."""
+    """Start *service* as twistd does, and return its log lines."""
     with logged("gloom.server.service") as events:
         service.privilegedStartService()
         service.startService()
@@ -106,7 +106,7 @@ def start(service: Any) -> list[str]:
 
 
 def run(reactor: MemoryReactorClock) -> list[str]:
-    """Have the reactor say that it runs, and return what is logged then."""
+    """Run the reactor's start hooks, and return the log lines since."""
     with logged("gloom.server.service") as events:
         for call, args, kwargs in reactor.whenRunningHooks:
             call(*args, **kwargs)
@@ -123,7 +123,7 @@ def test_a_start_says_where_masters_and_slaves_connect() -> None:
 
 
 def test_up_is_said_when_the_reactor_runs() -> None:
-    """Who waits for the line can send jobs, and signals: before the reactor runs SIGTERM is no clean stop."""
+    """The broker logs that it is up once the reactor runs: only then is SIGTERM a clean stop."""
     reactor = MemoryReactorClock()
     start(service_on(HERE, HERE, reactor))
     assert run(reactor) == [f"gloom {gloom.__version__} is up"]
@@ -148,7 +148,7 @@ def test_a_service_that_stops_before_the_reactor_runs_is_never_up() -> None:
     ],
 )
 def test_a_port_that_only_this_host_reaches_says_so(address: Any, place: str) -> None:
-    """On loopback the line tells that other hosts cannot connect, and which option changes that."""
+    """On loopback the line says that other hosts cannot connect, and names the option that changes that."""
     (line,) = start(listening(Port(address)))
     assert line.startswith(f"masters on {place} (")
     assert LOOPBACK_NOTE in line
@@ -166,7 +166,7 @@ def test_a_port_that_only_this_host_reaches_says_so(address: Any, place: str) ->
     ],
 )
 def test_any_other_place_is_named_without_the_note(address: Any, place: str) -> None:
-    """Where other hosts can connect, or no host at all, the line is the address alone."""
+    """For any other address the line is the address alone."""
     assert start(listening(Port(address))) == [f"masters on {place}"]
 
 
@@ -179,7 +179,7 @@ def listening(result: Any, reactor: Any = None, statuses: list[int] | None = Non
 
 
 def test_privileged_and_ordinary_start_listen_once() -> None:
-    """twistd starts a service twice, before and after it gives up root: the port is opened once."""
+    """twistd starts a service twice, before and after it drops root; the port is opened once."""
     endpoint = Endpoint(Port(HERE))
     reactor = MemoryReactorClock()
     service = BrokerService(reactor, memory_surroundings(Settings(), reactor), [endpoint], [])
@@ -206,7 +206,7 @@ def test_every_endpoint_serves_the_same_broker() -> None:
     assert master[0].protocol.received == to_frame(OK) + to_frame(b'{"id":1,"body":3}')  # type: ignore[union-attr]
 
 
-# Not being able to
+# Failing to listen
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_every_endpoint_serves_the_same_broker() -> None:
     ids=["taken", "IPv6", "no interface", "unix taken", "unix without directory", "anything"],
 )
 def test_a_place_that_cannot_be_had_stops_the_start(error: Exception, line: str) -> None:
-    """The start fails with one line: for whom, where, why; the same line is in the log as an error."""
+    """The start fails with one line: the role, the address and the reason. The log has the same line as an error."""
     service = listening(error)
     with logged("gloom.server.service") as events, pytest.raises(StartupError) as raised:
         service.privilegedStartService()
@@ -247,7 +247,7 @@ def test_a_place_that_cannot_be_had_stops_the_start(error: Exception, line: str)
 
 
 def test_the_second_port_that_is_taken_fails_the_whole_start() -> None:
-    """A broker with one of its two ports does not come up."""
+    """A broker that gets only one of its two ports does not come up."""
     reactor = MemoryReactorClock()
     with pytest.raises(StartupError, match="for slaves on"):
         service_on(HERE, taken(port=9999), reactor).privilegedStartService()
@@ -270,7 +270,7 @@ def test_a_late_failure_stops_the_daemon_with_a_status() -> None:
 
 
 def test_a_failure_just_before_the_reactor_runs_stops_it_when_it_does() -> None:
-    """Between the start and the reactor's first turn a failure is not lost either."""
+    """A failure between the start and the reactor's first turn stops the daemon too."""
     reactor, statuses, result = MemoryReactorClock(), [], Deferred()  # type: ignore[var-annotated]
     start(listening(result, reactor, statuses))
     result.errback(taken())
@@ -281,7 +281,7 @@ def test_a_failure_just_before_the_reactor_runs_stops_it_when_it_does() -> None:
 
 
 def test_a_stop_gives_up_listening_that_has_not_succeeded_yet() -> None:
-    """Stopping a broker that is still waiting for its port is no failure."""
+    """A stop while the broker still waits for its port is no failure."""
     statuses: list[int] = []
     service = listening(Deferred(), statuses=statuses)
     start(service)
@@ -299,7 +299,7 @@ def test_a_stop_before_any_start_does_nothing() -> None:
 
 
 def test_a_stop_closes_ports_then_masters_then_slaves() -> None:
-    """Nobody new comes in while connections close, and each step is waited for."""
+    """A stop closes the ports first, then the masters, then the slaves, and waits for each step."""
     service = service_on(HERE, HERE)
     start(service)
     master, slave = connect(service.masters), connect(service.slaves)
@@ -320,7 +320,7 @@ def test_a_stop_closes_ports_then_masters_then_slaves() -> None:
 
 
 def test_a_stop_says_who_was_connected_and_when_it_is_done() -> None:
-    """A line for each step: who is connected, that no job is waited for, and the end."""
+    """A stop logs a line for each step: the connected peers, the lack of running jobs, and the end."""
     service = service_on(HERE, HERE)
     start(service)
     ends = [*connect(service.masters), *connect(service.masters), *connect(service.slaves)]
@@ -339,7 +339,7 @@ def test_a_stop_says_who_was_connected_and_when_it_is_done() -> None:
 
 
 def test_a_peer_that_does_not_read_cannot_hold_up_the_stop() -> None:
-    """After linger_seconds a connection with something left to read is dropped."""
+    """A connection with unread output is dropped after linger_seconds."""
     reactor = MemoryReactorClock()
     service = service_on(HERE, HERE, reactor)
     start(service)
@@ -364,8 +364,8 @@ class Farm:
     A service with a master and a slave, both of which accept ``quiet``, in memory.
 
     Attributes:
-        done: What the service's stop returned.
-        log: What was logged from the stop on.
+        done: The Deferred of the service's stop.
+        log: The log lines since the stop.
     """
 
     def __init__(self, **settings: Any) -> None:
@@ -390,7 +390,7 @@ class Farm:
         self.turn()
 
     def turn(self, seconds: float = 0.0) -> None:
-        """Let time pass, and everything arrive that is on its way."""
+        """Let time pass, and deliver every message on its way."""
         with logged("gloom.server.service") as events:
             for step in (seconds, 0.0, 0.0):
                 carry(*self.master, *self.slave)
@@ -399,7 +399,7 @@ class Farm:
         self.log += lines(events)
 
     def heard(self, ends: Any) -> list[Any]:
-        """Return what this end was told since the last call."""
+        """Return the messages to this end since the last call."""
         data, ends[0].protocol.received = ends[0].protocol.received, b""
         messages = []
         while data:
@@ -424,7 +424,7 @@ DOWN = f"gloom {gloom.__version__} is down"
 
 
 def test_a_job_in_hand_is_finished_before_the_broker_goes() -> None:
-    """Its answer reaches the master, whenever it comes in the allowed time; only then connections close."""
+    """A running job may finish within the allowed time, and its answer reaches the master before connections close."""
     farm = Farm(drain_seconds=30.0)
     farm.submit(1)
     farm.heard(farm.master)
@@ -444,7 +444,7 @@ def test_a_job_in_hand_is_finished_before_the_broker_goes() -> None:
 
 
 def test_waiting_and_new_jobs_are_told_that_the_broker_goes() -> None:
-    """A job that no slave has taken gets the outcome ``draining`` at once; a new one is refused with it."""
+    """A job that no slave has taken gets the outcome ``draining`` at once; a new one is refused with the same code."""
     farm = Farm()
     farm.submit(1)
     farm.submit(2)
@@ -461,7 +461,7 @@ def test_waiting_and_new_jobs_are_told_that_the_broker_goes() -> None:
 
 
 def test_a_slave_is_told_quiet_and_given_nothing_more() -> None:
-    """Between the stop and the end a slave hears ``quiet``, the reply to its answer, and no job."""
+    """From the stop to the end a slave receives ``quiet``, the reply to its answer, and no job."""
     farm = Farm()
     farm.submit(1)
     farm.submit(2)
@@ -472,7 +472,7 @@ def test_a_slave_is_told_quiet_and_given_nothing_more() -> None:
 
 
 def test_a_job_that_takes_too_long_ends_as_draining() -> None:
-    """After drain_seconds what is still in hand gets the outcome ``draining``, and the broker goes."""
+    """After drain_seconds every running job gets the outcome ``draining``, and the broker ends."""
     farm = Farm(drain_seconds=2.5)
     farm.submit(1)
     farm.heard(farm.master)
@@ -492,7 +492,7 @@ def test_a_job_that_takes_too_long_ends_as_draining() -> None:
 
 
 def test_a_slave_that_goes_while_draining_leaves_its_job_draining() -> None:
-    """A job in hand whose slave disappears is not tried again, and is not waited for."""
+    """The job of a slave that disconnects during a drain is not retried and not waited for."""
     farm = Farm()
     farm.submit(1)
     farm.heard(farm.master)
@@ -505,7 +505,7 @@ def test_a_slave_that_goes_while_draining_leaves_its_job_draining() -> None:
 
 
 def test_without_time_to_drain_jobs_in_hand_end_at_once() -> None:
-    """drain_seconds of 0 waits for nothing."""
+    """With drain_seconds of 0 the broker waits for no job."""
     farm = Farm(drain_seconds=0.0)
     farm.submit(1)
     farm.stop()
@@ -514,7 +514,7 @@ def test_without_time_to_drain_jobs_in_hand_end_at_once() -> None:
 
 
 def test_a_hurry_ends_the_drain_and_drops_all_connections() -> None:
-    """Who cannot wait: no time passes, the connections are gone, and the stop is done."""
+    """A second stop request drops all connections and finishes the stop at once."""
     farm = Farm()
     farm.submit(1)
     farm.stop()
@@ -529,7 +529,7 @@ def test_a_hurry_ends_the_drain_and_drops_all_connections() -> None:
 
 
 def test_a_hurry_while_ports_still_close_is_not_forgotten() -> None:
-    """A second signal right behind the first ends the drain that has not begun yet."""
+    """A second signal right behind the first ends the drain before it has begun."""
     farm = Farm()
     farm.submit(1)
     ports: list[Any] = [listener.port for listener in farm.service.listeners]
@@ -541,7 +541,7 @@ def test_a_hurry_while_ports_still_close_is_not_forgotten() -> None:
     assert done.called
 
 
-# Being open to other hosts
+# Ports open to other hosts
 
 EVERYWHERE = IPv4Address("TCP", "0.0.0.0", 9998)
 READABLE = "open to other hosts, and anyone on the network can read the jobs (--tls-cert)"
@@ -552,7 +552,11 @@ FOR_ANYONE = "open to other hosts, and anyone who can connect may submit and tak
 @pytest.mark.parametrize("has_access", [False, True], ids=["anyone", "access"])
 @pytest.mark.parametrize("address", [HERE, EVERYWHERE], ids=["loopback", "open"])
 def test_a_port_open_to_others_is_warned_of(address: IPv4Address, has_access: bool, has_tls: bool) -> None:
-    """One warning for each protection that is missing, with its option; none on loopback, none with both."""
+    """
+    Each missing protection has one warning, with its option.
+
+    A port on loopback, or with both protections, has none.
+    """
     reactor = MemoryReactorClock()
     around = memory_surroundings(Settings(), reactor, Access([]) if has_access else None)
     masters, slaves = Endpoint(Port(address)), Endpoint(Port(HERE))

@@ -1,4 +1,4 @@
-"""The one timer of a broker: gloom.server.timer on a clock."""
+"""The broker's only timer: gloom.server.timer on a clock."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Rung:
 
 
 def test_it_rings_once_at_its_moment() -> None:
-    """Not before, and not again."""
+    """The alarm rings at its moment, not before and not again."""
     rung = Rung()
     rung.alarm.set(5.0)
     assert rung.advance(4.9) == []
@@ -43,7 +43,7 @@ def test_it_rings_once_at_its_moment() -> None:
 
 
 def test_the_earliest_of_several_moments_counts() -> None:
-    """An earlier moment replaces a later one, a later one changes nothing, and there is one timer."""
+    """An earlier moment replaces a later one, a later one has no effect, and there is one timer."""
     rung = Rung()
     for moment in (5.0, 3.0, 4.0, 3.0):
         rung.alarm.set(moment)
@@ -52,7 +52,7 @@ def test_the_earliest_of_several_moments_counts() -> None:
 
 
 def test_ringing_says_when_to_ring_next() -> None:
-    """What ringing returns is the next moment; None is none."""
+    """The return value of ringing is the next moment; None means no next moment."""
     rung = Rung()
     rung.following = [2.0, 7.0]
     rung.alarm.set(1.0)
@@ -60,7 +60,7 @@ def test_ringing_says_when_to_ring_next() -> None:
 
 
 def test_a_moment_that_has_passed_rings_in_the_next_turn() -> None:
-    """Never in the midst of what sets it."""
+    """A moment in the past rings in the next turn, never inside the call that sets it."""
     rung = Rung()
     rung.advance(5.0)
     rung.alarm.set(1.0)
@@ -69,7 +69,7 @@ def test_a_moment_that_has_passed_rings_in_the_next_turn() -> None:
 
 
 def test_an_alarm_that_is_stopped_leaves_no_timer() -> None:
-    """It rings no more; stopping twice is no mistake."""
+    """A stopped alarm does not ring, and may be stopped again."""
     rung = Rung()
     rung.alarm.set(1.0)
     rung.alarm.stop()
@@ -79,7 +79,7 @@ def test_an_alarm_that_is_stopped_leaves_no_timer() -> None:
 
 
 def test_an_alarm_that_nobody_listens_to_is_silent() -> None:
-    """Until it is told what to ring, ringing does nothing."""
+    """An alarm without a callback has no effect when it rings."""
     clock = Clock()
     Alarm(clock).set(1.0)
     clock.advance(1.0)

@@ -50,7 +50,7 @@ class Handshake:
         self.server.set_accept_state()
 
     def shake(self) -> None:
-        """Raise what either side has against it."""
+        """Perform the handshake; raise the error of either side."""
         for _ in range(3):
             with suppress(ssl.SSLWantReadError):
                 self.client.do_handshake()
@@ -68,7 +68,7 @@ class Handshake:
 
 
 def test_tls_1_3_is_spoken_and_nothing_older(files: tuple[Path, Path], authority: Authority) -> None:
-    """A client that has no TLS 1.3 is refused in the handshake."""
+    """The server speaks TLS 1.3; a client without it is refused in the handshake."""
     tls = ServerTLS(*files)
     handshake = Handshake(tls, authority)
     handshake.shake()
@@ -78,7 +78,7 @@ def test_tls_1_3_is_spoken_and_nothing_older(files: tuple[Path, Path], authority
 
 
 def test_key_and_certificate_may_be_in_one_file(files: tuple[Path, Path], authority: Authority) -> None:
-    """Without a file for the key it is looked for beside the certificate."""
+    """Without a key file, the key is read from the certificate's file."""
     files[0].write_bytes(files[0].read_bytes() + files[1].read_bytes())
     Handshake(ServerTLS(files[0]), authority).shake()
 
@@ -86,7 +86,7 @@ def test_key_and_certificate_may_be_in_one_file(files: tuple[Path, Path], author
 def test_a_client_authority_makes_clients_show_a_certificate(
     files: tuple[Path, Path], authority: Authority, tmp_path: Path
 ) -> None:
-    """Its certificates are accepted; none at all, or one of somebody else, is refused."""
+    """With a client authority, a client must show one of its certificates; none, or a foreign one, is refused."""
     tls = ServerTLS(*files, authority.file)
     handshake = Handshake(tls, authority, certificate=authority.issue("client.test", "client"))
     handshake.shake()
@@ -101,7 +101,7 @@ def test_a_client_authority_makes_clients_show_a_certificate(
 
 
 def test_new_connections_get_what_was_reloaded(files: tuple[Path, Path], authority: Authority) -> None:
-    """After a reload a new certificate is shown; a reload that fails leaves the old one in use."""
+    """After a reload new connections see the new certificate; a failed reload keeps the old one."""
     tls = ServerTLS(*files)
     first = Handshake(tls, authority).serial_number()
     authority.issue("broker.test", "server")
@@ -142,7 +142,7 @@ DAMAGED = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
 def test_a_file_that_cannot_be_used_is_named(
     which: int, content: bytes | None, problem: str, files: tuple[Path, Path], authority: Authority, tmp_path: Path
 ) -> None:
-    """The text is one line, with the option, the file and what is wrong; nothing of a key is in it."""
+    """The error is one line with the option, the file and the fault, and shows no part of a key."""
     wrong = tmp_path / "wrong.pem"
     if content is not None:
         wrong.write_bytes(content)
@@ -159,7 +159,7 @@ def test_a_file_that_cannot_be_used_is_named(
 def test_without_the_extra_the_line_says_what_to_install(
     files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """OpenSSL is not among gloom's dependencies; --tls-cert without it names the extra."""
+    """OpenSSL is not among gloom's dependencies; --tls-cert without it names the extra to install."""
     monkeypatch.setitem(sys.modules, "OpenSSL", None)
     with pytest.raises(SettingsError, match=r"^tls-cert needs the extra gloom\[tls\]: "):
         ServerTLS(*files)

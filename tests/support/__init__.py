@@ -1,1 +1,1 @@
-"""Helpers of the tests: recording peers, brokers in memory and as processes, certificates."""
+"""Test doubles and fixtures: recording peers, brokers in memory and as processes, certificates."""

@@ -1,4 +1,4 @@
-"""What tests of the asyncio client share: a loop that reports lost errors, a scripted broker, a real one."""
+"""Tools for tests of the asyncio client: a loop that reports lost errors, a scripted broker, a real broker."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OK = {"ok": True}
 
 
 def run(main: Coroutine[Any, Any, Any], seconds: float = SECONDS) -> Any:
-    """Run *main* in a loop of its own, for so long at most; fail for an error that nobody has retrieved."""
+    """Run *main* in its own loop, within a time limit; fail if an error was never retrieved."""
     lost = list[dict[str, Any]]()
 
     async def guarded() -> Any:
@@ -39,13 +39,13 @@ def run(main: Coroutine[Any, Any, Any], seconds: float = SECONDS) -> Any:
 
 
 async def until(true: Any) -> None:
-    """Let the loop run until *true()*; the limit is that of `run`."""
+    """Run the loop until *true()* holds; `run` sets the time limit."""
     while not true():
         await asyncio.sleep(0.001)
 
 
 class Far:
-    """The broker's end of one connection, in the hands of a test."""
+    """The broker's end of one connection, scripted by the test."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -62,14 +62,14 @@ class Far:
         self.writer.write(b"".join(struct.pack("!I", len(payload)) + payload for payload in payloads))
 
     async def welcomes(self, **changes: Any) -> Any:
-        """Answer ``hello``, and return it."""
+        """Read the ``hello``, answer it, and return it."""
         hello = await self.hears()
         assert hello["action"] == "hello"
         self.says(WELCOME | changes)
         return hello
 
     async def ends(self) -> None:
-        """Wait until the client has closed, whatever it says before."""
+        """Wait until the client has closed, discarding its last messages."""
         try:
             while await self._reader.read(65536):
                 pass
@@ -84,7 +84,7 @@ class Far:
 
 
 class Scripted:
-    """A listener whose connections a test answers by hand."""
+    """A listener whose connections the test scripts."""
 
     def __init__(self) -> None:
         self._connections: asyncio.Queue[Far] = asyncio.Queue()

@@ -1,4 +1,4 @@
-"""An authority of the test's own, and certificates that it signs."""
+"""A certificate authority for tests, and the certificates that it signs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Authority:
         self.file.write_bytes(certificate.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM))
 
     def issue(self, name: str, file: str) -> tuple[Path, Path]:
-        """Sign a certificate for *name*, which is good for this host too; return its file and its key's."""
+        """Sign a certificate for *name* and for this host; return the files of the certificate and of its key."""
         key = ec.generate_private_key(ec.SECP256R1())
         names = [x509.DNSName(name), x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
         certificate = (

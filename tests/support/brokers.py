@@ -20,7 +20,7 @@ from gloom.client.blocking import Master, Slave
 from gloom.server.service import BrokerService, memory_surroundings
 from gloom.settings import Settings
 
-# An integer that JSON has and that Python refuses to read.
+# A valid JSON integer that Python refuses to parse.
 UNREADABLE = b"9" * 5000
 LIMIT_BYTES = 64 * 1024
 
@@ -42,17 +42,17 @@ class Scripted:
         self._buffer = b""
 
     def answering(self, *steps: tuple[Any, ...]) -> Iterator[Any]:
-        """Yield the first of each step, a job, and have the rest of it arrive as if it came after the job."""
+        """Yield the first job of each step; the step's other messages arrive as if sent after that job."""
         for job, *messages in steps:
             self.says(*messages)
             yield job
 
     def says(self, *messages: Any) -> None:
-        """Have *messages* arrive at the client, in one piece."""
+        """Deliver *messages* to the client in one piece."""
         self.far.sendall(framed(*messages))
 
     def heard(self) -> list[Any]:
-        """Return what the client has sent by now."""
+        """Return the messages that the client has sent so far."""
         self.far.setblocking(False)
         try:
             while data := self.far.recv(65536):
@@ -112,7 +112,7 @@ class Farm:
         return slave
 
     def serve(self, type: str, function: Callable[[Any], Any]) -> None:
-        """Have a slave serve in a thread until the broker stops."""
+        """Run a slave in a thread until the broker stops."""
 
         def run() -> None:
             with self.slave(type) as slave:
@@ -127,9 +127,9 @@ class Farm:
         await self.stop()
 
     async def stop(self) -> None:
-        """Stop the broker, and wait for the slaves that it had."""
+        """Stop the broker, and wait for its slaves."""
         await self.service.stopService()
-        # What it has left for the next turn.
+        # Work that the broker has left for its next turn.
         await deferLater(self._clock, 0)
         serving, self._serving = self._serving, []
         for slave in serving:

@@ -1,4 +1,4 @@
-"""Certificates as a TLS transport shows them, made on the spot."""
+"""Certificates in the form that a TLS transport returns them, generated on the spot."""
 
 from __future__ import annotations
 

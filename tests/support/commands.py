@@ -1,4 +1,4 @@
-"""The command `gloom` as a user runs it, and slaves for it."""
+"""The command `gloom` as a user runs it, and slaves that serve its jobs."""
 
 from __future__ import annotations
 
@@ -51,18 +51,18 @@ class Farm:
             self.broker.kill()
 
     def gloom(self, verb: str, *arguments: str, input: str | bytes = b"", **options: Any) -> Ended:
-        """Run `gloom` with this broker, until it ends."""
+        """Run `gloom` against this broker, and wait until it ends."""
         return run_gloom(verb, "--master", self.address, *arguments, input=input, **options)
 
     @contextmanager
     def running(self, verb: str, *arguments: str, **streams: Any) -> Iterator[Command]:
-        """Run `gloom` with this broker beside the test; its streams are pipes unless given."""
+        """Start `gloom` against this broker and go on; its streams are pipes unless given."""
         with running_gloom(verb, "--master", self.address, *arguments, **streams) as process:
             yield process
 
 
 def run_gloom(*arguments: str, input: str | bytes = b"", **options: Any) -> Ended:
-    """Run `gloom` until it ends."""
+    """Run `gloom`, and wait until it ends."""
     data = input.encode() if isinstance(input, str) else input
     if "stdin" not in options:
         options["input"] = data
@@ -73,7 +73,7 @@ def run_gloom(*arguments: str, input: str | bytes = b"", **options: Any) -> Ende
 
 
 class Command(subprocess.Popen[str]):
-    """A running `gloom`, in a process group of its own, and all that it has started: they inherit a mark."""
+    """A running `gloom` in its own process group. Every process that it starts inherits a mark."""
 
     def __init__(self, *arguments: str, **streams: Any) -> None:
         self._mark = f"GLOOM_TEST={uuid.uuid4().hex}"
@@ -83,19 +83,19 @@ class Command(subprocess.Popen[str]):
         super().__init__([GLOOM, *arguments], text=True, start_new_session=True, env=environment, **given)
 
     def left_running(self) -> list[int]:
-        """Return the ids of its processes that are there, whatever group or session they are in."""
+        """Return the ids of its processes that are still alive, in any group or session."""
         return [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/environ") if self._is_marked(path)]
 
     def _is_marked(self, environment: Path) -> bool:
         try:
             return self._mark.encode() in environment.read_bytes().split(b"\0")
         except OSError:
-            return False  # it has just ended, or is another user's
+            return False  # The process has just ended, or belongs to another user.
 
 
 @contextmanager
 def running_gloom(*arguments: str, **streams: Any) -> Iterator[Command]:
-    """Run `gloom` beside the test, and let nothing of it outlive the test."""
+    """Start `gloom` and go on; end every process of it with the block."""
     with Command(*arguments, **streams) as process:
         try:
             yield process
@@ -106,13 +106,13 @@ def running_gloom(*arguments: str, **streams: Any) -> Iterator[Command]:
 
 
 def pipe_of(stream: IO[str] | None) -> IO[str]:
-    """Return a stream that was asked for as a pipe."""
+    """Return a stream that was opened as a pipe."""
     assert stream is not None
     return stream
 
 
 def heard(process: Command, words: str) -> str:
-    """Return what the group of *words*, a pattern, has in the first line on standard error that it fits."""
+    """Return the group of the pattern *words* in the first matching line of standard error."""
     for line in pipe_of(process.stderr):
         if (found := re.search(words, line)) is not None:
             return str(found[1])

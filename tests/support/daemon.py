@@ -1,4 +1,4 @@
-"""The broker as a user starts it: a `twistd gloom` process, and its ports."""
+"""The broker as a user starts it: a `twistd gloom` process and its ports."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Daemon:
         return self
 
     def start_again(self) -> Daemon:
-        """Start once more, on the ports that the last process had."""
+        """Start the broker again, on the ports of the last process."""
         given = self._options
         ports = [f"--master-port={self.master_port}", f"--slave-port={self.slave_port}"]
         return self.start(
@@ -75,12 +75,12 @@ class Daemon:
         )
 
     def stop(self) -> int:
-        """Ask it to end, as init does, and return its exit status."""
+        """Send SIGTERM, as init does, and return the exit status."""
         self.process.send_signal(signal.SIGTERM)
         return self._ended()
 
     def kill(self) -> int:
-        """End it as a crash would, and return its exit status."""
+        """Send SIGKILL, as in a crash, and return the exit status."""
         self.process.kill()
         return self._ended()
 

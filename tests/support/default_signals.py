@@ -1,11 +1,11 @@
-"""Signals as a program expects them, whatever has started the tests."""
+"""Default signal dispositions for the test process, whatever program started it."""
 
 from __future__ import annotations
 
 import signal
 from typing import Any
 
-# Python itself ignores these two; subprocess gives them back to children.
+# Python itself ignores these two; subprocess restores them in children.
 _IGNORED_BY_PYTHON = {signal.SIGPIPE, signal.SIGXFSZ}
 # In a child both are default again. SIGHUP: after nohup, pytest itself goes on surviving the terminal.
 _RESTORED: dict[int, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: lambda _number, _frame: None}

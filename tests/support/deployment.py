@@ -1,4 +1,4 @@
-"""What deploy/ says, read so that tests can run it."""
+"""The files of deploy/, parsed so that tests can run their commands."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ INSTALLED = "/opt/gloom/bin/"
 
 
 def needs(program: str, package: str) -> pytest.MarkDecorator:
-    """Skip a test where *program* is not installed, and say which Debian package has it."""
+    """Skip the test where *program* is not installed, and name its Debian package."""
     reason = f"{program} is not installed: apt install {package}"
     return pytest.mark.skipif(shutil.which(program) is None, reason=reason)
 
@@ -30,7 +30,7 @@ def setting(path: Path, name: str) -> str:
 
 
 def exec_start(path: Path, twistd: Path, *options: str) -> list[str]:
-    """Return the unit's command, with another twistd, and *options* for ``$GLOOM_OPTIONS``."""
+    """Return the unit's command with another twistd, and with *options* for ``$GLOOM_OPTIONS``."""
     words = shlex.split(setting(path, "ExecStart"))
     assert words[0] == f"{INSTALLED}twistd"
     assert words[-1] == "$GLOOM_OPTIONS"

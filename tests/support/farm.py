@@ -1,4 +1,4 @@
-"""Masters and slaves around a broker in memory; they must leave nothing behind."""
+"""Masters and slaves around a broker in memory. A test must end without leftovers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gloom.client.deferred.link import BrokerLink
 from gloom.settings import Settings
 from gloom.testing import MemoryGloom, RawPeer
 
-# More than any time that stopping may take: 30 s for the job in hand, 1 s for the broker to close.
+# Longer than any stop may take: 30 s for the running job, 1 s for the broker to close.
 STOPPING_SECONDS = 31.0
 
 Link = TypeVar("Link", bound=BrokerLink)
@@ -60,7 +60,7 @@ class Farm:
         if extended:
             slave.ask({"action": "hello", "version": 1, "name": "raw"})
         slave.send({"action": "join", "type": type})
-        # Drop the reply, and keep a job that came with it.
+        # Discard the reply; keep a job that arrived with it.
         slave.frames = [frame for frame in slave.frames if b'"action":"job"' in frame]
         return slave
 
@@ -70,7 +70,7 @@ class Farm:
         self.advance(seconds)
 
     def crash(self, seconds: float = 0.2) -> None:
-        """Replace the broker by an empty one, as after a crash."""
+        """Replace the broker by an empty one, as a crash does."""
         self.gloom.restart()
         self.drop(seconds)
 
@@ -105,13 +105,13 @@ class Farm:
 
 
 class Firings:
-    """Every firing of the Deferreds of many jobs, so that a second one is seen."""
+    """Every firing of the Deferreds of many jobs, so that a test sees a second one."""
 
     def __init__(self) -> None:
         self.answers: list[tuple[Any, Any]] = []
 
     def of(self, deferreds: Sequence[Deferred[Any]]) -> Firings:
-        """Watch *deferreds*; an answer names its Deferred by the index."""
+        """Watch *deferreds*; each recorded answer names its Deferred by index."""
         for index, deferred in enumerate(deferreds):
             deferred.addBoth(self._fired, index)
         return self

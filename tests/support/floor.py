@@ -1,4 +1,4 @@
-"""A broker without a wire, told the time by hand, and the peers that a test puts before it."""
+"""A broker without a wire, on a clock that the test sets, with recording peers."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Floor:
         self.alarm = when if self.alarm is None else min(self.alarm, when)
 
     def wait(self, seconds: float) -> None:
-        """Let time pass; the alarm rings exactly at the time that it was set to."""
+        """Let time pass; the alarm rings exactly at its set time."""
         until = self.now + seconds
         while self.alarm is not None and self.alarm <= until:
             self.now, self.alarm = max(self.now, self.alarm), None
@@ -91,7 +91,7 @@ class Floor:
         return slave
 
     def joined(self, *types: str | None, name: str = "slave", slots: int = 1) -> ASlave:
-        """Return a slave that has joined *types*, or "echo"; its reply and its first jobs are taken."""
+        """Return a slave that has joined *types*, "echo" by default; its reply and its first jobs are already taken."""
         slave = self.slave(name)
         slave.join(*types, slots=slots)
         assert slave.take()[:1] == [OK]
@@ -123,7 +123,7 @@ class Floor:
         return bool(self.picture() == self._kind.picture(self._kind.make(self.settings, self._set_alarm)))
 
     def everybody_goes(self) -> None:
-        """Have all peers lose their connection; anything that the broker keeps after that is a leak."""
+        """Disconnect all peers. State that the broker keeps afterwards is a leak."""
         for peer in self._peers:
             peer.lost()
         self.wait(0.0)
@@ -131,13 +131,13 @@ class Floor:
 
 
 class MemoryFloor(Floor):
-    """A `Floor` with the in-memory broker, for tests of its inside."""
+    """A `Floor` with the in-memory broker, for tests of its internals."""
 
     broker: MemoryBroker
 
 
 class AMaster:
-    """A master's verbs, short."""
+    """A master's verbs, in short form."""
 
     def __init__(self, floor: Floor, peer: RecordingMaster) -> None:
         self.floor = floor
@@ -151,13 +151,13 @@ class AMaster:
     def submit_payload(
         self, id: JobKey, payload: bytes, type: str | None = "echo", priority: int = 0, **terms: Any
     ) -> None:
-        """Submit a job with a payload other than that of `payload_of`."""
+        """Submit a job with another payload than `payload_of` returns."""
         asked = Terms(**terms) if terms else BASE_TERMS
         submit = self.floor.broker.submit
         self.floor.request(self.peer, submit, self.record, id, type, priority, payload, asked, self.floor.now)
 
     def queue(self, *ids: JobKey, type: str | None = "echo", **terms: Any) -> AMaster:
-        """Submit *ids*, and forget the ok of each."""
+        """Submit *ids*, and discard the ok of each."""
         for id in ids:
             self.submit(id, type, **terms)
         self.take()
@@ -172,7 +172,7 @@ class AMaster:
 
 
 class ASlave:
-    """A slave's verbs, short."""
+    """A slave's verbs, in short form."""
 
     def __init__(self, floor: Floor, peer: RecordingSlave) -> None:
         self.floor = floor
@@ -183,7 +183,7 @@ class ASlave:
 
     @property
     def hand(self) -> list[JobKey]:
-        """The ids of the jobs that the slave was assigned and has not let go of, oldest first."""
+        """The ids of the slave's unfinished jobs, oldest first."""
         return self.peer.hand
 
     def join(self, *types: str | None, slots: int = 1, untyped: bool = True) -> None:
@@ -215,7 +215,7 @@ class ASlave:
 
     def _let_go(self, id: JobKey | None, verb: Callable[..., None], *arguments: Any) -> None:
         hand = list(self.hand)
-        # The broker may assign a job during the call, also one of the same id.
+        # The broker may assign a job during the call, even one of the same id.
         self.peer.hand = [one for one in hand if one != (hand[0] if id is None and len(hand) == 1 else id)]
         try:
             self.floor.request(self.peer, verb, self.record, id, *arguments)

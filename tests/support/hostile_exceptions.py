@@ -1,38 +1,38 @@
-"""Exceptions that harm the program that tells of them."""
+"""Exceptions that harm a program that reports them."""
 
 from __future__ import annotations
 
 
 class Silent(Exception):
-    """It has no text."""
+    """An exception without text."""
 
     def __str__(self) -> str:
         return ""
 
 
 class Unspeakable(Silent):
-    """Its representation raises, and what that raises does too."""
+    """Its ``repr`` raises, and the ``repr`` of the raised exception raises too."""
 
     def __repr__(self) -> str:
         raise Unspeakable
 
 
 class Wordy(Exception):
-    """Its text is no text that can be sent, and longer than a frame."""
+    """Its text cannot be encoded, and is longer than a frame."""
 
     def __str__(self) -> str:
         return "\ud800\x00" * 5000
 
 
 class Wrong(Exception):
-    """Its text is no text."""
+    """Its ``str`` returns no string."""
 
     def __str__(self) -> str:
         return 5  # type: ignore[return-value]
 
 
 class Interrupting(Exception):
-    """Its text ends the program."""
+    """Its ``str`` raises an exception that ends the program."""
 
     def __str__(self) -> str:
         raise KeyboardInterrupt

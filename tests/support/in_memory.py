@@ -15,10 +15,10 @@ HERE = IPv4Address("TCP", "127.0.0.1", 9998)
 
 class Reader(Protocol):
     """
-    The far end of a connection.
+    The peer's end of a connection.
 
     Attributes:
-        received: All that came.
+        received: The received bytes.
     """
 
     received = b""

@@ -1,4 +1,4 @@
-"""What gloom logs while a test looks."""
+"""Capture of gloom's log events."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from zope.interface import implementer
 
 @contextmanager
 def logged(namespace: str = "gloom") -> Iterator[list[LogEvent]]:
-    """Yield a list that gains the events of *namespace* as they are logged."""
+    """Yield a list that collects the events of *namespace* while the block runs."""
     seen: list[LogEvent] = []
 
     @implementer(ILogObserver)

@@ -71,7 +71,7 @@ OK = {"ok": True}
 
 
 def do_jobs(master: Peer, slave: Peer, count: int = 1) -> None:
-    """Have *slave* answer *count* jobs of *master*, and check every message of both."""
+    """Have *slave* answer *count* jobs of *master*, and check every message on both ends."""
     assert slave.ask({"action": "join", "type": "double"}) == OK
     for number in range(count):
         assert master.ask({"action": "submit", "id": number, "type": "double", "body": number}) == OK

@@ -1,4 +1,4 @@
-"""The programs of a page, run as they stand there, but for the broker's ports."""
+"""The programs of a documentation page, unchanged except for the broker's ports."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n^```text\n(.*?)^```\n)?", re.M
 
 
 def programs_of(page: str) -> list[tuple[str, str]]:
-    """Return each program of *page*, with what the page says that it prints."""
+    """Return each program of *page* with its documented output."""
     return _BLOCK.findall(page)
 
 
 def started(directory: Path, number: int, program: str, broker: Daemon) -> subprocess.Popen[str]:
-    """Return *program* as a process, its output in one pipe."""
+    """Start *program* as a process with standard output and error in one pipe."""
     here = re.sub(r"\b9998\b", str(broker.master_port), program)
     here = re.sub(r"\b9999\b", str(broker.slave_port), here)
     file = directory / f"program{number}.py"

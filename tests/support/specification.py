@@ -1,4 +1,4 @@
-"""docs/protocol.md as data: its tables, its transcripts and its programs, and how a transcript is replayed."""
+"""docs/protocol.md as data: its tables, transcripts and programs, and the replay of a transcript."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gloom.server.protocols import MasterProtocol, SlaveProtocol
 
 PATH = Path(__file__).parents[2] / "docs" / "protocol.md"
 
-#: What a peer hears when the broker closes its connection.
+#: The record of a connection that the broker has closed.
 CLOSED = "closes"
 
 Row = dict[str, str]
@@ -23,10 +23,10 @@ Row = dict[str, str]
 @dataclass(frozen=True)
 class Act:
     """
-    What one line of a transcript does to the broker.
+    The effect of one line of a transcript.
 
     Attributes:
-        peer: Who acts, such as ``M1``; empty where no peer does.
+        peer: The acting peer, such as ``M1``; empty for the broker and for time.
         kind: A peer ``sends`` a frame, sends ``bytes`` or ``closes``; time ``passes``; the broker ``stops``.
         data: The payload or the bytes.
         seconds: How long it takes.
@@ -41,10 +41,10 @@ class Act:
 @dataclass
 class Turn:
     """
-    One act, and all that is heard before the next.
+    One act, and every message received before the next act.
 
     Attributes:
-        act: What happens.
+        act: The act.
         heard: By peer, the payloads as text, or `CLOSED`.
     """
 
@@ -55,13 +55,13 @@ class Turn:
 @dataclass
 class Transcript:
     """
-    A conversation that must go exactly so.
+    A conversation to reproduce message for message.
 
     Attributes:
         section: The number of its section, such as ``3.2``; empty before section 1.
-        line: Where it stands in the document.
-        options: What the broker is started with.
-        turns: What happens, in order.
+        line: Its line number in the document.
+        options: The broker's options.
+        turns: The turns, in order.
     """
 
     section: str
@@ -71,16 +71,16 @@ class Transcript:
 
     @property
     def name(self) -> str:
-        """How a test names it."""
+        """The test id of this transcript."""
         return f"section {self.section or 'brief'}, line {self.line}"
 
     def has(self, kind: str) -> bool:
-        """Return whether an act of that kind is in it."""
+        """Return whether the transcript has an act of that kind."""
         return any(turn.act.kind == kind for turn in self.turns)
 
     @property
     def heard(self) -> list[str]:
-        """Everything that anybody hears."""
+        """Every message that any peer receives."""
         return [message for turn in self.turns for messages in turn.heard.values() for message in messages]
 
 
@@ -88,13 +88,13 @@ class Wire(Protocol):
     """A broker to replay transcripts against; peers connect when they are first named."""
 
     def act(self, act: Act) -> None:
-        """Do it."""
+        """Perform the act."""
 
     def hear(self, peer: str, expected: int) -> list[str]:
-        """Return what *peer* has heard since the last call; wait for *expected* messages where waiting is needed."""
+        """Return the messages to *peer* since the last call; wait for *expected* of them where waiting is needed."""
 
     def address(self, peer: str) -> str:
-        """Return the address of *peer* as the broker sees it."""
+        """Return the address of *peer* in the broker's notation."""
 
 
 def replay(transcript: Transcript, wire: Wire) -> None:
@@ -102,7 +102,7 @@ def replay(transcript: Transcript, wire: Wire) -> None:
     Play *transcript* message for message.
 
     Raises:
-        AssertionError: Somebody heard something else.
+        AssertionError: A peer received other messages than the transcript's.
     """
     peers: dict[str, None] = {}
     for turn in transcript.turns:
@@ -178,7 +178,7 @@ class Specification:
             at = self._read(at)
 
     def _read(self, at: int) -> int:
-        """Read what begins at a line, and return where the next begins."""
+        """Parse the element that begins at a line, and return the line of the next one."""
         line = self._lines[at]
         if heading := re.match(r"##+ (\d[\d.]*)", line):
             self._section = heading[1].rstrip(".")
@@ -212,10 +212,10 @@ def _cells(line: str) -> list[str]:
 
 
 def names_in(cell: str) -> list[str]:
-    """Return what a cell has in backquotes."""
+    """Return the backquoted names of a cell."""
     return re.findall(r"`([^`]*)`", cell)
 
 
 def specification() -> Specification:
-    """Return the document as it is in this checkout."""
+    """Return the document of this checkout."""
     return Specification(PATH.read_text())

@@ -1,4 +1,4 @@
-"""What a program prints on a terminal, read from the terminal's other end."""
+"""Reading a program's terminal from the other end."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import select
 
 
 def read_until(descriptor: int, text: bytes, seconds: float) -> bytes:
-    """Read until *text* is there."""
+    """Read until *text* appears."""
     said = b""
     while text not in said:
         assert select.select([descriptor], [], [], seconds)[0], said
@@ -16,7 +16,7 @@ def read_until(descriptor: int, text: bytes, seconds: float) -> bytes:
 
 
 def read_to_end(descriptor: int) -> bytes:
-    """Read until the program's end is closed, and close this one."""
+    """Read until the program has closed its end, then close this one."""
     said = b""
     try:
         while data := os.read(descriptor, 4096):

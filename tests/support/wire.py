@@ -1,4 +1,4 @@
-"""Words for wire tests: the messages, and peers that are already in some state."""
+"""Messages for wire tests, and peers that are already in a given state."""
 
 from __future__ import annotations
 
@@ -31,27 +31,27 @@ def join_types(*types: str, slots: int = 1) -> dict[str, Any]:
 
 
 def cancel(id: Any) -> dict[str, Any]:
-    """Return a cancel: what a master sends, and what a slave gets."""
+    """Return a cancel, as a master sends it and as a slave receives it."""
     return {"action": "cancel", "id": id}
 
 
 def job(id: Any, type: str | None = "t", body: Any = 1) -> dict[str, Any]:
-    """Return what a slave gets for `submit` of the same arguments."""
+    """Return the job message that a slave receives for `submit` of the same arguments."""
     return {"action": "job", "id": id, "type": type, "body": body}
 
 
 def respond(body: Any = 2, **more: Any) -> dict[str, Any]:
-    """Return an answer."""
+    """Return a respond."""
     return {"action": "respond", "body": body, **more}
 
 
 def answer(id: Any, body: Any = 2) -> dict[str, Any]:
-    """Return what a master gets for `respond` of the same body."""
+    """Return the message that a master receives for `respond` of the same body."""
     return {"id": id, "body": body}
 
 
 def failure(id: Any, error: str, reason: str, *attempts: tuple[str, float, str]) -> dict[str, Any]:
-    """Return what an extended master gets for a job that failed after *attempts*: slave, seconds, ended."""
+    """Return an extended master's message for a job that failed after *attempts*: slave, seconds, ended."""
     keys = ("slave", "seconds", "ended")
     return {
         "id": id,
@@ -75,14 +75,14 @@ def stop(gloom: MemoryGloom) -> None:
 
 
 def extended(peer: RawPeer, **hello: Any) -> RawPeer:
-    """Return *peer* at the extended level."""
+    """Raise *peer* to the extended level."""
     (welcome,) = peer.ask(HELLO | hello)
     assert welcome["ok"] is True
     return peer
 
 
 def slave_of(gloom: MemoryGloom, type: str | None = "t", slots: int = 1, **hello: Any) -> RawPeer:
-    """Return a slave that has joined; extended if it has several slots, or something to say in ``hello``."""
+    """Return a joined slave. It is extended if it has several slots or other fields for its ``hello``."""
     slave = extended(gloom.slave(), **hello) if hello or slots > 1 else gloom.slave()
     slave.send(join(type, slots=slots))
     assert slave.frames.pop(0) == b'{"ok":true}'
@@ -90,14 +90,14 @@ def slave_of(gloom: MemoryGloom, type: str | None = "t", slots: int = 1, **hello
 
 
 def busy_slave_of(gloom: MemoryGloom, id: Any, **hello: Any) -> RawPeer:
-    """Return a slave of the type "t" that has the job *id* in hand, which must be the next."""
+    """Return a slave of the type "t" that runs the job *id*, the next in the queue."""
     slave = slave_of(gloom, **hello)
     assert slave.take() == [job(id)]
     return slave
 
 
 def served(slave: RawPeer) -> list[Any]:
-    """Have *slave* answer all that comes, and return the ids in the order of serving."""
+    """Have *slave* answer every job that arrives, and return the ids in serving order."""
     ids: list[Any] = []
     while jobs := [message for message in slave.take() if "action" in message]:
         ids += [message["id"] for message in jobs]

@@ -1,4 +1,4 @@
-"""What the workers of the tests are given to call; imported in their child processes."""
+"""Functions for the workers of the tests, imported in their child processes."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def fail_without_text(_body: Any) -> None:
 
 
 def try_again(mark: str) -> str:
-    """Succeed where *mark* exists, and make it."""
+    """Raise TryAgain the first time; succeed once *mark* exists."""
     if Path(mark).exists():
         return "at last"
     Path(mark).touch()
@@ -60,7 +60,7 @@ def try_again(mark: str) -> str:
 
 
 def tell(body: Any) -> Any:
-    """Tell of each item, and of one that is too large; return what was said of that."""
+    """Report each item as progress, then one report that is too large; return the error for that one."""
     for item in body:
         progress(item)
     try:
@@ -71,7 +71,7 @@ def tell(body: Any) -> Any:
 
 
 def leave_a_talker(_body: Any) -> None:
-    """Leave a thread that goes on telling after the job."""
+    """Leave a thread that reports progress after the end of the job."""
 
     def talk() -> None:
         while True:
@@ -109,7 +109,7 @@ def has_twisted(_body: Any) -> bool:
 
 
 def arrive_and_wait(fifos: dict[str, str]) -> int:
-    """Say on one FIFO that this runs, wait on the other for leave to answer, and answer with this process's id."""
+    """Write to one FIFO that the job runs, wait for the other FIFO, and answer with this process's id."""
     arrived, go = os.open(fifos["arrived"], os.O_WRONLY), os.open(fifos["go"], os.O_RDWR)
     os.write(arrived, f"{os.getpid()}\n".encode())
     os.read(go, 1)
@@ -119,21 +119,21 @@ def arrive_and_wait(fifos: dict[str, str]) -> int:
 
 
 def leave_a_process(fifos: dict[str, str]) -> None:
-    """Start a program that outlives the job, and have it say its id."""
+    """Start a program that outlives the job, and print its id."""
     subprocess.Popen(["/bin/sh", "-c", f"echo $$ > {fifos['arrived']}; read line < {fifos['go']}"])
 
 
 def leave_a_daemon(fifos: dict[str, str]) -> None:
-    """Start a program that goes its own way, with all that it inherits."""
+    """Start a program that becomes a daemon and keeps all inherited descriptors."""
     script = f"echo $$ > {fifos['arrived']}; read line < {fifos['go']}"
     os.posix_spawn("/bin/sh", ["sh", "-c", script], os.environ, setsid=True)
 
 
 def signals_are_left_alone(_body: Any) -> str:
-    """Get what a terminal and a service manager send, and go on."""
+    """Receive the signals of a terminal and of a service manager, and go on."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         os.kill(os.getpid(), number)
-    # A program that it starts is not as deaf.
+    # A program that the function starts does not ignore them.
     program = subprocess.run(["/bin/sh", "-c", "kill -TERM $$"])
     return signal.Signals(-program.returncode).name
 
@@ -180,7 +180,7 @@ async def runs_a_program(text: str) -> str:
 
 
 async def signals_with_a_reactor(number: int) -> int:
-    """Get what a service manager sends, with a reactor that would end on it."""
+    """Receive a service manager's SIGTERM while a reactor runs that would stop on it."""
     from twisted.internet import reactor
     from twisted.internet.task import deferLater
 
@@ -200,7 +200,7 @@ def deferred_that_fails(reason: str) -> Any:
 
 
 def never_ends(_body: Any) -> None:
-    """Answer, and leave a thread that keeps the process."""
+    """Answer, and leave a thread that keeps the process alive."""
     threading.Thread(target=threading.Event().wait).start()
 
 
@@ -208,7 +208,7 @@ def never_ends(_body: Any) -> None:
 
 
 def fork(way: str) -> int:
-    """Fork, have the new process leave this function in some way, and return its exit status."""
+    """Fork, end the new process in the given way, and return its exit status."""
     process_id = os.fork()
     if process_id:
         return _status_of(process_id)
@@ -237,7 +237,7 @@ async def fork_in_a_coroutine(way: str) -> int:
 
 
 async def fork_after_twisted(way: str) -> int:
-    """Fork where Twisted's reactor runs, and other work waits in its loop."""
+    """Fork while Twisted's reactor runs with other work pending."""
     from twisted.internet import reactor
     from twisted.internet.task import deferLater
 
@@ -254,7 +254,7 @@ def fork_in_a_thread(way: str) -> int:
 
 
 def fork_without_python(way: str) -> int:
-    """Fork as a library of another language does."""
+    """Fork as a library in another language does, without Python's hooks."""
     import ctypes
 
     process_id = ctypes.PyDLL(None).fork()
@@ -265,7 +265,7 @@ def fork_without_python(way: str) -> int:
 
 
 def _become_daemon() -> None:
-    """Leave the session, and the standard streams, which the tests read to their end."""
+    """Start a new session, and close the standard streams, which the tests read to their end."""
     os.setsid()
     null = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
@@ -273,7 +273,7 @@ def _become_daemon() -> None:
 
 
 def fork_twice(fifos: dict[str, str]) -> None:
-    """Become two: this job, and a daemon in a session of its own, which keeps all that it has inherited."""
+    """Fork a daemon into its own session; it keeps every inherited descriptor."""
     process_id = os.fork()
     if process_id == 0:
         _become_daemon()
@@ -284,7 +284,7 @@ def fork_twice(fifos: dict[str, str]) -> None:
 
 
 def fork_and_die(fifos: dict[str, str] | None) -> None:
-    """Leave a daemon that no code of Python's has prepared, and take this process down."""
+    """Leave a daemon that Python's fork hooks have not prepared, and kill this process."""
     import ctypes
 
     there, here = os.pipe()
@@ -294,12 +294,12 @@ def fork_and_die(fifos: dict[str, str] | None) -> None:
         if fifos is not None:
             arrive_and_wait(fifos)
         os._exit(0)
-    os.read(there, 1)  # what is in the group of the process ends with it
+    os.read(there, 1)  # The worker ends every process in this process group.
     os._exit(7)
 
 
 def fork_at_exit(path: str) -> str:
-    """Return what a forked process has called at its exit."""
+    """Return the names of the functions that a forked process called at exit."""
     import atexit
 
     def note(who: str) -> None:
@@ -322,7 +322,7 @@ def fork_and_signal(number: int) -> int:
         os.write(here, b".")
         threading.Event().wait()
     if number == signal.SIGINT:
-        os.read(there, 1)  # Python cannot raise KeyboardInterrupt while it forks
+        os.read(there, 1)  # Python cannot raise KeyboardInterrupt during a fork.
     os.kill(process_id, number)
     return _status_of(process_id)
 
@@ -339,7 +339,7 @@ def say_and_fork(text: str) -> None:
     fork("exit")
 
 
-# What harms a process
+# Jobs that harm their process
 
 
 def close_descriptors(most: int) -> str:
@@ -348,7 +348,7 @@ def close_descriptors(most: int) -> str:
 
 
 def write_to_pipes(data: str) -> None:
-    """Write to every pipe that this process has, as code does that mistakes one for its own."""
+    """Write to every pipe of this process, as a program with a wrong descriptor does."""
     for one in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(OSError):
             if int(one.name) > 2 and str(one.readlink()).startswith("pipe:"):
@@ -356,7 +356,7 @@ def write_to_pipes(data: str) -> None:
 
 
 def descriptors(_body: Any) -> list[str]:
-    """Return where this process's descriptors lead."""
+    """Return the targets of this process's descriptors."""
     found = []
     for one in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(OSError):
@@ -404,21 +404,21 @@ def raw(text: str) -> Any:
 
 
 def move_away(_body: Any) -> None:
-    """Change directory, take signals, and leave."""
+    """Change directory, replace signal handlers, and exit."""
     os.chdir("/")
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGUSR1):
         signal.signal(number, lambda *_: None)
 
 
 def fork_and_both_return(body: Any) -> Any:
-    """Return from the job and from the process that it forks, each with words of its own."""
+    """Return from the job in both processes of a fork, each with its own answer."""
     if os.fork() == 0:
         return "the fork's answer"
     return body
 
 
 def harm(body: Any) -> Any:
-    """Do what *body* says to this process, or wait."""
+    """Harm this process in the way that *body* names, or wait."""
     if isinstance(body, dict):
         return arrive_and_wait(body)
     name, value = body

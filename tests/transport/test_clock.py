@@ -1,4 +1,4 @@
-"""Time that only goes forward, whatever the wall clock does: gloom.transport.clock."""
+"""A monotonic clock on a reactor, independent of the wall clock: gloom.transport.clock."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _asyncio() -> Any:
 
 class Reactor:
     """
-    A reactor that is run by hand, on a wall clock of its own.
+    A reactor run by hand, on a wall clock of its own.
 
     Attributes:
         events: What was called, in order.
@@ -53,9 +53,9 @@ class Reactor:
         return self.clock.callLater(delay, self.events.append, name)
 
     def run_until(self, *names: str, seconds: float = 2.0) -> float:
-        """Run until all of *names* were called; return how long it took."""
+        """Run until all of *names* were called; return the elapsed time."""
         begun = time.monotonic()
-        # Without it a reactor that has nothing but a timer an hour away would not come back.
+        # Without this timer, a reactor whose only timer is an hour away would not return.
         while not set(names) <= set(self.events) and time.monotonic() < begun + seconds:
             self.reactor.iterate(0.005)
         assert set(names) <= set(self.events), f"only {self.events} after {seconds} s"
@@ -81,7 +81,7 @@ def around(request: pytest.FixtureRequest) -> Iterator[Reactor]:
 
 @pytest.mark.parametrize("ahead", [HOUR, -HOUR], ids=["forward", "back"])
 def test_a_step_of_the_wall_clock_makes_no_timer_early_or_late(around: Reactor, ahead: float) -> None:
-    """A timer of 0.1 s rings after 0.1 s, and one of 600 s does not, whatever the wall clock does meanwhile."""
+    """A timer of 0.1 s rings after 0.1 s, and one of 600 s does not, however the wall clock is set meanwhile."""
     around.later(0.1, "short")
     around.later(600.0, "long")
     around.wall.ahead = ahead
@@ -91,7 +91,7 @@ def test_a_step_of_the_wall_clock_makes_no_timer_early_or_late(around: Reactor, 
 
 @pytest.mark.parametrize("ahead", [HOUR, -HOUR], ids=["forward", "back"])
 def test_what_is_due_at_once_is_not_held_up(around: Reactor, ahead: float) -> None:
-    """Between asking for the next turn and that turn the wall clock may be put back; later turns come at once again."""
+    """A wall clock put back between a request for the next turn and that turn delays neither it nor later turns."""
     around.later(0, "first")
     around.wall.ahead = ahead
     assert around.run_until("first") < 0.5
@@ -100,7 +100,7 @@ def test_what_is_due_at_once_is_not_held_up(around: Reactor, ahead: float) -> No
 
 
 def test_calls_come_in_the_order_of_their_times(around: Reactor) -> None:
-    """As a reactor's own, and those of one moment as they were asked for."""
+    """Calls run in time order; calls for the same moment run in the order of their requests."""
     for name, delay in (("c", 0.03), ("a", 0.0), ("b", 0.0), ("d", 0.06)):
         around.later(delay, name)
     around.run_until("d")
@@ -108,7 +108,7 @@ def test_calls_come_in_the_order_of_their_times(around: Reactor) -> None:
 
 
 def test_calls_can_be_cancelled_put_off_and_brought_forward(around: Reactor) -> None:
-    """What `IDelayedCall` promises holds here, too."""
+    """The clock's delayed calls keep the contract of `IDelayedCall`."""
     calls = {name: around.later(0.05, name) for name in ("cancelled", "put off", "brought forward")}
     calls["cancelled"].cancel()
     calls["put off"].delay(0.1)
@@ -123,7 +123,7 @@ def test_calls_can_be_cancelled_put_off_and_brought_forward(around: Reactor) -> 
 
 
 def test_what_a_call_asks_for_comes_in_a_later_turn(around: Reactor) -> None:
-    """A call that asks for itself again and again does not keep the reactor."""
+    """A call that reschedules itself at once does not block the reactor."""
 
     def again() -> None:
         around.events.append("again")
@@ -135,7 +135,7 @@ def test_what_a_call_asks_for_comes_in_a_later_turn(around: Reactor) -> None:
 
 
 def test_an_exception_ends_no_timers(around: Reactor, logged_errors: Any) -> None:
-    """It is logged, and the other calls are made."""
+    """An exception in a call is logged, and the other calls still run."""
 
     def fail() -> None:
         raise RuntimeError("a bug")
@@ -147,7 +147,7 @@ def test_an_exception_ends_no_timers(around: Reactor, logged_errors: Any) -> Non
 
 
 def test_a_clock_with_nothing_to_call_leaves_nothing_in_the_reactor(around: Reactor) -> None:
-    """A program's own tests find no reader and no timer of ours."""
+    """An idle clock leaves no reader and no timer in the reactor, so a program's own tests find none."""
     for _ in range(200):
         around.later(HOUR, "never").cancel()
     keeps = around.later(HOUR, "never")
@@ -162,7 +162,7 @@ def test_a_clock_with_nothing_to_call_leaves_nothing_in_the_reactor(around: Reac
 
 
 def test_a_system_without_kernel_timers_makes_no_call_early(around: Reactor) -> None:
-    """There the reactor's own timers wake it, and it looks at the time that has really passed."""
+    """Without kernel timers, the reactor's timers wake the clock, which then checks the elapsed time itself."""
     around.clock._make_timer = None  # type: ignore[attr-defined]
     around.later(0.1, "short")
     around.wall.ahead = HOUR
@@ -173,20 +173,20 @@ def test_a_system_without_kernel_timers_makes_no_call_early(around: Reactor) -> 
 
 
 def test_a_negative_delay_is_refused(around: Reactor) -> None:
-    """As a reactor does."""
+    """A negative delay is refused, as a reactor refuses it."""
     with pytest.raises(ValueError, match="at least 0"):
         around.clock.callLater(-1, list)
 
 
 def test_a_reactor_has_one_clock_for_all(around: Reactor) -> None:
-    """However many masters and slaves a program has."""
+    """All masters and slaves of a program share one clock for a reactor."""
     assert monotonic(around.reactor) is around.clock
 
 
 @pytest.mark.parametrize("ahead", [HOUR, -HOUR], ids=["forward", "back"])
 @pytest.mark.parametrize("make", [EPollReactor, SelectReactor, _asyncio], ids=["epoll", "select", "asyncio"])
 def test_a_reactor_of_our_own_is_monotonic_as_a_whole(make: Callable[[], Any], ahead: float) -> None:
-    """Its own timers keep their time, those too that it had before; and it needs no clock beside it."""
+    """gloom's own reactor is monotonic: timers set before and after keep their time, and it needs no second clock."""
     around = Reactor(make)
     calls = [around.reactor.callLater(delay, around.events.append, str(delay)) for delay in (0.1, 0.05)]
     make_monotonic(around.reactor)
@@ -201,7 +201,7 @@ def test_a_reactor_of_our_own_is_monotonic_as_a_whole(make: Callable[[], Any], a
 
 @pytest.mark.parametrize("make", [Clock, MemoryReactorClock])
 def test_a_virtual_clock_is_taken_as_it_is(make: Callable[[], Any]) -> None:
-    """The time of a test is the test's."""
+    """A virtual clock is used directly: the test controls the time."""
     clock = make()
     make_monotonic(clock)
     assert monotonic(clock) is clock

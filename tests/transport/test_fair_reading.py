@@ -28,7 +28,7 @@ class Reactor(Clock):
     Turned by hand.
 
     Attributes:
-        tick_seconds: What passes whenever the time is asked for: work takes time.
+        tick_seconds: Seconds that each reading of the clock takes: the cost of work.
     """
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class Reactor(Clock):
 
 @implementer(ISystemHandle, IConsumer)
 class Transport:
-    """A transport over a real socket, without what this does not need."""
+    """A transport over a real socket, reduced to the methods that these tests need."""
 
     def __init__(self, handle: socket.socket) -> None:
         self.handle = handle
@@ -89,7 +89,7 @@ class Far:
         self.socket.sendall(b"".join(struct.pack(">I", len(payload)) + payload for payload in payloads))
 
     def take(self) -> list[Any]:
-        """Return the messages that have come."""
+        """Return the received messages."""
         with suppress(BlockingIOError):
             self._data += self.socket.recv(1 << 22)
         messages = []
@@ -137,10 +137,10 @@ class Broker:
         return self._peer(self.slaves, *first)
 
     def turn(self) -> None:
-        """Let the reactor turn once: the sockets, then the timers that are due."""
+        """Run one turn of the reactor: the sockets, then the due timers."""
         assert self.around.poll is not None
         self.around.poll.doRead()
-        # As a reactor, and not as a Clock: what a call asks for comes in a later turn.
+        # Like a reactor and unlike a Clock: a call that a call schedules runs in a later turn.
         calls: list[Any] = [call for call in self.reactor.calls if call.getTime() <= self.reactor.rightNow]
         for call in calls:
             if call.active():
@@ -164,7 +164,7 @@ def broker() -> Iterator[Broker]:
 
 
 def test_requests_of_one_are_answered_in_order_with_others_in_between(broker: Broker) -> None:
-    """However many requests come at once, another peer's ping has its answer after a slice, and none is lost."""
+    """However many requests arrive at once, another peer's ping is answered after one slice, and no request is lost."""
     heavy, light = broker.master(HELLO), broker.master(HELLO)
     broker.reactor.tick_seconds = 0.002
     heavy.send(*({"action": f"no {number}"} for number in range(1000)))
@@ -182,7 +182,7 @@ def test_requests_of_one_are_answered_in_order_with_others_in_between(broker: Br
 
 
 def test_what_waits_for_its_turn_is_bounded_and_half_a_frame_is_no_stall(broker: Broker) -> None:
-    """A peer that waits is not read from, and is neither silent nor slow."""
+    """The broker does not read from a peer that waits for its turn, and counts it as neither silent nor stalled."""
     peer = broker.master(HELLO | {"heartbeat": 1.0})
     (protocol,) = broker.masters.peers
     broker.reactor.tick_seconds = 0.002
@@ -192,7 +192,7 @@ def test_what_waits_for_its_turn_is_bounded_and_half_a_frame_is_no_stall(broker:
         broker.turn()
         assert len(protocol._reader._data) + len(protocol._reader._kept) <= 65536 + 21
     assert protocol.waits and not broker.around.stalls._watched
-    # More than its heartbeat and the stall time pass meanwhile.
+    # More time passes than the heartbeat and the stall timeout allow.
     broker.reactor.advance(6.0)
     heard = len(peer.take())
     for _ in range(5000):
@@ -204,7 +204,11 @@ def test_what_waits_for_its_turn_is_bounded_and_half_a_frame_is_no_stall(broker:
 
 
 def test_submit_many_is_worked_off_in_steps(broker: Broker) -> None:
-    """Others are served in between; its reply comes before its outcomes, and later requests wait for it."""
+    """
+    A batch is worked off in steps, with others served in between.
+
+    Its reply precedes its outcomes and later replies.
+    """
     master, slave, light = broker.master(HELLO), broker.slave(join()), broker.master(HELLO)
     broker.reactor.tick_seconds = 0.0004
     jobs = [{"id": number, "type": "t", "body": number} if number % 3 else {} for number in range(300)]
@@ -231,7 +235,7 @@ def test_submit_many_is_worked_off_in_steps(broker: Broker) -> None:
 
 
 def test_an_id_is_taken_until_its_outcome_is_sent(broker: Broker) -> None:
-    """An outcome that waits for the reply to a batch belongs to the job before: the batch may not use its id again."""
+    """The outcome held back for a batch's reply belongs to the earlier job, so the batch may not reuse its id."""
     master, slave = broker.master(HELLO), broker.slave(join())
     broker.reactor.tick_seconds = 0.0004
     jobs = [{"id": number, "type": "t", "body": number} for number in range(300)]
@@ -249,7 +253,7 @@ def test_an_id_is_taken_until_its_outcome_is_sent(broker: Broker) -> None:
 
 
 def test_many_answers_do_not_wait_for_the_reply(broker: Broker) -> None:
-    """When much is held back until a reply, the rest of the batch is worked off at once."""
+    """When many outcomes are held back for a reply, the rest of the batch is processed at once."""
     object.__setattr__(broker.around.settings, "pause_unread_bytes", 1000)
     master, slave = broker.master(HELLO), broker.slave(join())
     broker.reactor.tick_seconds = 0.0004
@@ -268,7 +272,7 @@ def test_many_answers_do_not_wait_for_the_reply(broker: Broker) -> None:
 
 
 def test_a_batch_ends_with_its_connection(broker: Broker) -> None:
-    """What was submitted before is forgotten as with every master that goes; the rest is not submitted."""
+    """A disconnect in mid-batch forgets the submitted jobs, as for any lost master, and submits no more."""
     master = broker.master(HELLO)
     (protocol,) = broker.masters.peers
     broker.reactor.tick_seconds = 0.002
@@ -283,7 +287,7 @@ def test_a_batch_ends_with_its_connection(broker: Broker) -> None:
 
 
 def test_a_broker_that_closes_has_answered_what_it_had_begun(broker: Broker) -> None:
-    """Shutdown in the midst of a batch: the reply says of each job whether it was accepted, and what became of it."""
+    """On a shutdown in mid-batch, the reply says which jobs were accepted, and each of those has its outcome."""
     master = broker.master(HELLO)
     (protocol,) = broker.masters.peers
     broker.reactor.tick_seconds = 0.002
@@ -299,7 +303,7 @@ def test_a_broker_that_closes_has_answered_what_it_had_begun(broker: Broker) -> 
 
 
 def test_a_peer_whose_ping_was_not_read_yet_is_not_silent(broker: Broker) -> None:
-    """After a gap its input lies in the socket: it is read before anybody is dropped for silence."""
+    """After a pause, the broker reads the sockets before it drops any peer for silence."""
     good, silent = broker.master(HELLO | {"heartbeat": 2.0}), broker.master(HELLO | {"heartbeat": 2.0})
     good.send(PING)
     broker.reactor.advance(3.0)
@@ -312,7 +316,7 @@ def test_a_peer_whose_ping_was_not_read_yet_is_not_silent(broker: Broker) -> Non
 
 
 def test_an_answer_that_was_not_read_yet_is_no_timeout(broker: Broker) -> None:
-    """The alarm rings after a gap: the slave's answer is there, and is read before it is judged."""
+    """After a pause, the broker reads a slave's answer before it judges the deadline."""
     master, slave = broker.master(HELLO), broker.slave(join())
     master.send(submit(1, timeout=2.0, retries=0), submit(2, expires=2.0))
     broker.turn()
@@ -325,7 +329,7 @@ def test_an_answer_that_was_not_read_yet_is_no_timeout(broker: Broker) -> None:
 
 
 def test_a_frame_whose_rest_was_not_read_yet_is_no_stall(broker: Broker) -> None:
-    """It stood half way only because this end did not look."""
+    """A frame whose rest lies unread in the socket is not a stall: the delay is the broker's own."""
     peer = broker.master()
     peer.socket.send(struct.pack(">I", 17) + b'{"act')
     broker.turn()
@@ -337,11 +341,11 @@ def test_a_frame_whose_rest_was_not_read_yet_is_no_stall(broker: Broker) -> None
 
 
 def test_the_end_of_a_peer_belongs_to_its_turn(broker: Broker) -> None:
-    """The broker learns of it when the socket says so, and not when the reactor gets round to it."""
+    """The broker learns of a disconnect when the socket reports it, and not in the reactor's later turn."""
     slave, master = broker.slave(join()), broker.master(HELLO)
     slave.socket.close()
     broker.turn()
-    assert broker.slaves.peers  # the transport has not said so
+    assert broker.slaves.peers  # the transport has not reported it
     master.send(submit(1, require_slave=True))
     broker.turn()
     assert master.take()[0]["error"] == "no_slaves"

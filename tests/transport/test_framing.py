@@ -42,12 +42,12 @@ MIB = 1 << 20
 
 class Frames(FrameProtocol):
     """
-    Collects frames; answers what is too long as a broker does.
+    Collects frames; answers an over-long frame as a broker does.
 
     Attributes:
-        frames: What came.
+        frames: The received frames.
         on_frame: Called with this protocol and each frame.
-        gone: Fires with why the connection ended.
+        gone: Fires with the reason of the connection's end.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Frames(FrameProtocol):
 
 
 class EndingTransport(StringTransport):
-    """A transport in memory that writes down how it was ended."""
+    """A transport in memory that records the calls that end it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ def connected(**options: Any) -> tuple[Frames, EndingTransport, Clock]:
 
 
 class Stock(Int32StringReceiver):
-    """Twisted's own receiver, to compare with."""
+    """Twisted's own receiver, for comparison."""
 
     MAX_LENGTH = 1024
 
@@ -126,7 +126,7 @@ class Stock(Int32StringReceiver):
 def test_any_chunking_is_read_as_twisted_s_receiver_reads_it(
     sent: list[bytes], tail: bytes, sizes: list[int], pause_at: set[int], resume_at: set[int]
 ) -> None:
-    """However a stream is cut, and wherever it is paused and resumed, the same frames come at the same moment."""
+    """However a stream is cut, paused and resumed, both receivers deliver the same frames at the same moment."""
 
     def pause(protocol: Any, frame: bytes) -> None:
         if len(protocol.frames) - 1 in pause_at:
@@ -165,7 +165,7 @@ def test_pausing_and_resuming_inside_a_frame_delivers_each_once() -> None:
 
 
 def test_a_paused_connection_delivers_nothing_until_it_is_resumed() -> None:
-    """While paused nothing is delivered, whatever arrives; then all of it, in order."""
+    """A paused connection delivers no frame, whatever arrives; once resumed, it delivers all of them in order."""
     frames, transport, _ = connected()
     frames.pauseProducing()
     frames.dataReceived(to_frame(b"1"))
@@ -179,7 +179,7 @@ def test_a_paused_connection_delivers_nothing_until_it_is_resumed() -> None:
 
 @pytest.mark.parametrize("blinks", [False, True])
 def test_bytes_that_arrive_inside_a_frame_come_after_it(blinks: bool) -> None:
-    """Input that comes in while a frame is read stands behind what was there, also if the receiver pauses."""
+    """Input that arrives during the delivery of a frame comes after the buffered input, even if the receiver pauses."""
 
     def feed(frames: Frames, frame: bytes) -> None:
         if frame == b"1":
@@ -196,7 +196,7 @@ def test_bytes_that_arrive_inside_a_frame_come_after_it(blinks: bool) -> None:
 
 
 def test_a_short_frame_does_not_wait_for_the_length_of_a_long_one() -> None:
-    """After a long frame in pieces, a short one whose header comes in pieces is delivered when it is whole."""
+    """After a long frame in pieces, a short frame whose header comes in pieces is delivered once complete."""
     frames, _, _ = connected()
     frames.dataReceived(to_frame(bytes(1000))[:10])
     frames.dataReceived(to_frame(bytes(1000))[10:] + b"\0\0")
@@ -206,7 +206,7 @@ def test_a_short_frame_does_not_wait_for_the_length_of_a_long_one() -> None:
 
 @pytest.mark.parametrize("how", ["close", "connectionLost"])
 def test_what_was_not_delivered_is_not_kept(how: str) -> None:
-    """Input that waited for a paused receiver goes when the connection ends."""
+    """Input that is buffered for a paused receiver is freed when the connection ends."""
     frames, _, _ = connected()
     frames.pauseProducing()
     frames.dataReceived(to_frame(b"1"))
@@ -218,7 +218,7 @@ def test_what_was_not_delivered_is_not_kept(how: str) -> None:
 
 @pytest.mark.parametrize("how", ["close", "connectionLost"])
 def test_nothing_is_delivered_after_the_end(how: str) -> None:
-    """Frames behind the one that ended the connection are not delivered, nor what still arrives."""
+    """Frames behind the one that ended the connection are not delivered, nor are later bytes."""
 
     def end(frames: Frames, frame: bytes) -> None:
         getattr(frames, how)()
@@ -233,7 +233,7 @@ def test_nothing_is_delivered_after_the_end(how: str) -> None:
 
 
 def test_a_frame_of_exactly_the_limit_is_accepted() -> None:
-    """The limit is the largest payload that is allowed; an empty one is allowed too."""
+    """A payload of exactly the limit is accepted, and so is an empty one."""
     frames, transport, _ = connected(limit=100)
     frames.dataReceived(to_frame(bytes(100)) + to_frame(b""))
     assert frames.frames == [bytes(100), b""]
@@ -241,7 +241,7 @@ def test_a_frame_of_exactly_the_limit_is_accepted() -> None:
 
 
 def test_a_limit_that_grows_counts_from_the_next_frame_on() -> None:
-    """A receiver may allow more after its first frame, also for what came in the same read."""
+    """A receiver may raise its limit after its first frame, with effect on later frames of the same read."""
 
     def allow_more(frames: Frames, frame: bytes) -> None:
         frames.MAX_LENGTH = 100
@@ -254,7 +254,7 @@ def test_a_limit_that_grows_counts_from_the_next_frame_on() -> None:
 
 @pytest.mark.parametrize("length", [101, 2**32 - 1])
 def test_a_frame_over_the_limit_is_answered_and_nothing_of_it_is_kept(length: int) -> None:
-    """One byte over the limit: the frames before it count, an answer goes out, the connection ends, nothing is kept."""
+    """A frame one byte over the limit is answered with an error and ends the connection; earlier frames count."""
     frames, transport, _ = connected(limit=100)
     header = length.to_bytes(4, "big")
     frames.dataReceived(to_frame(b"before") + header + b"x" * 50)
@@ -271,7 +271,7 @@ def test_a_frame_over_the_limit_is_answered_and_nothing_of_it_is_kept(length: in
 
 
 def test_the_length_alone_is_enough_to_refuse() -> None:
-    """The limit is checked when the header is there, not when the payload is."""
+    """The limit is checked on the header, before any payload arrives."""
     frames, transport, _ = connected(limit=100)
     for byte in b"\0\0\0\x65":
         assert transport.ended == []
@@ -293,8 +293,8 @@ def seconds_to_receive(payload_bytes: int, piece_bytes: int) -> float:
 
 @pytest.mark.alone
 def test_a_frame_costs_the_same_in_few_pieces_and_in_many() -> None:
-    """A frame of 64 MiB in 1,024 reads is not copied anew at each of them: it costs about what it costs in 8 reads."""
-    # In turn: a busy machine counts for both.
+    """A frame of 64 MiB in 1,024 reads is not copied at each read: it costs about as much as in 8 reads."""
+    # Alternate the two, so that a busy machine slows both.
     costs = [(seconds_to_receive(64 * MIB, 8 * MIB), seconds_to_receive(64 * MIB, 64 * 1024)) for _ in range(4)]
     few, many = (min(times) for times in zip(*costs, strict=True))
     # Twisted's receiver takes more than 30 times as long. Comparing sizes instead
@@ -306,7 +306,7 @@ def test_a_frame_costs_the_same_in_few_pieces_and_in_many() -> None:
 
 
 class CountingSocket(socket.socket):
-    """A socket that writes down the size of each send."""
+    """A socket that records the size of each send."""
 
     sends: list[int]
 
@@ -342,7 +342,7 @@ class SocketTransport(EndingTransport):
         self.pull = None
 
     def drain(self) -> bool:
-        """Do what the reactor does when the socket takes bytes; return whether the buffer is empty."""
+        """Do the reactor's work when the socket is writable; return whether the buffer is empty."""
         with contextlib.suppress(BlockingIOError):
             self.buffer = self.buffer[self.handle.send(self.buffer) :]
         if not self.buffer and self.pull is not None:
@@ -394,7 +394,7 @@ def wire() -> Iterator[Wire]:
 
 
 def test_the_frames_of_one_turn_leave_in_one_send(wire: Wire) -> None:
-    """All that one turn says to one peer is one system call, at the end of the turn."""
+    """The frames to one peer in one turn leave in one system call, at the end of the turn."""
     for number in range(20):
         wire.frames.sendString(b"%d" % number)
     wire.frames.send_frame(to_frame(b"whole"))
@@ -408,7 +408,7 @@ def test_the_frames_of_one_turn_leave_in_one_send(wire: Wire) -> None:
 
 
 def test_what_the_socket_does_not_take_goes_through_the_transport(wire: Wire) -> None:
-    """A peer that reads slowly gets everything, in order; when it has caught up, sending is direct again."""
+    """A slow reader receives everything in order; once it has caught up, sending is direct again."""
     large = b"x" * MIB
     wire.frames.sendString(large)
     wire.turn()
@@ -430,7 +430,7 @@ def test_what_the_socket_does_not_take_goes_through_the_transport(wire: Wire) ->
 
 
 def test_a_peer_that_is_slow_twice_is_served_twice(wire: Wire) -> None:
-    """Falling back to the transport and coming back may happen any number of times."""
+    """A connection may fall back to the transport and return to direct sending any number of times."""
     for _ in range(3):
         wire.frames.sendString(b"y" * MIB)
         wire.turn()
@@ -439,7 +439,7 @@ def test_a_peer_that_is_slow_twice_is_served_twice(wire: Wire) -> None:
 
 
 def test_everything_that_waits_is_counted(wire: Wire) -> None:
-    """The rest of a frame that was begun, what the transport was given, and what was said later: none is forgotten."""
+    """The count of unsent bytes covers a partly sent frame, the transport's buffer, and later frames."""
     said = to_frame(b"a" * MIB) + to_frame(b"b" * MIB) + to_frame(b"c")
     for frame in (b"a" * MIB, b"b" * MIB, b"c"):
         wire.frames.sendString(frame)
@@ -453,7 +453,7 @@ def test_everything_that_waits_is_counted(wire: Wire) -> None:
 
 
 def test_what_a_peer_takes_is_seen_however_slowly_it_reads(wire: Wire) -> None:
-    """Each read of the peer is progress, also when the socket has no room yet for more."""
+    """Each read of the peer is progress, even before the socket has room for more."""
     wire.frames.sendString(b"a" * MIB)
     wire.turn()
     for _ in range(20):
@@ -467,7 +467,7 @@ def test_what_a_peer_takes_is_seen_however_slowly_it_reads(wire: Wire) -> None:
 
 
 def test_many_small_frames_that_waited_leave_in_few_sends(wire: Wire) -> None:
-    """A master that reads 10,000 outcomes late costs some calls of the system, not one for each."""
+    """10,000 outcomes that a master reads late leave in a few system calls, not in one each."""
     wire.frames.sendString(b"a" * MIB)
     wire.turn()
     for number in range(10_000):
@@ -481,7 +481,7 @@ def test_many_small_frames_that_waited_leave_in_few_sends(wire: Wire) -> None:
 
 
 def test_a_peer_that_takes_all_at_once_leaves_the_reactor_to_others(wire: Wire) -> None:
-    """However fast a peer reads what waits for it, one turn sends a bounded part of that."""
+    """However fast a peer reads its backlog, one turn sends a bounded part of it."""
     sent: list[int] = []
     wire.frames._socket_send = lambda data: sent.append(len(data)) or len(data)  # type: ignore[func-returns-value]
     for _ in range(64):
@@ -502,7 +502,7 @@ def test_a_peer_that_takes_all_at_once_leaves_the_reactor_to_others(wire: Wire) 
 
 @pytest.mark.parametrize("ends", [False, True], ids=["goes on", "closes"])
 def test_a_connection_that_was_aborted_keeps_nothing(wire: Wire, ends: bool) -> None:
-    """From the moment of the abort nothing waits, nothing is sent, and the end of the connection is no second one."""
+    """An aborted connection frees its buffer, sends no more, and does not end a second time."""
     wire.frames.sendString(b"a" * MIB)
     wire.turn()
     wire.frames.abort()
@@ -516,7 +516,7 @@ def test_a_connection_that_was_aborted_keeps_nothing(wire: Wire, ends: bool) -> 
 
 
 def test_a_full_socket_takes_nothing_and_loses_nothing(wire: Wire) -> None:
-    """When the socket takes not a byte, the transport has them all."""
+    """When the socket accepts no byte, the transport gets all of them."""
     with contextlib.suppress(BlockingIOError):
         while True:
             wire.near.send(bytes(65536))
@@ -526,7 +526,7 @@ def test_a_full_socket_takes_nothing_and_loses_nothing(wire: Wire) -> None:
 
 
 def test_a_broken_socket_is_the_transport_s_to_report(wire: Wire) -> None:
-    """Sending to a peer that has gone raises nothing here: the transport meets the error and ends the connection."""
+    """Sending to a disconnected peer raises nothing: the transport meets the error and ends the connection."""
     wire.far.close()
     wire.frames.sendString(b"into the void")
     wire.turn()
@@ -538,7 +538,7 @@ def test_a_broken_socket_is_the_transport_s_to_report(wire: Wire) -> None:
 
 
 def test_without_a_socket_the_transport_sends() -> None:
-    """Over a transport that has no socket of its own a turn is one write."""
+    """Over a transport without its own socket, one turn is one write."""
     frames, transport, clock = connected()
     frames.sendString(b"1")
     frames.sendString(b"2")
@@ -548,7 +548,7 @@ def test_without_a_socket_the_transport_sends() -> None:
 
 
 def test_one_flush_serves_all_connections() -> None:
-    """Connections that share a turn share its one timer."""
+    """Connections that are flushed in the same turn share one timer."""
     clock = Clock()
     turn = FlushTurn(clock)
     pairs = [(FrameProtocol(100, turn, clock), StringTransport()) for _ in range(3)]
@@ -563,14 +563,14 @@ def test_one_flush_serves_all_connections() -> None:
 
 
 class Huge(bytes):
-    """Says that it is longer than a header can."""
+    """Its length exceeds the header's range."""
 
     def __len__(self) -> int:
         return 2**32
 
 
 def test_a_frame_that_no_header_can_announce_is_refused() -> None:
-    """More than 4 GiB in one frame is the sender's mistake, and nothing is sent."""
+    """A frame of more than 4 GiB is the sender's error, and no byte of it is sent."""
     frames, transport, clock = connected()
     with pytest.raises(StringTooLongError):
         frames.sendString(Huge())
@@ -580,7 +580,7 @@ def test_a_frame_that_no_header_can_announce_is_refused() -> None:
 
 @pytest.mark.parametrize("end", ["close", "connectionLost"])
 def test_what_is_said_after_the_end_is_dropped(end: str) -> None:
-    """The error that closes is the last frame; later ones are not sent, and not kept."""
+    """The error that closes a connection is its last frame; later frames are neither sent nor kept."""
     frames, transport, clock = connected()
     frames.sendString(b"error")
     getattr(frames, end)()
@@ -595,7 +595,7 @@ def test_what_is_said_after_the_end_is_dropped(end: str) -> None:
 
 
 def test_close_ends_once() -> None:
-    """Closing again, or when the connection has ended, does nothing."""
+    """A second close, or a close after the end, has no effect."""
     frames, transport, clock = connected()
     frames.close()
     frames.close()
@@ -607,7 +607,7 @@ def test_close_ends_once() -> None:
 
 
 def test_a_peer_that_does_not_end_is_dropped() -> None:
-    """A connection that was closed and does not end within the time that it has is aborted."""
+    """A closed connection that does not end within its time is aborted."""
     frames, transport, clock = connected(linger_seconds=2.5)
     frames.close()
     clock.advance(2.4)
@@ -619,7 +619,7 @@ def test_a_peer_that_does_not_end_is_dropped() -> None:
 
 
 def test_a_peer_that_goes_on_reading_is_not_cut_off(wire: Wire) -> None:
-    """After close the time to linger counts from the last byte that the peer took, and it gets them all."""
+    """After a close, the linger time restarts at each byte that the peer reads, and the peer receives all of them."""
     wire.frames.sendString(b"a" * 64 * 1024)
     wire.turn()
     wire.frames.sendString(b"b" * 64 * 1024)
@@ -638,7 +638,7 @@ def test_a_peer_that_goes_on_reading_is_not_cut_off(wire: Wire) -> None:
 
 
 def test_a_slow_reader_has_no_more_than_the_time_of_the_close(wire: Wire) -> None:
-    """However it reads, a peer that was told to go is gone after the time that the close was given."""
+    """The total time of a close is limited, however steadily the peer reads."""
     wire.frames.sendString(b"a" * MIB)
     wire.turn()
     wire.frames.close(within_seconds=5)
@@ -652,7 +652,7 @@ def test_a_slow_reader_has_no_more_than_the_time_of_the_close(wire: Wire) -> Non
 
 
 def test_a_peer_that_was_not_read_from_is_read_to_its_end() -> None:
-    """After close what a paused peer still sends is read and thrown away, so that its end is seen."""
+    """After a close, input of a paused peer is read and discarded, so that its end is noticed."""
     frames, transport, _ = connected()
     frames.pauseProducing()
     frames.close()
@@ -660,7 +660,7 @@ def test_a_peer_that_was_not_read_from_is_read_to_its_end() -> None:
 
 
 def test_without_its_own_answer_a_frame_over_the_limit_closes() -> None:
-    """A receiver that does not override lengthLimitExceeded closes, as Twisted's does."""
+    """A receiver that does not override lengthLimitExceeded closes the connection, as Twisted's does."""
     frames, transport = FrameProtocol(10, FlushTurn(Clock()), Clock()), EndingTransport()
     frames.makeConnection(transport)
     frames.dataReceived(b"\0\0\0\x0b")
@@ -668,7 +668,7 @@ def test_without_its_own_answer_a_frame_over_the_limit_closes() -> None:
 
 
 def test_a_transport_in_memory_that_claims_tcp_is_served() -> None:
-    """Twisted's doubles say that they are TCP and have no socket: there is nothing to set on them."""
+    """Twisted's doubles claim TCP but have no socket, so no socket option is set."""
     frames = Frames()
     transport = FakeTransport(frames, isServer=True)
     frames.makeConnection(transport)
@@ -683,11 +683,11 @@ def test_a_transport_in_memory_that_claims_tcp_is_served() -> None:
 @implementer(IHalfCloseableProtocol)
 class Collector(Protocol):
     """
-    Reads to the end, and still sends what it has to say after it.
+    Reads to the end, and sends its remaining bytes afterwards.
 
     Attributes:
-        data: What came.
-        gone: Fires with why the connection ended.
+        data: The received bytes.
+        gone: Fires with the reason of the connection's end.
     """
 
     def __init__(self) -> None:
@@ -701,7 +701,7 @@ class Collector(Protocol):
         self.transport.loseConnection()  # type: ignore[union-attr]
 
     def writeConnectionLost(self) -> None:
-        """Its own half, after all was sent."""
+        """Close the sending half once all bytes are sent."""
 
     def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008
         self.gone.callback(reason.value or ConnectionDone())
@@ -754,7 +754,7 @@ def answer_and_close(frames: Frames, frame: bytes) -> None:
 
 
 async def test_the_last_word_is_read_although_input_is_pending() -> None:
-    """A peer that is still sending when the connection is closed reads the error, and meets no reset while it sends."""
+    """A peer that still sends when the connection is closed reads the error, and meets no reset meanwhile."""
     server = Server(on_frame=answer_and_close)
     await server.listen()
     client = await server.connect()
@@ -766,7 +766,7 @@ async def test_the_last_word_is_read_although_input_is_pending() -> None:
 
 
 async def test_a_slow_peer_reads_all_before_the_end() -> None:
-    """Closing while much is still unsent sends all of it first, and then ends cleanly."""
+    """A close with much unsent data sends all of it first, and then ends cleanly."""
 
     def answer_much_and_close(frames: Frames, frame: bytes) -> None:
         frames.sendString(bytes(8 * MIB))
@@ -799,7 +799,7 @@ async def test_a_peer_that_never_closes_is_dropped() -> None:
 
 
 async def test_connections_are_tuned_for_short_messages_and_lost_hosts() -> None:
-    """Small frames are not held back, and a host that vanishes is noticed in about a minute."""
+    """Small frames are sent without delay, and a vanished host is noticed in about a minute."""
     server = Server()
     await server.listen()
     client = await server.connect()
@@ -836,7 +836,7 @@ def echo(frames: Frames, frame: bytes) -> None:
 
 
 async def test_a_unix_socket_is_a_wire_like_another(tmp_path: Path) -> None:
-    """Frames of any size, and the end after an error, work over a unix socket, and nothing is logged."""
+    """A unix socket carries frames of any size and the end after an error, without a log line."""
     server = Server(on_frame=echo, limit=8 * MIB)
     await server.listen(f"unix:{tmp_path / 's'}")
     client = await server.connect(f"unix:{tmp_path / 's'}")
@@ -848,7 +848,7 @@ async def test_a_unix_socket_is_a_wire_like_another(tmp_path: Path) -> None:
 
 
 async def test_tls_is_a_wire_like_another(tmp_path: Path) -> None:
-    """Over TLS nothing goes past the encryption, the options are set on the socket below, and an error is read."""
+    """TLS encrypts every byte, the options are set on the socket below, and the peer reads the error that closes."""
     pytest.importorskip("OpenSSL", reason="needs gloom[tls]")
     certificate = write_certificate(tmp_path / "broker.pem")
     server = Server(on_frame=echo, limit=8 * MIB)

@@ -1,4 +1,4 @@
-"""The wait for a peer that still reads after its connection was closed: it ends, whatever the time is."""
+"""The wait for a peer that still reads after its connection was closed: it ends at any clock value."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MOST_LOOKS = 20
 
 class Closing:
     """
-    A closed connection whose peer takes nothing.
+    A closed connection to a peer that reads nothing.
 
     Attributes:
         aborted_at: When it was reset; None before.

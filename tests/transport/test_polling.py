@@ -1,4 +1,4 @@
-"""The one event that reads many sockets, on real sockets and a reactor that is turned by hand."""
+"""The poller, which reads many sockets per reactor event: real sockets, and a reactor turned by hand."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gloom.transport.turns import Turns
 
 
 class HandReactor:
-    """Knows its readers, and reads when it is told to."""
+    """Keeps its readers, and reads on demand."""
 
     def __init__(self) -> None:
         directlyProvides(self, IReactorFDSet)
@@ -27,7 +27,7 @@ class HandReactor:
         self.removeReader = self.readers.discard
 
     def turn(self) -> bool:
-        """Read as a reactor would; return whether there was anything to read."""
+        """Read as a reactor would; return whether any socket was readable."""
         ready = select.select(list(self.readers), [], [], 0)[0]
         for reader in ready:
             reader.doRead()
@@ -35,7 +35,7 @@ class HandReactor:
 
 
 class End:
-    """One end of a connection, which the poll reads."""
+    """One end of a connection that the poller reads."""
 
     def __init__(self, poll: SocketPoll) -> None:
         self.near, self.far = socket.socketpair()
@@ -80,7 +80,7 @@ def around() -> Iterator[Surroundings]:
 
 
 def test_all_that_is_ready_is_read_in_one_event(around: Surroundings) -> None:
-    """The reactor has one reader for all connections, and idle ones are not touched."""
+    """The reactor has one reader for all connections, and a poll does not touch idle ones."""
     first, idle, last = (around.end() for _ in range(3))
     first.far.send(b"1")
     last.far.send(b"3")
@@ -91,7 +91,7 @@ def test_all_that_is_ready_is_read_in_one_event(around: Surroundings) -> None:
 
 
 def test_what_is_said_meanwhile_is_flushed_at_once(around: Surroundings) -> None:
-    """The answers of one look leave at its end, without a timer of the reactor."""
+    """The answers of one poll leave at its end, without a reactor timer."""
     flushed: list[list[bytes]] = []
     end = around.end()
 
@@ -108,7 +108,7 @@ def test_what_is_said_meanwhile_is_flushed_at_once(around: Surroundings) -> None
 
 
 class Held:
-    """Has something to send whenever one of *ends* was read; knows how many had been, when it was flushed."""
+    """Has bytes to send after each read of *ends*; records the number of reads at each flush."""
 
     def __init__(self, around: Surroundings, ends: list[End], looks: int, can_wait: bool) -> None:
         self.flushed: list[int] = []
@@ -133,24 +133,24 @@ class Held:
 
 
 def test_what_can_wait_is_flushed_when_nothing_more_is_to_be_read(around: Surroundings) -> None:
-    """The answers of several looks leave together."""
+    """Answers that may wait are flushed together, once no socket is readable."""
     assert Held(around, [around.end(), around.end()], looks=3, can_wait=True).flushed == [6]
     assert around.clock.getDelayedCalls() == []
 
 
 def test_what_cannot_wait_is_flushed_after_each_look(around: Surroundings) -> None:
-    """A master that waits for one answer has it at once."""
+    """Answers that may not wait are flushed after each poll: a master that waits for one answer has it at once."""
     assert Held(around, [around.end(), around.end()], looks=3, can_wait=False).flushed == [2, 4, 6]
 
 
 def test_what_can_wait_waits_for_a_moment_only(around: Surroundings) -> None:
-    """However busy the others are, an answer leaves after some dozens of reads."""
+    """However busy the other connections are, an answer leaves after some dozens of reads."""
     flushed = Held(around, [around.end() for _ in range(20)], looks=5, can_wait=True).flushed
     assert flushed == [60, 100]
 
 
 def test_one_that_was_removed_in_the_same_look_is_not_read(around: Surroundings) -> None:
-    """A connection that another's message has ended gets nothing more."""
+    """A connection that another peer's message has ended is not read in the same poll."""
     ends = [around.end(), around.end()]
 
     def remove_both() -> None:
@@ -166,7 +166,7 @@ def test_one_that_was_removed_in_the_same_look_is_not_read(around: Surroundings)
 
 
 def test_a_closed_socket_can_be_removed(around: Surroundings) -> None:
-    """Twisted closes a socket before it tells the protocol."""
+    """The poller can remove a closed socket: Twisted closes it before it tells the protocol."""
     end = around.end()
     descriptor = end.near.fileno()
     end.near.close()
@@ -176,7 +176,7 @@ def test_a_closed_socket_can_be_removed(around: Surroundings) -> None:
 
 
 def test_a_bug_in_one_connection_ends_that_one_only(around: Surroundings, logged_errors: Any) -> None:
-    """An exception is logged, its connection dropped, and all others are read on."""
+    """An exception in one connection is logged and drops that connection; the others are read on."""
 
     def fail() -> None:
         raise RuntimeError("a bug")
@@ -195,7 +195,7 @@ def test_a_bug_in_one_connection_ends_that_one_only(around: Surroundings, logged
 
 
 def test_a_bug_in_sending_ends_no_reading(around: Surroundings, logged_errors: Any) -> None:
-    """Whatever sending raises, the connections are read on."""
+    """An exception while sending does not stop the reading of connections."""
 
     class Sender:
         def flush(self) -> None:
@@ -218,7 +218,7 @@ def test_a_bug_in_sending_ends_no_reading(around: Surroundings, logged_errors: A
 
 
 def test_a_peer_that_never_stops_keeps_nothing_else_waiting(around: Surroundings) -> None:
-    """The reactor gets its turn after some looks, however much there is to read."""
+    """After a bounded number of polls the reactor gets its turn, however much there is to read."""
     end = around.end()
 
     def say_more() -> None:
@@ -232,13 +232,13 @@ def test_a_peer_that_never_stops_keeps_nothing_else_waiting(around: Surroundings
 
 
 def test_it_needs_a_reactor_with_descriptors() -> None:
-    """A clock, as in tests, is none: there the transports are read as ever."""
+    """A clock, as in tests, has no descriptors: there the transports are read as usual."""
     assert SocketPoll.is_possible(HandReactor()) == hasattr(select, "epoll")
     assert not SocketPoll.is_possible(Clock())
 
 
 def test_one_that_has_stopped_is_no_reader(around: Surroundings) -> None:
-    """After the last connection it leaves the reactor, and has no descriptor."""
+    """After its last connection the poller leaves the reactor, and holds no descriptor."""
     end = around.end()
     around.poll.remove(end.near.fileno())
     around.poll.stop()

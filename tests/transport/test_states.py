@@ -1,4 +1,4 @@
-"""The states of a connection: the table, the page that shows it, and a connection that keeps to it whatever happens."""
+"""The states of a connection: the table, its documentation, and a random test of a connection against it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "architecture.md"
     ("table", "after", "first"), [(INPUTS, input_after, Input.NEW), (OUTPUTS, output_after, Output.FREE)]
 )
 def test_every_state_can_be_reached_and_left_for_good(table: Any, after: Any, first: Any) -> None:
-    """From the first state there is a way to each other one, and from each to the end, which has no way out."""
+    """Every state can be reached from the first, and can reach the end, which has no way out."""
     reached, new = set(), {first}
     while new:
         reached |= new
@@ -52,7 +52,7 @@ def rows_of(heading: str) -> dict[str, dict[str, str]]:
 
 @pytest.mark.parametrize("table", [INPUTS, OUTPUTS], ids=["input", "output"])
 def test_the_page_shows_the_table(table: Any) -> None:
-    """docs/architecture.md names each state, and each transition but the ones to the end, as the code has them."""
+    """docs/architecture.md lists each state, and each transition except those to the end, as in the code."""
     shown = rows_of("## A connection")
     ends = (Event.CLOSE, Event.LOSE)
     for state, row in table.items():
@@ -65,17 +65,17 @@ def test_the_page_shows_the_table(table: Any) -> None:
 
 class Sink(socket.socket):
     """
-    A socket that takes what there is room for.
+    A socket that accepts as many bytes as it has room for.
 
     Attributes:
         room: How many bytes it takes.
         taken: The bytes that it took.
     """
 
-    family = socket.AF_UNIX  # which takes no options of TCP
+    family = socket.AF_UNIX  # a unix socket takes no options of TCP
 
     def __init__(self) -> None:
-        # The base's is not called: it would open one.
+        # Do not call the base class: it would open a socket.
         self.room = 0
         self.taken = bytearray()
 
@@ -92,7 +92,7 @@ class Sink(socket.socket):
 
 
 class Hands:
-    """Turns, given by hand: each slice of time is over as soon as it is looked at."""
+    """Turns given by the test: each slice ends at its first check of the time."""
 
     def __init__(self) -> None:
         self.reactor_reads = 0
@@ -108,7 +108,7 @@ class Hands:
         return True
 
     def wake(self) -> None:
-        """The test gives the turns."""
+        """Do nothing: the test gives the turns."""
 
     def forget(self, peer: Any) -> None:
         self.work = None
@@ -116,7 +116,7 @@ class Hands:
 
 class Watched(FrameProtocol):
     """
-    A connection that writes down its states.
+    A connection that records its states.
 
     A frame that begins with ``b`` pauses and resumes; one that begins with ``s``
     is answered in as many steps as its second byte says; within one that begins with
@@ -124,7 +124,7 @@ class Watched(FrameProtocol):
 
     Attributes:
         received: The frames that were delivered.
-        said: The frames that were said while they could be, without those after a close.
+        said: The frames sent before the close.
         steps_left: How many steps of a request are left.
         more_arrives: Has more bytes arrive.
     """
@@ -195,7 +195,7 @@ PAUSE_BYTES = 3000
 
 
 class ConnectionMachine(RuleBasedStateMachine):
-    """Frames arrive in pieces, and are said; the peer takes bytes or does not; turns come; and at some time it ends."""
+    """Random order of input in pieces, frames to send, reads of the peer, turns, and the end."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -220,7 +220,7 @@ class ConnectionMachine(RuleBasedStateMachine):
         while self.transport.buffer and self.sink.room:
             self.transport.drain()
 
-    # What the peer does
+    # Actions of the peer
 
     @rule(payloads=st.lists(FRAMES, min_size=1, max_size=30))
     def sends(self, payloads: list[bytes]) -> None:
@@ -247,7 +247,7 @@ class ConnectionMachine(RuleBasedStateMachine):
         self.sink.room += count
         self.drain()
 
-    # What this end does
+    # Actions of this end
 
     @rule(size=st.sampled_from([0, 10, 2000, 5000]))
     def says(self, size: int) -> None:
@@ -298,10 +298,10 @@ class ConnectionMachine(RuleBasedStateMachine):
         self.connection.close()
         assert self.sending is Output.FINISHING
 
-    # What holds in each state
+    # Invariants of the states
 
     def whole(self) -> tuple[list[bytes], bytes]:
-        """Return the payloads that have arrived whole, and the rest."""
+        """Return the complete payloads, and the remaining bytes."""
         data, payloads = bytes(self.arrived), list[bytes]()
         while len(data) >= 4 and len(data) - 4 >= (length := int.from_bytes(data[:4], "big")):
             payloads.append(data[4 : 4 + length])
@@ -353,11 +353,11 @@ TestConnection = ConnectionMachine.TestCase
 TestConnection.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
 
 
-# Moments that the machine seldom meets
+# Cases that the machine seldom meets
 
 
 def test_more_that_arrives_within_a_single_frame_comes_after_it() -> None:
-    """A frame that is a whole chunk, within which another arrives: both are delivered, one after the other."""
+    """A frame of exactly one chunk, during which another frame arrives: both are delivered in order."""
     machine = ConnectionMachine()
     machine.sends([b"1", b"r", b"2"])
     for _ in range(2):
@@ -367,7 +367,7 @@ def test_more_that_arrives_within_a_single_frame_comes_after_it() -> None:
 
 
 def test_a_peer_that_does_not_read_is_not_read_after_the_turn_either() -> None:
-    """While a request is answered nothing is read anyway; when it is, too many bytes wait, and until they are sent."""
+    """A peer with too many unsent bytes is read neither during a request nor after it, until they are sent."""
     machine = ConnectionMachine()
     machine.sends([b"s\2", b"1"])
     machine.arrives(10_000)

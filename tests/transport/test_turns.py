@@ -1,4 +1,4 @@
-"""Whose turn it is, on a clock that the work itself moves: gloom.transport.turns."""
+"""Turns of connections, on a clock that the work itself advances: gloom.transport.turns."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from twisted.internet.task import Clock
 from gloom.transport.collector import CollectorTime
 from gloom.transport.turns import SLICE_SECONDS, TURN_SECONDS, Turns
 
-#: As little as the fastest request takes.
+#: The time of the fastest request.
 PING_SECONDS = 50e-6
 
 
 class Reactor(Clock):
-    """A clock whose time passes while something is worked on, and not only between the turns."""
+    """A clock that advances during work, and not only between turns."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class Reactor(Clock):
         self.cpu_seconds += seconds
 
     def wait(self, name: str, seconds: float, *, is_new: bool = False, again: int = 0) -> None:
-        """Have *name* wait, to work for so long, and then *again* so many times more."""
+        """Queue *name* for work of that length, and *again* as many times more."""
 
         def work() -> None:
             self.work(seconds)
@@ -41,11 +41,11 @@ class Reactor(Clock):
         self.turns.add(name, work, is_new=is_new)
 
     def turn(self) -> None:
-        """Serve for one turn."""
+        """Serve one turn."""
         self.turns.share(self.seconds() + TURN_SECONDS)
 
     def run(self, until: Callable[[], bool]) -> float:
-        """Serve until something holds; return how long that took."""
+        """Serve until a condition holds; return the elapsed time."""
         begun = self.seconds()
         for _ in range(100_000):
             if until():
@@ -62,7 +62,7 @@ def reactor() -> Reactor:
 
 
 def test_a_turn_ends_in_time(reactor: Reactor) -> None:
-    """However many wait, the reactor's timers come after 10 ms and what one slice takes."""
+    """However many connections wait, the reactor's timers run after 10 ms plus one slice."""
     for number in range(1000):
         reactor.wait(f"heavy {number}", SLICE_SECONDS, again=100)
     reactor.turn()
@@ -71,7 +71,7 @@ def test_a_turn_ends_in_time(reactor: Reactor) -> None:
 
 @pytest.mark.parametrize("heavy", [1, 64, 3000])
 def test_a_light_peer_is_never_behind_the_heavy_ones(reactor: Reactor, heavy: int) -> None:
-    """A ping has its turn after the slice that is being worked on, whoever else waits, and however long already."""
+    """A ping is served after the current slice, however many connections wait and for however long."""
     reactor.wait("light", PING_SECONDS)
     reactor.turn()
     for number in range(heavy):
@@ -85,7 +85,7 @@ def test_a_light_peer_is_never_behind_the_heavy_ones(reactor: Reactor, heavy: in
 
 
 def test_equal_peers_have_equal_shares_whatever_their_requests_take(reactor: Reactor) -> None:
-    """One whose slices take ten times as long has a tenth as many."""
+    """A connection whose slices take ten times as long has a tenth as many."""
     reactor.wait("long", 0.01, again=10**6)
     reactor.wait("short", 0.001, again=10**6)
     reactor.run(lambda: reactor.seconds() > 2.0)
@@ -93,7 +93,7 @@ def test_equal_peers_have_equal_shares_whatever_their_requests_take(reactor: Rea
 
 
 def test_a_long_slice_is_paid_for(reactor: Reactor) -> None:
-    """A request of 100 ms that could not be cut is followed by 100 ms for the others, if they want them."""
+    """After a request of 100 ms that could not be cut, the other connections get 100 ms, if they want them."""
     reactor.wait("bomb", 0.1)
     reactor.turn()
     reactor.wait("bomb", 0.1)
@@ -103,7 +103,7 @@ def test_a_long_slice_is_paid_for(reactor: Reactor) -> None:
 
 
 def at_work(reactor: Reactor, name: str, seconds: float, pause_seconds: float) -> None:
-    """Have *name* work for so long, and again when it has had its reply and thought about it for so long."""
+    """Have *name* work repeatedly for that long, each time after its reply and a pause."""
 
     def work() -> None:
         reactor.work(seconds)
@@ -120,7 +120,7 @@ def at_work(reactor: Reactor, name: str, seconds: float, pause_seconds: float) -
 
 
 def without_end(reactor: Reactor, name: str, seconds: float) -> None:
-    """Have *name* always want to work, for so long at once."""
+    """Have *name* request work without end, each piece of that length."""
 
     def work() -> None:
         reactor.work(seconds)
@@ -132,7 +132,7 @@ def without_end(reactor: Reactor, name: str, seconds: float) -> None:
 
 
 def pass_seconds(reactor: Reactor, seconds: float) -> None:
-    """Let so much time pass, from timer to timer."""
+    """Advance the clock from timer to timer."""
     ends = reactor.seconds() + seconds
     while reactor.seconds() < ends:
         calls = reactor.getDelayedCalls()
@@ -143,21 +143,21 @@ def pass_seconds(reactor: Reactor, seconds: float) -> None:
 @pytest.mark.parametrize("bomb_seconds", [0.001, 0.02, 0.1])
 @pytest.mark.parametrize("bombs", [1, 3])
 def test_one_that_waits_for_replies_has_its_share_too(reactor: Reactor, bombs: int, bomb_seconds: float) -> None:
-    """Who asks, has a reply and asks again, is not there in between: those that have had more do not fill the gap."""
+    """A connection that waits for each reply keeps its share: heavier ones do not use the gaps between its requests."""
     at_work(reactor, "good", 0.0003, 0.0004)
     pass_seconds(reactor, 0.01)
     for number in range(bombs):
         without_end(reactor, f"bomb {number}", bomb_seconds)
     reactor.served.clear()
     pass_seconds(reactor, 4.0)
-    # Alone it would have 3/7 of the time.
+    # Without other connections it would have 3/7 of the time.
     part = 0.0003 * reactor.served.count("good") / 4.0
     assert part >= 0.5 / (1 + bombs) / 2
     assert len(reactor.served) - reactor.served.count("good") >= 4.0 / bomb_seconds * 0.3
 
 
 def test_nobody_rests_where_nobody_else_is_at_work(reactor: Reactor) -> None:
-    """A connection that has the broker for itself has all of its time."""
+    """The only active connection has all of the broker's time."""
     at_work(reactor, "good", 0.0003, 10.0)
     pass_seconds(reactor, 0.2)
     without_end(reactor, "busy", 0.02)
@@ -167,7 +167,7 @@ def test_nobody_rests_where_nobody_else_is_at_work(reactor: Reactor) -> None:
 
 
 def test_nobody_rests_for_one_that_does_not_come(reactor: Reactor) -> None:
-    """A ping now and then costs one that is at work a moment, not half of the time."""
+    """An occasional ping costs an active connection a moment, not half of its time."""
     at_work(reactor, "good", 0.0003, 0.5)
     pass_seconds(reactor, 0.01)
     without_end(reactor, "busy", 0.02)
@@ -176,24 +176,24 @@ def test_nobody_rests_for_one_that_does_not_come(reactor: Reactor) -> None:
 
 
 def test_one_that_comes_again_owes_what_it_owed(reactor: Reactor) -> None:
-    """An attacker that takes much, closes and connects again, waits as if it had stayed."""
+    """A heavy connection that closes and reconnects waits as if it had stayed."""
     reactor.wait("other", 0.001, again=10**6)
     for number in range(100):
         name = f"attacker {number}"
-        # Known for something light before.
+        # The broker has known it for light requests before.
         reactor.wait(name, PING_SECONDS, is_new=True)
         reactor.run(lambda name=name: name in reactor.served)  # type: ignore[misc]
         reactor.wait(name, 0.05)
         reactor.run(lambda name=name: reactor.served.count(name) == 2)  # type: ignore[misc]
         reactor.turns.forget(name)
     assert 0.001 * reactor.served.count("other") > 0.9 * 100 * 0.05
-    # All others that are new do not wait for it for ever.
+    # Other new connections do not wait for it for ever.
     reactor.wait("new", PING_SECONDS, is_new=True)
     assert reactor.run(lambda: "new" in reactor.served) < 0.25
 
 
 def test_nobody_saves_up_time(reactor: Reactor) -> None:
-    """One that was silent for long does not keep all others waiting for it afterwards."""
+    """A connection that was silent for long does not delay the others afterwards."""
     reactor.wait("busy", 0.001, again=10**6)
     reactor.wait("late", 0.001)
     reactor.run(lambda: reactor.seconds() > 5.0)
@@ -204,18 +204,18 @@ def test_nobody_saves_up_time(reactor: Reactor) -> None:
 
 
 def test_newcomers_share_one_share(reactor: Reactor) -> None:
-    """Thousands of new connections do not come before those that are here: they follow each other."""
+    """Thousands of new connections share one share: they do not overtake the existing ones."""
     reactor.wait("here", 0.001, again=10**6)
     for number in range(3000):
         reactor.wait(f"new {number}", 0.001, is_new=True)
     reactor.run(lambda: reactor.seconds() > 1.0)
     assert reactor.served.count("here") > 300
-    # And they do come.
+    # The new connections are served in the end.
     assert len(set(reactor.served)) > 100
 
 
 def test_time_that_another_process_took_is_nobody_s(reactor: Reactor) -> None:
-    """Whoever is interrupted by the system for 50 ms does not pay for it."""
+    """A connection that the system interrupts for 50 ms is not charged for that time."""
     reactor.wait("other", 0.001, again=10**6)
 
     def interrupted() -> None:
@@ -229,7 +229,7 @@ def test_time_that_another_process_took_is_nobody_s(reactor: Reactor) -> None:
 
 
 def test_the_collector_s_time_is_nobody_s(reactor: Reactor, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A full collection falls to whoever makes an object just then, who does not pay for it behind all others."""
+    """A full collection runs at any allocation, so the connection being served is not charged for it."""
     collector = CollectorTime()
     monkeypatch.setattr("gloom.transport.turns.COLLECTOR", collector)
 
@@ -249,7 +249,7 @@ def test_the_collector_s_time_is_nobody_s(reactor: Reactor, monkeypatch: pytest.
 
 
 def test_one_that_waits_is_not_added_twice(reactor: Reactor) -> None:
-    """It has one turn; what was to follow comes after it."""
+    """A waiting connection has one turn; a second request follows after it."""
     then: list[str] = []
     assert reactor.turns.add("one", lambda: reactor.served.append("one"))
     assert not reactor.turns.add("one", lambda: reactor.served.append("again"))
@@ -260,7 +260,7 @@ def test_one_that_waits_is_not_added_twice(reactor: Reactor) -> None:
 
 
 def test_one_that_has_gone_is_not_served(reactor: Reactor) -> None:
-    """And nothing is kept of it."""
+    """A connection that has ended is not served, and no state of it is kept."""
     reactor.wait("gone", 0.001)
     reactor.turns.forget("gone")
     reactor.turns.settle("gone")
@@ -270,7 +270,7 @@ def test_one_that_has_gone_is_not_served(reactor: Reactor) -> None:
 
 
 def test_one_that_owes_nothing_is_settled(reactor: Reactor) -> None:
-    """What has had more than others is remembered, and everything else forgotten."""
+    """Only connections above their share are remembered."""
     reactor.wait("heavy", 0.01)
     reactor.turn()
     reactor.turns.settle("heavy")
@@ -282,7 +282,7 @@ def test_one_that_owes_nothing_is_settled(reactor: Reactor) -> None:
 
 
 def test_an_exception_ends_no_turns(reactor: Reactor, logged_errors: Any) -> None:
-    """It is logged, and the others are served."""
+    """An exception is logged, and the other connections are served."""
 
     def fail() -> None:
         raise RuntimeError("a bug")
@@ -295,7 +295,7 @@ def test_an_exception_ends_no_turns(reactor: Reactor, logged_errors: Any) -> Non
 
 
 def test_a_backlog_goes_on_in_later_turns(reactor: Reactor) -> None:
-    """The reactor looks at everything else in between."""
+    """Between two turns of a backlog, the reactor handles every other event."""
     for number in range(50):
         reactor.wait(str(number), 0.001)
     reactor.turns.wake()
@@ -314,7 +314,7 @@ def test_a_backlog_goes_on_in_later_turns(reactor: Reactor) -> None:
 
 
 def test_judging_waits_until_what_was_there_has_been_read(reactor: Reactor) -> None:
-    """A deadline is held against nobody whose answer is in the socket already; what comes later is too late."""
+    """A deadline does not apply to an answer that is already in the socket; a later answer is too late."""
     for number in range(15):
         reactor.wait(str(number), 0.001)
     reactor.turns.after_reading(lambda: reactor.served.append("judged"))
@@ -329,7 +329,7 @@ def test_judging_waits_until_what_was_there_has_been_read(reactor: Reactor) -> N
 
 @pytest.mark.parametrize(("late_seconds", "least", "most"), [(0.0, 0.05, 0.1), (3.0, 1.0, 1.05), (0.3, 0.3, 0.35)])
 def test_judging_does_not_wait_for_ever(reactor: Reactor, late_seconds: float, least: float, most: float) -> None:
-    """Not longer than 50 ms beside any attack, and after a gap not longer than the gap or a second."""
+    """Judging is delayed by at most 50 ms under any attack, and after a pause by at most the pause or a second."""
     for number in range(3000):
         reactor.wait(str(number), 0.001)
     judged: list[float] = []
@@ -342,7 +342,7 @@ def test_judging_does_not_wait_for_ever(reactor: Reactor, late_seconds: float, l
 
 
 def test_judging_waits_for_nothing_where_nothing_is_to_be_read(reactor: Reactor) -> None:
-    """An idle broker's alarm rings in its own turn."""
+    """On an idle broker the alarm rings in its own turn."""
     judged: list[bool] = []
     reactor.turns.after_reading(lambda: judged.append(True))
     assert judged
@@ -355,7 +355,7 @@ def test_judging_waits_for_nothing_where_nothing_is_to_be_read(reactor: Reactor)
 
 
 def test_on_a_virtual_clock_nothing_waits() -> None:
-    """There the sockets are in memory, and time stands still in a turn."""
+    """On a virtual clock sockets are in memory, and time does not advance within a turn: judging is immediate."""
     judged: list[bool] = []
     turns = Turns(Clock())
     turns.reactor_reads = 1

@@ -1,4 +1,4 @@
-"""Peers that do not read, judged by what they take: nobody is dropped who makes progress, and memory is bounded."""
+"""Peers with unread output, judged by their progress: none that reads is dropped, and memory is bounded."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ LEAST = 100
 
 class Waiting:
     """
-    A peer for which bytes wait.
+    A peer with unsent bytes.
 
     Attributes:
-        dropped: Why it was dropped, or None.
+        dropped: The reason of its drop, or None.
     """
 
     has_one_piece = False
@@ -64,7 +64,7 @@ def pass_time(clock: Clock, seconds: float) -> None:
 
 
 def test_a_peer_that_takes_nothing_is_dropped_after_some_seconds() -> None:
-    """More than the bound waits, and nothing of it is taken: at the latest a quarter after its time it goes."""
+    """A peer over the bound that reads nothing is dropped, at most a quarter after its time."""
     clock = Clock()
     peer = Waiting(watch_on(clock), BOUND + 1)
     pass_time(clock, SECONDS)
@@ -76,7 +76,7 @@ def test_a_peer_that_takes_nothing_is_dropped_after_some_seconds() -> None:
 
 
 def test_a_slow_reader_is_served_however_much_waits() -> None:
-    """Who takes its part in each window is never dropped, and what waits for it may even grow."""
+    """A peer that reads its part in each window is never dropped, even if its backlog grows."""
     clock = Clock()
     peer = Waiting(watch_on(clock), 2 * BOUND)
     for _ in range(30):
@@ -98,7 +98,7 @@ def test_a_peer_that_drips_is_no_reader() -> None:
 
 
 def test_up_to_the_bound_a_peer_may_read_when_it_likes() -> None:
-    """Few bytes may wait for ever; when more come, the peer has its time from then on."""
+    """A peer below the bound may wait for ever; above it, its time starts."""
     clock = Clock()
     peer = Waiting(watch_on(clock), BOUND)
     pass_time(clock, 1000)
@@ -123,7 +123,7 @@ def test_one_frame_always_fits() -> None:
 
 
 def test_beyond_what_may_wait_for_all_the_slowest_goes() -> None:
-    """Not who has most, nor the last that came: who would need longest for what waits."""
+    """Above the total bound, the peer that needs longest for its backlog is dropped, not the largest or the newest."""
     clock = Clock()
     watch = watch_on(clock)
     fast, dripping, idle = (Waiting(watch, count) for count in (6000, 900, 100))
@@ -143,7 +143,7 @@ def test_beyond_what_may_wait_for_all_the_slowest_goes() -> None:
 
 
 def test_when_room_is_made_it_is_made_for_some_more() -> None:
-    """Many that take nothing go together, so that not each byte too many makes the broker look at them all."""
+    """Room is made for several frames at once, so that the broker does not examine all peers for each frame."""
     clock = Clock()
     watch = watch_on(clock)
     stuck = [Waiting(watch, 100) for _ in range(TOTAL // 100)]
@@ -156,7 +156,7 @@ def test_when_room_is_made_it_is_made_for_some_more() -> None:
 
 
 def test_while_the_broker_stands_still_no_peer_is_judged() -> None:
-    """A pause of the process is no time in which a peer took nothing: nobody sent anything then."""
+    """A pause of the process does not count as time in which a peer read nothing."""
     clock = Clock()
     peer = Waiting(watch_on(clock), 2 * BOUND)
     pass_time(clock, SECONDS / 2)
@@ -172,7 +172,7 @@ def test_while_the_broker_stands_still_no_peer_is_judged() -> None:
 
 
 def test_nobody_is_judged_before_the_sockets_are_read() -> None:
-    """What a peer has taken by the time of the judgement counts, and who has gone meanwhile is judged no more."""
+    """Bytes read by the time of the judgement count, and a peer that has disconnected is not judged."""
     clock = Clock()
     judgements: list[tuple[Callable[[], None], float]] = []
     watch = watch_on(clock, lambda judge, late_seconds: judgements.append((judge, late_seconds)))
@@ -192,7 +192,7 @@ def test_nobody_is_judged_before_the_sockets_are_read() -> None:
 
 
 def test_nothing_is_left_of_who_has_read_or_gone() -> None:
-    """Bytes that are taken, and those of a peer that has gone, are counted no more, and no timer stays."""
+    """Read bytes, and the bytes of a disconnected peer, are no longer counted, and no timer remains."""
     clock = Clock()
     watch = watch_on(clock)
     one, other = Waiting(watch, 500), Waiting(watch, 700)
@@ -211,7 +211,7 @@ def test_nothing_is_left_of_who_has_read_or_gone() -> None:
 
 
 def test_the_system_is_asked_for_what_is_on_its_way() -> None:
-    """What a peer's host has not acknowledged, and what came and was not read, is known without reading it."""
+    """The system reports unacknowledged output and unread input without a read."""
     near, far = socket.socketpair()
     with near, far:
         near.send(bytes(100))
