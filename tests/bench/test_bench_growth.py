@@ -37,8 +37,9 @@ def test_each_part_measures_and_says_so_in_json(part: str, tmp_path: Path, capsy
     assert {row["part"] for row in rows} == {part}
     printed = capsys.readouterr().out
     assert all(row["name"] in printed for row in rows)
-    # The pages of so few jobs and connections are those that were there already.
-    assert all(row["measured"] > 0 for row in rows if row["unit"] != "B")
+    # The pages of so few jobs and connections are those that were there already, and their processor time may be
+    # less than a tick: some systems add it to a process's clock by ticks only.
+    assert all(row["measured"] >= 0 for row in rows if row["unit"] != "B")
     assert status == any(row["verdict"] == "OVER" for row in rows)
 
 
@@ -81,7 +82,7 @@ def test_the_curves_are_measured_and_drawn(
     if not importlib.util.find_spec("matplotlib"):
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
         monkeypatch.setattr(growth, "plot", lambda curves, about, path: path.write_text(curves[0].name))
-    arguments = ["--scale=0.001", "--jobs=200", "--rounds=2"]
+    arguments = ["--scale=0.001", "--jobs=200", "--rounds=1"]
     assert growth.main([*arguments, "--plot", str(picture), "--json", str(file)]) == 0
     written = json.loads(file.read_text())
     assert {"processor", "cores", "time"} < written["about"].keys()
@@ -90,8 +91,8 @@ def test_the_curves_are_measured_and_drawn(
         [0, 1, 10, 100, 1000], [1, 10], [1, 5], [100, 1000, 16_000, 64_000],
     ]  # fmt: skip
     for curve in curves:
-        assert [len(figures) for figures in curve["cpu_us"]] == [2] * len(curve["sizes"])
-        assert all(us > 0 for figures in curve["cpu_us"] for us in figures)
+        assert [len(figures) for figures in curve["cpu_us"]] == [1] * len(curve["sizes"])
+        assert all(us >= 0 for figures in curve["cpu_us"] for us in figures)
     printed = capsys.readouterr().out
     assert all(f"{curve['name']}: " in printed for curve in curves)
     assert picture.stat().st_size > 0
