@@ -202,7 +202,7 @@ def is_told_busy(peer: Peer) -> bool:
 
 @contextmanager
 def descriptors(limit: int) -> Iterator[None]:
-    """Limit the descriptors of a broker started in the block to *limit*, soft and hard."""
+    """Set the soft descriptor limit of a broker that is started in the block to *limit*."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
     try:
