@@ -107,9 +107,7 @@ class TestPlan:
         ]
 
     def test_large_bodies_come_in_small_numbers(self) -> None:
-        """
-        Large bodies run in small numbers: a window of 64 bodies of 1 MB would measure memory, and 30,000 take minutes.
-        """
+        """Large bodies run in small numbers: 64 of 1 MB in flight would measure memory, and 30,000 take minutes."""
         load = Case("A", 1_000_000).load(30_000)
         assert (load.window, load.jobs) == (8, 300)
 

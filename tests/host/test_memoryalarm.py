@@ -222,9 +222,7 @@ def test_limits_of_the_process_are_bounds(root: Path, monkeypatch: pytest.Monkey
 
 
 def test_this_process_can_be_measured() -> None:
-    """
-    On this system the measure is real: a process has address space, and more than a MiB of it is resident and data.
-    """
+    """The real measure reports address space, and more than a MiB of resident memory and of data."""
     usage = find_usage()
     assert usage is not None
     taken = usage()

@@ -173,9 +173,7 @@ def test_a_client_that_tries_again_is_served_when_there_is_room(daemon: StartDae
 
 
 def test_connections_beyond_the_limit_cost_no_descriptors(daemon: StartDaemon) -> None:
-    """
-    With 300 connections at a limit of 100 and few descriptors, every refused one is told, and descriptors suffice.
-    """
+    """At a limit of 100 and with few descriptors, 300 connections are answered, and descriptors suffice."""
     with descriptors(170):
         broker = daemon("--max-connections=100")
     with ExitStack() as open_peers:
@@ -189,7 +187,7 @@ def test_connections_beyond_the_limit_cost_no_descriptors(daemon: StartDaemon) -
             assert peer.ask({"action": "submit", "id": 1, "type": "t", "body": 1})["error"] == "id_exists"
     assert broker.stop() == 0
     assert "EMFILE" not in "".join(broker.lines)
-    # A reset may overtake what was sent before it, though not on a host's own network.
+    # A reset may overtake earlier bytes, though not on a host's own network.
     assert told == 300
 
 

@@ -27,9 +27,7 @@ from verify.reliability.sessions import Session, Violation
 @settings(max_examples=60, deadline=None)
 @given(st.binary(max_size=400))
 def test_every_frame_of_a_session_has_its_reply(data: bytes) -> None:
-    """
-    With valid messages, broken ones and raw bytes on both ports, each has one reply, and each accepted job an outcome.
-    """
+    """Valid messages, broken ones and raw bytes have one reply each; only accepted jobs have an outcome."""
     Session(data).run()
 
 

@@ -70,7 +70,7 @@ class Workshop:
         worker: The worker.
         children: Every child that it has started, oldest first.
         shortage: The error of starting a process; None for no error.
-        log: What it has logged.
+        log: Its log events.
     """
 
     def __init__(self, log: list[LogEvent]) -> None:
