@@ -116,7 +116,7 @@ def test_memory_is_given_back_while_it_is_nearly_full() -> None:
 
 @pytest.mark.parametrize(("column", "answer"), [(SIZE, OK), (DATA, OK), (RESIDENT, BUSY)])
 def test_what_the_allocator_keeps_is_there_for_jobs(column: int, answer: Any) -> None:
-    """Address space that glibc keeps counts as free; resident memory is first returned."""
+    """Memory that glibc keeps counts as free address space, but not as free resident memory: that was returned."""
     daemon = Daemon(column).holds_jobs()
     daemon.takes(MOST)
     daemon.kept = 20 * MIB

@@ -173,7 +173,7 @@ def test_a_client_that_tries_again_is_served_when_there_is_room(daemon: StartDae
 
 
 def test_connections_beyond_the_limit_cost_no_descriptors(daemon: StartDaemon) -> None:
-    """At a limit of 100 and with few descriptors, 300 connections are answered, and descriptors suffice."""
+    """300 connections above a limit of 100 are each told busy, even with few descriptors, which suffice."""
     with descriptors(170):
         broker = daemon("--max-connections=100")
     with ExitStack() as open_peers:
