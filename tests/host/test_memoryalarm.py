@@ -116,7 +116,7 @@ def test_memory_is_given_back_while_it_is_nearly_full() -> None:
 
 @pytest.mark.parametrize(("column", "answer"), [(SIZE, OK), (DATA, OK), (RESIDENT, BUSY)])
 def test_what_the_allocator_keeps_is_there_for_jobs(column: int, answer: Any) -> None:
-    """Memory that glibc keeps counts as free address space, but not as free resident memory: that was returned."""
+    """Memory that glibc keeps counts as free, except under a bound on resident memory: there it was returned."""
     daemon = Daemon(column).holds_jobs()
     daemon.takes(MOST)
     daemon.kept = 20 * MIB
