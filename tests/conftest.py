@@ -1,7 +1,7 @@
 """
-Guards that pytest-twisted lacks: a time limit inside the reactor, lost errors, what is left running.
+Guards that pytest-twisted lacks: a time limit inside the reactor, lost errors, left-over timers and sockets.
 
-Signals have their defaults here, whatever started pytest, and a test that measures has the processors to itself.
+Signals have their default dispositions, and a test that measures has the processors to itself.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tests.support.default_signals import restore_default_signals
 DEFERRED_TIMEOUT_SECONDS = 30.0
 
 
-# A test is not judged by the speed of the machine; and the example that it prints says what its blob would.
+# Tests do not fail for a slow machine. A failing example is printed without its blob.
 hypothesis.settings.register_profile("gloom", deadline=None, print_blob=False)
 
 
@@ -48,9 +48,9 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 @contextmanager
 def _turn(config: pytest.Config, alone: bool) -> Iterator[None]:
     """
-    Hold a lock that is shared among tests beside each other, and one test's own when it must be alone.
+    Hold the lock that tests share, exclusively for a test that must run alone.
 
-    It is taken behind another: who waits to be alone lets nobody go ahead.
+    Another lock is taken first, so that no later test overtakes one that waits to run alone.
     """
     directory = Path(config._tmp_path_factory.getbasetemp()).parent  # type: ignore[attr-defined]
     with (directory / "queue.lock").open("w") as queue, (directory / "running.lock").open("w") as running:

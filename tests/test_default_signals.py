@@ -1,4 +1,4 @@
-"""Tests in the background, under nohup or a CI runner are the tests in the foreground."""
+"""Tests behave the same in the background, under nohup, in a CI runner and in the foreground."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ print(all(signal.getsignal(number) in usual for number in (1, 2, 3)), signal.pth
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGQUIT])
 def test_children_have_the_default_signals(number: signal.Signals) -> None:
-    """A program that a test starts hears Ctrl-C, though whatever started the tests ignores it or holds it back."""
+    """A program that a test starts reacts to Ctrl-C, even if the tests' parent ignores or blocks the signal."""
     before, mask = signal.signal(number, signal.SIG_IGN), signal.pthread_sigmask(signal.SIG_BLOCK, {number})
     try:
         restore_default_signals()

@@ -1,4 +1,4 @@
-"""deploy/ as far as it can be judged without running it; tests/integration/test_deploy.py runs it."""
+"""Checks of deploy/ without running it; tests/integration/test_deploy.py runs it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def analyze(*arguments: str, directory: Path) -> subprocess.CompletedProcess[str
 
 @pytest.fixture
 def units(tmp_path: Path) -> Path:
-    """A copy of deploy/ whose commands exist here: systemd-analyze verify looks for them."""
+    """A copy of deploy/ with commands that exist here, as systemd-analyze verify requires."""
     directory = tmp_path / "units"
     shutil.copytree(DEPLOY, directory)
     for path in (directory / "gloom.service", directory / "gloom.service.d" / "sockets.conf"):
@@ -39,7 +39,7 @@ def units(tmp_path: Path) -> Path:
 @needs("systemd-analyze", "systemd")
 @pytest.mark.parametrize("activated", [False, True], ids=["listening itself", "with sockets.conf"])
 def test_systemd_accepts_the_units(units: Path, activated: bool) -> None:
-    """systemd-analyze verify has nothing to say, with the drop-in for sockets and without it."""
+    """systemd-analyze verify reports nothing, with the drop-in for sockets and without it."""
     if not activated:
         shutil.rmtree(units / "gloom.service.d")
     names = sorted(path.name for path in units.iterdir() if path.suffix in (".service", ".socket"))
@@ -56,7 +56,7 @@ def test_the_unit_is_confined() -> None:
 
 
 def test_the_units_commands_are_accepted_by_gloom() -> None:
-    """The options in ExecStart, with and without those of /etc/default/gloom, are ones that gloom takes."""
+    """gloom accepts the options in ExecStart, with and without those of /etc/default/gloom."""
     for extra in ([], ["--interface", "10.0.0.5", "--max-frame-bytes", "67108864"]):
         words = exec_start(UNIT, Path("twistd"), *extra)
         options = Options()
@@ -66,7 +66,7 @@ def test_the_units_commands_are_accepted_by_gloom() -> None:
 
 @pytest.mark.parametrize("role", SOCKETS)
 def test_a_socket_and_the_drop_in_agree(role: str) -> None:
-    """Each socket is for gloom.service, is named as sockets.conf asks for it, and is on loopback."""
+    """Each socket belongs to gloom.service, has the name that sockets.conf asks for, and is on loopback."""
     unit = DEPLOY / f"gloom-{role}.socket"
     name = setting(unit, "FileDescriptorName")
     words = exec_start(UNIT.with_name("gloom.service.d") / "sockets.conf", Path("twistd"))
@@ -86,7 +86,7 @@ def test_the_image_s_command_is_accepted_by_gloom() -> None:
 
 
 def test_what_the_image_copies_is_there_and_is_sent() -> None:
-    """Each COPY of the build names something in the checkout that .dockerignore lets through."""
+    """Each COPY of the build names a path of the checkout that .dockerignore admits."""
     sent = [line[1:] for line in (CHECKOUT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
     lines = [line.split() for line in (DEPLOY / "Dockerfile").read_text().splitlines()]
     copied = [name for words in lines if words[:1] == ["COPY"] and "--from=build" not in words for name in words[1:-1]]

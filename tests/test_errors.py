@@ -1,4 +1,4 @@
-"""What a person reads, and what a program may rely on, in gloom's exceptions."""
+"""gloom's exceptions: their texts for people, and their guarantees for programs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WIRE_ERRORS = sorted(ProtocolError.__subclasses__(), key=lambda error: error.cod
 
 
 def test_every_exception_is_a_gloom_error() -> None:
-    """One except clause catches all that gloom raises on purpose."""
+    """One except clause catches every exception that gloom raises on purpose."""
     kinds = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, Exception)]
     assert len(kinds) > 15
     assert all(issubclass(kind, GloomError) for kind in kinds)
@@ -36,26 +36,26 @@ def test_every_code_is_one_error_s() -> None:
 
 @pytest.mark.parametrize("kind", WIRE_ERRORS, ids=lambda kind: kind.code)
 def test_an_error_says_why(kind: type[ProtocolError]) -> None:
-    """The reason that goes on the wire is the text of the exception."""
+    """The text of the exception is the reason that goes on the wire."""
     error = kind("the body is upside down")
     assert error.reason == str(error) == "the body is upside down"
 
 
 def test_only_a_broken_stream_a_stranger_or_a_bug_ends_the_connection() -> None:
-    """A peer that made a mistake in one request may go on with the next."""
+    """After an error in one request the peer may go on; only these errors close the connection."""
     closing = {"size_error", "invalid_json", "unauthorized", "internal_error"}
     assert {error.code for error in WIRE_ERRORS if error.closes} == closing
 
 
 def test_a_refusal_shows_code_and_reason() -> None:
-    """A person sees both what the broker answered and why."""
+    """The text shows the broker's code and its reason."""
     error = RequestRefused("id_exists", "j1", "j1")
     assert str(error) == "id_exists -> j1"
     assert (error.error, error.reason, error.id) == ("id_exists", "j1", "j1")
 
 
 def test_a_failed_job_shows_what_the_function_raised() -> None:
-    """A failure reads like the exception on the slave, and without one like its reason."""
+    """A failure reads like the exception on the slave, or like its reason where there was no exception."""
     assert str(JobFailed("job_failed", "bad input", "j", "ValueError")) == "ValueError: bad input"
     assert str(JobFailed("job_failed", "the slave s disappeared")) == "the slave s disappeared"
 
@@ -69,7 +69,7 @@ def test_a_failed_job_owns_its_attempts() -> None:
 
 
 def test_a_time_out_is_python_s_too() -> None:
-    """Code that catches TimeoutError catches gloom's."""
+    """Code that catches TimeoutError catches gloom's timeouts."""
     assert issubclass(TimedOut, TimeoutError)
     assert issubclass(TimedOut, TransportError)
 
@@ -83,7 +83,7 @@ def test_a_time_out_is_python_s_too() -> None:
     ],
 )
 def test_errors_cross_a_process_boundary(error: Exception) -> None:
-    """An error that a pool of processes hands back has all its fields."""
+    """An error that returns from a pool of processes has all its fields."""
     copy = pickle.loads(pickle.dumps(error))
     assert type(copy) is type(error)
     assert vars(copy) == vars(error)

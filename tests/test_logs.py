@@ -1,4 +1,4 @@
-"""What journald is given: gloom.logs."""
+"""Log lines for journald: gloom.logs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.logged import logged
 
 
 def written(level: LogLevel, text: str, **fields: object) -> str:
-    """Return what the observer makes of one event."""
+    """Return the observer's text for one event."""
     file = io.StringIO()
     Logger(namespace="gloom", observer=LogPublisher(journal(file))).emit(level, text, **fields)
     return file.getvalue()
@@ -33,12 +33,12 @@ def written(level: LogLevel, text: str, **fields: object) -> str:
     ],
 )
 def test_each_level_has_its_syslog_priority(level: LogLevel, priority: int) -> None:
-    """A line begins with <N>, so that journalctl -p finds it, and has no time of its own."""
+    """A line begins with <N>, so that journalctl -p finds it, and has no timestamp."""
     assert written(level, "masters on {place}", place="[::1]:9998") == f"<{priority}>masters on [::1]:9998\n"
 
 
 def test_every_line_of_a_traceback_has_the_priority() -> None:
-    """A bug's traceback stays together: no line of it falls back to another priority."""
+    """Every line of a traceback has the priority of the first."""
     try:
         raise ValueError("two\nlines")
     except ValueError:
@@ -50,12 +50,12 @@ def test_every_line_of_a_traceback_has_the_priority() -> None:
 
 
 def test_an_event_without_text_writes_nothing() -> None:
-    """Twisted's events that have no message make no empty line."""
+    """A Twisted event without a message writes no empty line."""
     assert written(LogLevel.info, "") == ""
 
 
 def test_an_event_without_a_level_is_information() -> None:
-    """What Twisted's old logging emits is written at priority 6."""
+    """An event of Twisted's old logging is written at priority 6."""
     file = io.StringIO()
     journal(file)({"log_format": "old", "log_time": 0.0})
     assert file.getvalue() == "<6>old\n"
@@ -71,7 +71,7 @@ FORGED = "quiet\n<3>gloom is down\x1b[2J\u202e\u2028\x85end"
 
 
 def test_what_a_peer_says_is_logged_in_escapes() -> None:
-    """A text that a peer chose is one line in any log, and turns no terminal: what prints nothing is an escape."""
+    """A peer's text is one line in any log and cannot control a terminal: unprintable characters are escaped."""
     events: list[LogEvent] = []
     log = PeerLogger(namespace="gloom", observer=LogPublisher(cast(Any, events.append)))
     log.warn("{peer}: {reason}, {error} {count}", peer=FORGED, reason="é 😀", error=ValueError(FORGED), count=3)
@@ -81,14 +81,14 @@ def test_what_a_peer_says_is_logged_in_escapes() -> None:
 
 
 def test_no_line_of_the_journal_can_be_forged() -> None:
-    """Where a text comes with newlines all the same, what follows the first line is indented, and escaped."""
+    """If a text has newlines all the same, the lines after the first are indented and escaped."""
     lines = written(LogLevel.warn, "{said}", said=FORGED).splitlines()
     assert lines[0] == "<4>quiet"
     assert all(line.startswith("<4>\t") and line.isascii() and "\x1b" not in line for line in lines[1:])
 
 
 def test_a_refusal_of_a_peer_is_one_line_of_the_log() -> None:
-    """A verb or a type with a newline in it is quoted to the peer as it is, and to the log in escapes."""
+    """A newline in a verb or a type is quoted to the peer unchanged, and to the log as an escape."""
     gloom = MemoryGloom(Settings(verbose=True))
     with logged() as events:
         (reply,) = gloom.master().ask({"action": FORGED})

@@ -1,4 +1,4 @@
-"""The broker's limits, checked when they are made."""
+"""The broker's limits, checked at construction."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_the_defaults() -> None:
 
 
 def test_settings_do_not_change() -> None:
-    """A running broker's limits are those it was started with."""
+    """A running broker's limits cannot be changed."""
     with pytest.raises(FrozenInstanceError):
         Settings().retries = 5  # type: ignore[misc]
 

@@ -71,16 +71,16 @@ def started(*arguments: str) -> tuple[BrokerService, MemoryReactorClock]:
 
 
 def tcp_servers(*arguments: str) -> list[tuple[str, int, str]]:
-    """Return (protocol, port, interface) of what listens."""
+    """Return (protocol, port, interface) of each listening server."""
     servers = started(*arguments)[1].tcpServers
     return [(factory.logPrefix(), port, interface) for port, factory, _, interface in servers]  # type: ignore[attr-defined]
 
 
 def refusal(*arguments: str) -> str:
-    """Return the one line that *arguments* are refused with."""
+    """Return the one-line error for *arguments*."""
     with pytest.raises(SystemExit) as raised:
         makeService(parsed(*arguments))
-    # A text is printed to standard error, and the status is 1.
+    # The text goes to standard error, and the status is 1.
     assert isinstance(raised.value.code, str)
     assert "\n" not in raised.value.code
     assert raised.value.code.startswith("twistd gloom: ")
@@ -88,7 +88,7 @@ def refusal(*arguments: str) -> str:
     return raised.value.code.removeprefix("twistd gloom: ").removesuffix(" (see twistd gloom --help)")
 
 
-# Where it listens
+# Listening ports
 
 
 def test_without_options_the_ports_of_2009_listen_on_loopback() -> None:
@@ -105,7 +105,7 @@ def test_a_port_number_replaces_the_default() -> None:
 
 
 def test_a_port_may_be_given_more_than_once() -> None:
-    """Each --master-port is one more port for masters; the default is not among them."""
+    """Each --master-port adds a port for masters, in place of the default."""
     assert tcp_servers("--master-port=7001", "--master-port=7003", "--slave-port=7002") == [
         ("MasterProtocol", 7001, "127.0.0.1"),
         ("MasterProtocol", 7003, "127.0.0.1"),
@@ -136,7 +136,7 @@ def test_interface_leaves_endpoint_descriptions_alone() -> None:
 
 
 def test_a_port_number_has_room_for_a_farm_that_connects_at_once() -> None:
-    """More connections may wait to be accepted than Twisted's 50."""
+    """The backlog of connections to accept is longer than Twisted's 50."""
     assert [backlog for _, _, backlog, _ in started()[1].tcpServers] == [BACKLOG, BACKLOG]
     assert BACKLOG >= 1000
 
@@ -150,7 +150,7 @@ def test_a_unix_socket_is_an_endpoint_description() -> None:
 
 
 def test_spaces_around_a_port_do_not_matter() -> None:
-    """A value from a file may have a space too many."""
+    """Spaces around a port, as in a value from a file, are ignored."""
     assert tcp_servers("--master-port= 7001 ")[0] == ("MasterProtocol", 7001, "127.0.0.1")
 
 
@@ -170,7 +170,7 @@ def test_the_global_reactor_is_used() -> None:
     assert [service._reactor for service in broker_in(top).listeners] == [reactor, reactor]
 
 
-# What it allows
+# Accepted options
 
 
 def test_without_options_the_documented_limits_hold() -> None:
@@ -193,7 +193,7 @@ def test_retries_is_taken(retries: int) -> None:
 
 
 def test_without_retries_a_lost_slave_fails_its_job() -> None:
-    """What --retries says is what the broker does."""
+    """With --retries 0 the job of a lost slave fails."""
     broker, reactor = started("--retries=0")
     master, slave = connect(broker.masters), connect(broker.slaves)
     for near, message in (
@@ -216,7 +216,7 @@ def test_require_type_is_taken() -> None:
 
 @pytest.mark.parametrize(("arguments", "lines"), [([], 0), (["--verbose"], 1), (["-v"], 1)])
 def test_refused_requests_are_logged_only_on_demand(arguments: list[str], lines: int) -> None:
-    """A misbehaving client cannot fill the log, unless --verbose asks what it does wrong."""
+    """A misbehaving client adds no log lines, unless --verbose asks for refused requests."""
     broker, _ = started(*arguments)
     ends = connect(broker.masters)
     with logged("gloom.server.protocols") as events:
@@ -229,7 +229,7 @@ def test_refused_requests_are_logged_only_on_demand(arguments: list[str], lines:
     ends[0].abortConnection()
 
 
-# What it refuses
+# Refused options
 
 
 @pytest.mark.parametrize(
@@ -255,7 +255,7 @@ def test_refused_requests_are_logged_only_on_demand(arguments: list[str], lines:
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_a_wrong_option_is_one_line(arguments: list[str], text: str) -> None:
-    """The line names the option, what it takes and what it got; no usage and no traceback around it."""
+    """The one line names the option, its allowed values and the given value, without usage or traceback."""
     assert refusal(*arguments) == text
 
 
@@ -284,14 +284,14 @@ def test_a_wrong_option_is_one_line(arguments: list[str], text: str) -> None:
     ],
 )
 def test_a_wrong_port_is_one_line(option: str, value: str, problem: str) -> None:
-    """Whatever Twisted's parsers make of a value, it ends as one line with the option, the value and why."""
+    """A port that Twisted's parsers reject is one line with the option, the value and the reason."""
     line = refusal(f"{option}={value}")
     assert line.startswith(f"{option} must be a port number or a Twisted endpoint description, got {value!r}: ")
     assert problem in line
 
 
 def test_an_interface_that_would_not_be_used_is_refused() -> None:
-    """--interface is not silently ignored where every port is an endpoint description."""
+    """--interface is refused, and not ignored, if every port is an endpoint description."""
     text = refusal("--interface=0.0.0.0", "--master-port=tcp:1", "--slave-port=unix:/run/s.sock")
     assert text == "--interface goes with port numbers; an endpoint description has its own interface="
 
@@ -302,11 +302,11 @@ def test_a_directory_of_certificates_is_accepted(tmp_path: Path) -> None:
     assert endpoint is not None
 
 
-# What it says
+# Output
 
 
 def test_help_names_every_option_with_its_default() -> None:
-    """--help tells what each option means, in what range, and what holds without it."""
+    """--help gives each option's meaning, range and default."""
     text = " ".join(str(Options()).split())
     for option, words in {
         "--master-port=": "[default: 9998]",
@@ -351,7 +351,7 @@ def test_the_service_ties_both_ports_to_one_broker() -> None:
 
 @pytest.fixture
 def uncaught(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[type[BaseException]]]:
-    """The exceptions that reach the hook which was there before gloom's."""
+    """The exceptions that reach the hook installed before gloom's."""
     seen: list[type[BaseException]] = []
     monkeypatch.setattr(sys, "excepthook", lambda kind, error, traceback: seen.append(kind))
     makeService(parsed())
@@ -361,7 +361,7 @@ def uncaught(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[type[BaseExceptio
 def test_a_failed_start_prints_one_line(
     uncaught: list[type[BaseException]], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A StartupError that ends the process is its text, without a traceback."""
+    """A StartupError that ends the process prints its text, without a traceback."""
     monkeypatch.setattr(sys, "__stderr__", sys.stderr)
     sys.excepthook(StartupError, StartupError("cannot listen"), None)
     assert capfd.readouterr().err == "gloom: cannot listen\n"
@@ -398,7 +398,7 @@ def access_file(tmp_path: Path) -> Path:
 
 
 def reload_of(*arguments: str) -> tuple[Reload, Surroundings]:
-    """Return what SIGHUP calls, and where new connections find the access rules."""
+    """Return the function that SIGHUP calls, and the access rules for new connections."""
     parts = parts_of(*arguments)
     around = memory_surroundings(parts.settings, MemoryReactorClock(), parts.access)
     return Reload(around, parts.access_file, parts.tls), around
@@ -409,7 +409,7 @@ def field_of(option: str) -> str:
 
 
 def reloaded(reload: Reload) -> list[str]:
-    """Return what one SIGHUP logs."""
+    """Return the log lines of one SIGHUP."""
     with logged("gloom.server.reload") as events:
         reload()
     return [f"{event['log_level'].name} {formatEvent(event)}" for event in events]
@@ -453,7 +453,7 @@ def test_access_rules_hold_for_connections(access_file: Path) -> None:
     ids=["absent", "no TOML", "empty", "role"],
 )
 def test_a_wrong_access_file_is_one_line(text: str | None, problem: str, tmp_path: Path) -> None:
-    """The line names the file, and what in it is wrong."""
+    """The line names the file and the fault in it."""
     file = tmp_path / "access.toml"
     if text is not None:
         file.write_text(text)
@@ -461,7 +461,7 @@ def test_a_wrong_access_file_is_one_line(text: str | None, problem: str, tmp_pat
 
 
 def test_an_option_for_a_file_that_is_empty_is_refused() -> None:
-    """An empty name, as from a variable that is not set, does not mean: without access rules, without TLS."""
+    """An empty file name, as from an unset variable, is refused, so that it does not turn off access rules or TLS."""
     assert refusal("--access=").startswith("--access: cannot read ")
     assert refusal("--tls-cert=").startswith("--tls-cert: cannot read ")
     assert refusal("--tls-client-ca=") == "--tls-key and --tls-client-ca go with --tls-cert"
@@ -478,7 +478,7 @@ def test_wrong_tls_files_are_one_line(authority: Authority, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("kind", ["ssl", "tls"])
 def test_tls_is_not_put_into_tls(kind: str, authority: Authority, tmp_path: Path) -> None:
-    """--tls-cert is refused beside an endpoint description that brings TLS itself."""
+    """--tls-cert is refused beside an endpoint description with TLS of its own."""
     certificate, key = authority.issue("broker.test", "server")
     value = f"ssl:1:privateKey={key}:certKey={certificate}" if kind == "ssl" else f"tls:{tmp_path}:1"
     text = refusal(f"--tls-cert={certificate}", f"--tls-key={key}", f"--master-port={value}")
@@ -486,7 +486,7 @@ def test_tls_is_not_put_into_tls(kind: str, authority: Authority, tmp_path: Path
 
 
 def test_all_ports_have_the_tls_of_the_options(authority: Authority) -> None:
-    """Port numbers and endpoint descriptions of both roles; without --tls-cert only those that bring it."""
+    """--tls-cert applies to every port of both roles; without it, only endpoint descriptions with TLS have it."""
     certificate, key = authority.issue("broker.test", "server")
     files = f"--tls-cert={certificate}", f"--tls-key={key}"
     ports = "--master-port=7001", "--master-port=unix:/run/m.sock", "--slave-port=tcp6:7002"
@@ -498,7 +498,7 @@ def test_all_ports_have_the_tls_of_the_options(authority: Authority) -> None:
 
 
 def test_a_reload_takes_new_access_rules(access_file: Path) -> None:
-    """After SIGHUP the tokens of the changed file are known, and those that it lacks are not."""
+    """After SIGHUP the tokens of the changed file are accepted, and removed tokens are not."""
     reload, around = reload_of(f"--access={access_file}")
     access_file.write_text(ACCESS.replace(hash_token("shop's"), hash_token("new")))
     assert reloaded(reload) == ["info SIGHUP: access rules and certificates are read again, for new connections"]
@@ -508,7 +508,7 @@ def test_a_reload_takes_new_access_rules(access_file: Path) -> None:
 
 
 def test_a_reload_of_a_wrong_file_changes_nothing(access_file: Path) -> None:
-    """The old rules stay, and one error line says what is wrong."""
+    """The old rules stay, and one error line names the fault."""
     reload, around = reload_of(f"--access={access_file}")
     before = around.access
     access_file.write_text("")
@@ -518,7 +518,7 @@ def test_a_reload_of_a_wrong_file_changes_nothing(access_file: Path) -> None:
 
 
 def test_a_reload_takes_both_files_or_none(access_file: Path, authority: Authority) -> None:
-    """A wrong certificate keeps the old access rules too, as the line says."""
+    """If the certificate is wrong, the old access rules stay too, and the line says so."""
     certificate, key = authority.issue("broker.test", "server")
     reload, around = reload_of(f"--access={access_file}", f"--tls-cert={certificate}", f"--tls-key={key}")
     before = around.access
@@ -532,13 +532,13 @@ def test_a_reload_takes_both_files_or_none(access_file: Path, authority: Authori
 
 
 def test_a_reload_without_files_says_so() -> None:
-    """SIGHUP is harmless where there is nothing to read again."""
+    """Without files to reload, SIGHUP logs that, and changes nothing."""
     reload, _ = reload_of()
     assert reloaded(reload) == ["info SIGHUP: there is nothing to read again without --access and --tls-cert"]
 
 
 def test_a_file_is_found_again_after_a_change_of_directory(access_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A relative name means the folder that gloom was started in, also when twistd changes it (--rundir)."""
+    """A relative name is relative to the folder of the start, even when twistd changes directory (--rundir)."""
     monkeypatch.chdir(access_file.parent)
     reload, _ = reload_of(f"--access={access_file.name}")
     monkeypatch.chdir("/")

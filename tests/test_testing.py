@@ -1,4 +1,4 @@
-"""The public double: what a test of a program that uses gloom may rely on."""
+"""The public double: its guarantees for the tests of a program that uses gloom."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ JOIN = {"action": "join", "type": "echo"}
 
 
 class Recorder(Protocol):
-    """Keeps what it gets, and how its connection ended."""
+    """Records the frames that it receives, and the reason of its connection's end."""
 
     def __init__(self) -> None:
         self.data: list[bytes] = []
@@ -52,7 +52,7 @@ def linked() -> tuple[MemoryTransport, MemoryTransport, Recorder, Recorder]:
 
 
 def test_the_example_of_the_documentation() -> None:
-    """The lines in the module's own text work as they stand."""
+    """The example in the module's docstring works unchanged."""
     lines = [line[4:] for line in (gloom.testing.__doc__ or "").splitlines() if line.startswith("    ")]
     assert len(lines) > 5
     scope: dict[str, Any] = {"MemoryGloom": MemoryGloom, "Master": Master, "Slave": Slave}
@@ -64,7 +64,7 @@ def test_the_example_of_the_documentation() -> None:
 
 
 def test_raw_peers_speak_whole_messages() -> None:
-    """A raw slave and a raw master bring a job through the real broker, message by message."""
+    """A raw slave and a raw master pass a job through the real broker, message by message."""
     gloom = MemoryGloom()
     slave, master = gloom.slave(), gloom.master()
     assert slave.ask(JOIN) == [{"ok": True}]
@@ -77,7 +77,7 @@ def test_raw_peers_speak_whole_messages() -> None:
 
 
 def test_raw_bytes_go_out_as_they_are() -> None:
-    """A raw peer may break the framing too."""
+    """A raw peer can send bytes that break the framing."""
     gloom = MemoryGloom()
     master = gloom.master()
     master.send_bytes(b"\xff\xff\xff\xff")
@@ -87,14 +87,14 @@ def test_raw_bytes_go_out_as_they_are() -> None:
 
 
 def test_the_settings_are_the_broker_s() -> None:
-    """A double is made with the limits that a test needs."""
+    """A double is made with the limits that a test chooses."""
     gloom = MemoryGloom(Settings(require_type=True, retries=0))
     [error] = gloom.master().ask({"action": "submit", "id": 1, "body": 1})
     assert error["error"] == "missing_field"
 
 
 def test_a_dropped_peer_is_seen_by_the_broker() -> None:
-    """When a raw slave drops, its job is another's."""
+    """When a raw slave drops, the broker gives its job to another."""
     gloom = MemoryGloom()
     first, second = gloom.slave(), gloom.slave()
     first.ask(JOIN)
@@ -106,7 +106,7 @@ def test_a_dropped_peer_is_seen_by_the_broker() -> None:
 
 
 def test_time_is_carried_out_step_by_step() -> None:
-    """While a minute passes, bytes arrive when they are sent: a client that pings in time is not taken for silent."""
+    """While a minute passes, bytes arrive when they are sent, so that a client that pings in time is not dropped."""
     gloom = MemoryGloom()
     master = Master(gloom.master_endpoint, reactor=gloom.clock, heartbeat_seconds=30)
     master.startService()
@@ -121,7 +121,7 @@ def test_time_is_carried_out_step_by_step() -> None:
 
 
 def test_a_silent_peer_is_dropped_at_its_time() -> None:
-    """Heartbeats of the real broker run by the double's clock."""
+    """The heartbeats of the real broker follow the double's clock."""
     gloom = MemoryGloom()
     master = gloom.master()
     master.ask(HELLO)
@@ -132,7 +132,7 @@ def test_a_silent_peer_is_dropped_at_its_time() -> None:
 
 
 def test_delayed_calls_see_their_own_time() -> None:
-    """A call that is due at a time runs at exactly that time, however far the test advances."""
+    """A delayed call runs at exactly its time, however far the test advances."""
     gloom = MemoryGloom()
     seen: list[float] = []
 
@@ -151,7 +151,7 @@ def test_delayed_calls_see_their_own_time() -> None:
 
 
 def test_a_broker_that_is_down_refuses() -> None:
-    """An endpoint that refuses fails each attempt as a broker that does not run does."""
+    """A refusing endpoint fails each attempt, like a broker that does not run."""
     gloom = MemoryGloom()
     gloom.master_endpoint.refusing = True
     with pytest.raises(ConnectError, match="the broker is down"):
@@ -160,7 +160,7 @@ def test_a_broker_that_is_down_refuses() -> None:
 
 
 def test_a_crash_loses_all_jobs_and_connections() -> None:
-    """After restart and drop_all the peers are gone and the new broker knows nothing."""
+    """After restart and drop_all the peers are gone, and the new broker has no state."""
     gloom = MemoryGloom()
     master = gloom.master()
     master.ask(SUBMIT)
@@ -173,7 +173,7 @@ def test_a_crash_loses_all_jobs_and_connections() -> None:
 
 
 def test_who_comes_back_at_once_is_not_dropped_again() -> None:
-    """A client that connects anew while everyone is dropped has a new connection, and keeps it."""
+    """A client that reconnects while all peers are dropped keeps its new connection."""
     gloom = MemoryGloom()
     made: list[Recorder] = []
 
@@ -196,14 +196,14 @@ def test_who_comes_back_at_once_is_not_dropped_again() -> None:
 
 
 def test_result_returns_what_has_fired() -> None:
-    """The value of a Deferred that has fired, or the exception that it failed with."""
+    """The result of a fired Deferred is its value, or its exception is raised."""
     assert MemoryGloom.result(succeed(42)) == 42
     with pytest.raises(ZeroDivisionError):
         MemoryGloom.result(fail(ZeroDivisionError()))
 
 
 def test_result_of_what_has_not_fired_is_an_assertion() -> None:
-    """A Deferred that has not fired, or waits for another, fails the test; its value is still there later."""
+    """A Deferred that has not fired, or waits for another, fails the test, and keeps its later value."""
     inner: Deferred[int] = Deferred()
     outer: Deferred[int] = Deferred()
     outer.addCallback(lambda _: inner)
@@ -229,7 +229,7 @@ def test_a_transport_provides_what_twisted_s_do() -> None:
 
 
 def test_bytes_arrive_in_order_and_together() -> None:
-    """What is written before it is carried arrives at once."""
+    """Bytes written before a delivery arrive together."""
     near, _, _, there = linked()
     near.write(b"1")
     near.writeSequence([b"2", b"3"])
@@ -241,7 +241,7 @@ def test_bytes_arrive_in_order_and_together() -> None:
 
 @pytest.mark.parametrize("how", ["stalled", "paused"])
 def test_a_peer_that_does_not_read_leaves_bytes_where_they_are(how: str) -> None:
-    """Nothing arrives at a peer that does not read, not even the end, until it reads again."""
+    """A peer that does not read receives nothing, not even the end, until it reads again."""
     near, far, here, there = linked()
     if how == "stalled":
         far.stalled = True
@@ -258,7 +258,7 @@ def test_a_peer_that_does_not_read_leaves_bytes_where_they_are(how: str) -> None
 
 @pytest.mark.parametrize("verb", ["loseConnection", "stopProducing"])
 def test_the_end_comes_after_what_was_written(verb: str) -> None:
-    """Closing sends what is buffered first; both ends are told once."""
+    """Closing sends the buffered bytes first; both ends learn of the end once."""
     near, far, here, there = linked()
     near.write(b"last")
     getattr(near, verb)()
@@ -272,7 +272,7 @@ def test_the_end_comes_after_what_was_written(verb: str) -> None:
 
 
 def test_an_abort_drops_what_was_written() -> None:
-    """An aborted connection ends at once, also with a peer that does not read."""
+    """An aborted connection ends at once, even if its peer does not read."""
     near, far, here, there = linked()
     far.stalled = True
     near.write(b"lost")

@@ -1,4 +1,4 @@
-"""The bench: its plan, and what it makes of figures."""
+"""The bench: its plan, and the tables that it makes of the figures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bench.wire.systems import SYSTEMS
 
 
 def measurement(**figures: Any) -> Measurement:
-    """Return one of 1,000 jobs in a second at 20 us each, in which *figures* are others."""
+    """Return a measurement of 1,000 jobs in a second at 20 us each, with *figures* replaced."""
     usual = {
         "jobs": 1000,
         "seconds": 1.0,
@@ -36,7 +36,7 @@ def measurement(**figures: Any) -> Measurement:
 
 class TestFigures:
     def test_a_ratio_is_the_median_of_those_of_the_rounds(self) -> None:
-        """A round in which the machine was busy slows both, and counts like the others."""
+        """The ratio is the median over the rounds: in a round on a busy machine both systems are slower."""
         measured = {
             "gloom": [measurement(cpu_seconds=seconds) for seconds in (0.02, 0.08, 0.03)],
             "relay": [measurement(cpu_seconds=seconds) for seconds in (0.01, 0.04, 0.01)],
@@ -44,13 +44,13 @@ class TestFigures:
         assert ratio(measured, "gloom", "relay") == pytest.approx(2.0)
 
     def test_no_ratio_to_what_was_not_measured(self) -> None:
-        """Without gearmand there is a dash in its column, and no number."""
+        """Without gearmand its column has a dash."""
         measured = {"gloom": [measurement()]}
         assert ratio(measured, "gloom", "gearmand") is None
         assert row(Case("A"), measured, "gloom")[2:4] == ["-", "-"]
 
     def test_a_row_has_medians_and_the_range_of_cpu(self) -> None:
-        """Latencies and rates are medians of the rounds; memory is the most of them."""
+        """Latencies and rates are medians of the rounds; memory is their maximum."""
         rounds = [
             measurement(cpu_seconds=0.02, p99_9_us=1000.0),
             measurement(cpu_seconds=0.03, p99_9_us=3000.0, peak_bytes=60 * 2**20),
@@ -70,7 +70,7 @@ class TestFigures:
         ]
 
     def test_what_failed_is_said(self) -> None:
-        """A system that was never measured has a row that says so."""
+        """A system without a measurement has a row that says so."""
         assert row(Case("A"), {"nats": []}, "nats")[:2] == ["nats", "failed"]
 
     def test_one_figure_has_no_range(self) -> None:
@@ -90,13 +90,13 @@ class TestFigures:
     def test_a_note_says_when_a_figure_is_not_the_systems(
         self, case: Case, figures: Mapping[str, float], note: str
     ) -> None:
-        """The load generator was busy or late, or the system answered less than was offered."""
+        """A note says that the load generator was busy or late, or that the system answered less than was offered."""
         assert notes(case, [measurement(**figures), measurement(**figures), measurement()]) == note
 
 
 class TestPlan:
     def test_the_first_body_goes_through_all_shapes(self) -> None:
-        """Other bodies, queued jobs and rates are measured in the first shape."""
+        """The first body is measured in every shape; other bodies, queued jobs and rates in the first shape."""
         plan = Plan(shapes=["A", "B"], bodies=[100, 10_000], rates=[5000], queued=300, rounds=1, jobs=1)
         assert list(plan.cases()) == [
             Case("A"),
@@ -107,21 +107,21 @@ class TestPlan:
         ]
 
     def test_large_bodies_come_in_small_numbers(self) -> None:
-        """A window of 64 bodies of 1 MB would measure memory, and 30,000 of them take minutes."""
+        """Large bodies run in small numbers: 64 of 1 MB in flight would measure memory, and 30,000 take minutes."""
         load = Case("A", 1_000_000).load(30_000)
         assert (load.window, load.jobs) == (8, 300)
 
     def test_a_rate_is_offered_for_some_seconds(self) -> None:
-        """How many jobs that are follows from the rate."""
+        """The number of jobs follows from the rate and the seconds."""
         assert Case("A", rate=5000).load(30_000).jobs == 15_000
 
     def test_only_what_has_job_types_gets_other_jobs(self) -> None:
-        """The relay would hand the other jobs out."""
+        """Only systems with job types get queued jobs of another type; the relay would assign them."""
         assert [name for name, system in SYSTEMS.items() if Case("A", fill=1).takes(system)] == ["gloom", "gearmand"]
 
 
 def test_a_system_that_is_not_installed_is_left_out_with_a_line() -> None:
-    """It names the program and the package that has it."""
+    """A system that is not installed is left out, with a line that names the program and its package."""
     system = dataclasses.replace(SYSTEMS["gearmand"], program="no-such-program")
     assert system.missing() == (
         "gearmand is left out: no-such-program is not installed (Debian package gearman-job-server)"
@@ -130,7 +130,7 @@ def test_a_system_that_is_not_installed_is_left_out_with_a_line() -> None:
 
 
 def test_the_json_file_has_every_measurement(tmp_path: Path) -> None:
-    """Each with its load, its round and what follows from the figures."""
+    """Each measurement has its load, its round and the derived figures."""
     measured = {Case("A", rate=5000.0): {"gloom": [measurement(), measurement(cpu_seconds=0.03)]}}
     results = Results(measured, ["nats went away"])
     write_json(results, {"machine": {"cores": 2}}, tmp_path / "results.json")
@@ -144,7 +144,7 @@ def test_the_json_file_has_every_measurement(tmp_path: Path) -> None:
 
 
 def test_of_several_files_the_first_counts() -> None:
-    """A load that two runs had is shown as the first run measured it, beside the loads that only one had."""
+    """A load in two files is shown as in the first, beside the loads that only one file has."""
     first = Results({Case("A"): {"gloom": [measurement()]}})
     second = Results({Case("A"): {"gloom": [measurement(cpu_seconds=9.0)]}, Case("B"): {"gloom": [measurement()]}})
     contents = [{"failures": [], "measurements": results.as_json()} for results in (first, second)]
@@ -152,7 +152,7 @@ def test_of_several_files_the_first_counts() -> None:
 
 
 def test_markdown_has_a_table_for_each_load() -> None:
-    """With the cells of the table on the terminal."""
+    """Markdown has a table for each load, with the cells of the table on the terminal."""
     lines = markdown(Results({Case("S"): {"gloom": [measurement()]}})).splitlines()
     assert lines[0] == "**S: 1 master, 1 slave, 100 B, window 1**"
     assert lines[4] == "| gloom | 20.0 | - | - | 1,000 | 100 | 900 | 2,000 | 50 |  |"

@@ -21,14 +21,14 @@ def row(measured: float, bar: float | None) -> Row:
 
 
 def test_a_figure_is_held_against_its_bar() -> None:
-    """At the bar is ok, beyond it is over; where nothing is asked nothing is said."""
+    """A figure at its bar is ok, one beyond it is over; a figure without a bar has no verdict."""
     assert [row(1.3, 1.3).verdict, row(1.31, 1.3).verdict, row(9, None).verdict] == ["ok", "OVER", ""]
     assert growth.line_of(row(1.31, 1.3)) == "     1.31 times    1.3 OVER  what it is (why)"
 
 
 @pytest.mark.parametrize("part", PARTS)
 def test_each_part_measures_and_says_so_in_json(part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A line for each figure, the same in the file with machine and versions; the status says whether one is over."""
+    """Each figure is a line, and is in the file with machine and versions; the status says whether one is over."""
     file = tmp_path / "growth.json"
     status = growth.main([*SMALL, "--only", part, "--json", str(file)])
     written = json.loads(file.read_text())
@@ -37,14 +37,14 @@ def test_each_part_measures_and_says_so_in_json(part: str, tmp_path: Path, capsy
     assert {row["part"] for row in rows} == {part}
     printed = capsys.readouterr().out
     assert all(row["name"] in printed for row in rows)
-    # The pages of so few jobs and connections are those that were there already, and their processor time may be
-    # less than a tick: some systems add it to a process's clock by ticks only.
+    # So few jobs and connections fit into pages that the process had already, and their processor time may be less
+    # than a tick: some systems add it to a process's clock by ticks only.
     assert all(row["measured"] >= 0 for row in rows if row["unit"] != "B")
     assert status == any(row["verdict"] == "OVER" for row in rows)
 
 
 def test_a_load_leaves_alone_what_waits_behind_it() -> None:
-    """Jobs of lower priority of the load's own type stay nearly all in the queue, and each has its outcome later."""
+    """Queued jobs of lower priority and the load's own type mostly stay queued, and each has its outcome later."""
     with Broker(*ROOMY) as broker:
         master = wait_in(broker, 100, ["echo"])
         with Load(broker, [join("echo")] * 2, ["echo"]) as load:
@@ -54,13 +54,13 @@ def test_a_load_leaves_alone_what_waits_behind_it() -> None:
 
 
 def test_a_broker_that_refuses_ends_the_measurement() -> None:
-    """A figure of jobs that were not accepted would be no figure."""
+    """A refused job ends the measurement, since its figure would be meaningless."""
     with Broker("--max-jobs=10") as broker, pytest.raises(SystemExit, match="busy"):
         wait_in(broker, 100, ["echo"])
 
 
 def test_numbers_are_scaled_and_medians_taken_in_turn() -> None:
-    """At least one of each; small and large one after the other, so that both meet the same noise."""
+    """Numbers scale to at least one. Small and large ones alternate, so that both meet the same noise."""
     plan = Plan(rounds=3, scale=0.01)
     calls: list[str] = []
     times = iter(range(1, 7))
@@ -77,7 +77,7 @@ def test_numbers_are_scaled_and_medians_taken_in_turn() -> None:
 def test_the_curves_are_measured_and_drawn(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A figure of each size for each round, printed and in the file; drawn with matplotlib, which dev has not."""
+    """Each size and round has a figure, printed and in the file; the drawing needs matplotlib, which dev lacks."""
     picture, file = tmp_path / "growth.svg", tmp_path / "growth.json"
     if not importlib.util.find_spec("matplotlib"):
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
@@ -99,7 +99,7 @@ def test_the_curves_are_measured_and_drawn(
 
 
 def test_without_matplotlib_nothing_is_measured(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """The command says how to get it before it starts, not after three minutes."""
+    """Without matplotlib the command says so at its start, not after three minutes."""
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
         patch.setattr(importlib.util, "find_spec", lambda _: None)
         growth.main([*SMALL, "--plot", str(tmp_path / "growth.png")])
@@ -109,7 +109,7 @@ def test_without_matplotlib_nothing_is_measured(capsys: pytest.CaptureFixture[st
 
 
 def test_a_part_alone_and_the_curves_exclude_each_other(capsys: pytest.CaptureFixture[str]) -> None:
-    """Curves are measured instead of the parts: to ask for both is an error, and nothing is left out silently."""
+    """Asking for a part and for the curves is an error, since curves are measured instead of the parts."""
     with pytest.raises(SystemExit):
         growth.main(["--only", "large", "--plot", "growth.png"])
     assert "not allowed with" in capsys.readouterr().err

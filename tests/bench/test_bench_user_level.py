@@ -1,4 +1,4 @@
-"""The comparison at user level: what it counts, and what it says of it."""
+"""The comparison at user level: its measurements, and its report."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_percentile_is_a_value_that_was_measured(values: list[float], percent:
 
 
 def test_neither_the_first_answer_nor_the_warm_up_counts() -> None:
-    """What starts and warms a system is not in its figures: no job, no latency and no CPU time of it."""
+    """The jobs of the start and of the warm-up count in no figure: jobs, latencies or CPU time."""
     meter = Meter(0, 0, counting([5.0, 7.0, 7.5]))
     assert [meter.answered(0.0) for _ in range(3)] == [True, True, False]
     assert meter.figures["jobs"] == 1
@@ -45,14 +45,14 @@ def test_neither_the_first_answer_nor_the_warm_up_counts() -> None:
 
 
 def test_one_at_a_time_has_latencies() -> None:
-    """One job at a time is measured by how long each takes."""
+    """With one job at a time, each job's latency is measured."""
     meter = Meter(0, 0, counting([0.0, 0.0, 0.0]))
     one_at_a_time(lambda body: body, meter)
     assert 0 <= meter.figures["p50_ms"] <= meter.figures["p99_ms"]
 
 
 def test_the_window_is_full_until_the_end_and_then_drained() -> None:
-    """Exactly a window of jobs is in flight while it counts, and none is left behind."""
+    """While jobs are counted exactly a window is in flight, and none is left behind."""
     in_flight, most = list[str](), list[int]()
 
     def wait(handle: str) -> str:
@@ -70,14 +70,14 @@ def test_the_window_is_full_until_the_end_and_then_drained() -> None:
 
 
 def test_a_wrong_answer_is_noticed() -> None:
-    """A system that answers something else is not measured."""
+    """A system that answers wrongly is not measured."""
     check(BODY)
     with pytest.raises(WrongAnswer):
         check(BODY[1:])
 
 
 def test_a_row_has_medians_ranges_and_how_many_times_as_fast_gloom_is() -> None:
-    """The table shows what the middle round had, between which the others lay, and gloom's rate by it."""
+    """The table shows the middle round, the range of the others, and gloom's rate as a multiple."""
     celery = report.summary([figures(300, 4.0), figures(500, 2.0), figures(450, 3.0)])
     assert report.row(celery, {"gloom": 9_000, "gloom-16": 18_000}) == [
         "450 (300-500)",
@@ -92,7 +92,7 @@ def test_a_row_has_medians_ranges_and_how_many_times_as_fast_gloom_is() -> None:
 
 
 def test_a_document_has_the_table_the_notes_and_what_was_reached() -> None:
-    """What is pasted into a document says where it was measured, and is no wider in one line than in another."""
+    """A document names its machine, and all rows of its table have the same columns."""
     summaries = {
         "gloom": report.summary([figures(9_000, 0.4)]),
         "gloom-16": report.summary([figures(18_000, 0.4)]),
@@ -108,7 +108,7 @@ def test_a_document_has_the_table_the_notes_and_what_was_reached() -> None:
 
 
 def test_the_table_names_every_system_that_was_measured() -> None:
-    """A system that was skipped has no row, and the others are told by their names."""
+    """A skipped system has no row, and the others have their names."""
     summaries = {"gloom": report.summary([figures(9_000, 0.4)]), "rq": report.summary([figures(90, 9.0)])}
     console = Console(width=120)
     with console.capture() as drawn:
@@ -125,7 +125,7 @@ def test_the_table_names_every_system_that_was_measured() -> None:
 def test_what_gloom_shall_reach_is_said_beside_what_it_reached(
     rate: float, p50: float, slowest: float, met: list[bool]
 ) -> None:
-    """A bar is met at its value and missed below, whoever would like it otherwise."""
+    """A target is met at its value, and missed below it."""
     summaries: Any = {
         "gloom": report.summary([figures(rate, p50)]),
         "dramatiq": report.summary([figures(slowest, 3.0)]),
@@ -140,12 +140,12 @@ def test_what_gloom_shall_reach_is_said_beside_what_it_reached(
 
 
 def test_without_gloom_there_is_nothing_to_reach() -> None:
-    """Measuring some of the other systems alone is no failure of gloom."""
+    """A run without gloom is no failure of gloom."""
     assert report.bars({"rq": report.summary([figures(90, 9.0)])}) == []
 
 
 def test_the_lines_name_the_system() -> None:
-    """A skipped system, a round and a note are told by the name that people know."""
+    """The lines on a skipped system, a round and a note use the system's common name."""
     assert report.skip_line("rq-simple", "no Redis") == "skipped RQ, SimpleWorker: no Redis"
     assert report.round_line(1, 3, "celery", figures(1_234.5, 4.0)) == (
         "round 1/3  Celery: 1,234 jobs/s, one at a time p50 4.00 ms, p99 8.00 ms"
@@ -154,5 +154,5 @@ def test_the_lines_name_the_system() -> None:
 
 
 def test_the_version_of_every_system_is_pinned() -> None:
-    """What was compared can be told, and had again."""
+    """Every compared system has a pinned version, so that the comparison can be repeated."""
     assert {package for system in SYSTEMS.values() for package in system.packages} <= versions().keys()

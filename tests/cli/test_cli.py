@@ -1,4 +1,4 @@
-"""The command `gloom`: its help, and what is refused before anything starts."""
+"""The command `gloom`: its help, and the errors before anything starts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_the_version_is_the_packages() -> None:
 
 
 def test_help_names_every_verb_and_every_exit_status() -> None:
-    """Who reads --help learns what there is, and what a script may rely on."""
+    """--help shows every verb, and the exit statuses on which a script may rely."""
     result = gloom("--help")
     assert result.exit_code == 0
     for verb, text in VERBS.items():
@@ -38,7 +38,7 @@ def test_help_names_every_verb_and_every_exit_status() -> None:
 
 
 def test_every_verb_has_help() -> None:
-    """What `gloom --help` names can be asked for more."""
+    """Each verb that `gloom --help` names has its own help."""
     for verb in VERBS:
         result = gloom(verb, "--help")
         assert result.exit_code == 0
@@ -46,7 +46,7 @@ def test_every_verb_has_help() -> None:
 
 
 def test_a_shell_completes_verbs() -> None:
-    """Tab after `gloom` offers what there is."""
+    """Tab after `gloom` offers the verbs."""
     completion = ShellComplete(command, {}, "gloom", "_GLOOM_COMPLETE")
     assert [item.value for item in completion.get_completions([], "")] == list(VERBS)
 
@@ -68,7 +68,7 @@ def test_help_is_quick_because_it_loads_no_twisted() -> None:
     ("typed", "meant"), [("sumbit", "submit"), ("worker", "work"), ("brokr", "broker"), ("demos", "demo")]
 )
 def test_a_mistyped_verb_gets_the_nearest_one(typed: str, meant: str) -> None:
-    """A slip of the finger costs no look into --help."""
+    """A mistyped verb is answered with the nearest one."""
     result = gloom(typed, "--anything")
     assert result.exit_code == 2
     assert f"No such command '{typed}'. Did you mean '{meant}'?" in result.output
@@ -76,7 +76,7 @@ def test_a_mistyped_verb_gets_the_nearest_one(typed: str, meant: str) -> None:
 
 @pytest.mark.parametrize("verb", ["submit", "map", "work", "bench"])
 def test_the_connection_comes_last_in_the_help_of_a_verb(verb: str) -> None:
-    """A reader sees first what the verb does; addresses, tokens and TLS are the same for all verbs."""
+    """A verb's own options come first; addresses, tokens and TLS are the same for all verbs."""
     options = re.findall(r"^  (?:-\w, )?(--[a-z-]+)", gloom(verb, "--help").output, re.MULTILINE)
     place = "--slave" if verb == "work" else "--master"
     tls = ["--tls", "--tls-ca", "--tls-cert", "--tls-key", "--tls-server-name"]
@@ -84,7 +84,7 @@ def test_the_connection_comes_last_in_the_help_of_a_verb(verb: str) -> None:
 
 
 def test_python_m_runs_the_same_command() -> None:
-    """Where the script is not on the path, `python -m gloom` is."""
+    """Without the script on the path, `python -m gloom` runs the same command."""
     ended = subprocess.run([sys.executable, "-m", "gloom", "--version"], capture_output=True, text=True)
     assert ended.stdout == gloom("--version").output
 
@@ -127,35 +127,35 @@ def test_python_m_runs_the_same_command() -> None:
     ],
 )
 def test_wrong_usage_is_one_clear_line_and_status_2(arguments: list[str], complaint: str) -> None:
-    """A command line that cannot work says why, and nothing is started."""
+    """Wrong usage is one line with the reason, and starts nothing."""
     result = gloom(*arguments)
     assert result.exit_code == 2
     assert complaint in " ".join(result.output.split())
 
 
 def test_a_type_is_read_as_it_was_typed_in_any_locale() -> None:
-    """Where the locale is C, Python reads the bytes of an ä as two halves: it is one character again."""
+    """In the C locale Python reads the bytes of an ä as two surrogates; gloom restores the character."""
     context, parameter = click.Context(command), click.Option(["--id"])
     assert valid_short_text(context, parameter, "K\udcc3\udca4se") == "Käse"
     assert valid_short_text(context, parameter, "\udcc3\udca4" * 255) == "ä" * 255
 
 
 def test_a_wrong_address_in_the_environment_is_said_to_be_there() -> None:
-    """Who set GLOOM_MASTER long ago finds it again."""
+    """The error for a wrong address in GLOOM_MASTER names the variable."""
     result = gloom("submit", "t", "b", env={"GLOOM_MASTER": "nowhere"})
     assert result.exit_code == 2
     assert "GLOOM_MASTER" in result.output
 
 
 def test_a_body_that_is_not_utf_8_is_refused() -> None:
-    """JSON is UTF-8: another encoding would reach the slave as nonsense."""
+    """JSON is UTF-8, so a body in another encoding is refused."""
     result = gloom("submit", "t", "\udcff")
     assert result.exit_code == 2
     assert "Invalid value for BODY: not UTF-8: invalid start byte at byte 0" in result.output
 
 
 def test_a_token_file_of_no_text_is_refused(tmp_path: Path) -> None:
-    """A key in it, for example, is no token; and nothing of it is shown."""
+    """A token file that is no text, a key for example, is refused, and its content is not shown."""
     (tmp_path / "token").write_bytes(b"secret\xff")
     result = gloom("submit", "t", "b", "--token-file", str(tmp_path / "token"))
     assert "it is not text" in result.output
@@ -166,7 +166,7 @@ def test_a_token_file_of_no_text_is_refused(tmp_path: Path) -> None:
     ("token", "complaint"), [("secret\nmore", "must hold one line, the token"), ("secret\udcff", "is not UTF-8")]
 )
 def test_a_token_in_the_environment_that_is_none_is_refused(token: str, complaint: str) -> None:
-    """A variable that holds two lines, or another encoding, was filled by mistake; nothing of it is shown."""
+    """A token of two lines, or in another encoding, is refused, and its content is not shown."""
     result = gloom("submit", "t", "b", env={"GLOOM_TOKEN": token})
     assert result.exit_code == 2
     assert f"GLOOM_TOKEN {complaint}" in result.output
@@ -174,7 +174,7 @@ def test_a_token_in_the_environment_that_is_none_is_refused(token: str, complain
 
 
 def test_a_token_file_holds_the_token_alone(tmp_path: Path) -> None:
-    """Two lines are a file that was made by mistake: the broker would only say that it does not know the token."""
+    """A token file with two lines is refused: the broker would only report an unknown token."""
     (tmp_path / "token").write_text('secret\ntoken_sha256 = "..."\n')
     result = gloom("submit", "t", "b", "--token-file", str(tmp_path / "token"))
     assert result.exit_code == 2
@@ -183,5 +183,5 @@ def test_a_token_file_holds_the_token_alone(tmp_path: Path) -> None:
 
 
 def test_a_token_is_in_no_representation() -> None:
-    """Whoever logs where a verb connects to does not log who it is."""
+    """The representation of a connection, as in a log, does not show the token."""
     assert "secret" not in repr(Place("127.0.0.1:1", "secret"))

@@ -51,7 +51,7 @@ def farm() -> Iterator[Farm]:
 
 @given(st.lists(st.floats(1e-7, 1e6), min_size=1), st.sampled_from([0.1, 50, 99, 99.9, 100]))
 def test_a_percentile_is_that_of_the_nearest_rank_within_half_a_percent(times: list[float], percent: float) -> None:
-    """What is told is a time that so many do not exceed, whatever the times are."""
+    """A percentile is a time that the given part of the values does not exceed, for any distribution."""
     histogram = Histogram()
     for seconds in times:
         histogram.record(seconds)
@@ -62,7 +62,7 @@ def test_a_percentile_is_that_of_the_nearest_rank_within_half_a_percent(times: l
 
 
 def test_nothing_has_no_percentile_and_equal_times_have_theirs() -> None:
-    """A part without answers shows no latency of 0; and a clock that stands still does no harm."""
+    """A part without answers shows no latency of 0; a clock that does not advance does no harm."""
     histogram = Histogram()
     assert histogram.percentile(50) is None
     histogram.record(0.0)
@@ -73,14 +73,14 @@ def test_nothing_has_no_percentile_and_equal_times_have_theirs() -> None:
 
 
 def test_a_histogram_stays_small() -> None:
-    """A bench over night needs the memory of one over seconds."""
+    """A bench overnight needs the memory of one over seconds."""
     histogram, chance = Histogram(), random.Random(7)
     for _ in range(50_000):
         histogram.record(10 ** chance.uniform(-5, 2))
     assert len(pickle.dumps(histogram)) < 20_000
 
 
-# What is shown
+# Output
 
 
 def figures_of(*milliseconds: float, **known: Any) -> Figures:
@@ -98,7 +98,7 @@ def report_of(options: BenchOptions = OPTIONS, **parts: Figures) -> Report:
 
 
 def test_the_table_has_aligned_lines_without_a_terminal() -> None:
-    """Each part is a column; failures stand by their codes, and what was not measured is a dash."""
+    """Each part is a column; failures stand by their codes, and a missing figure is a dash."""
     report = report_of(
         one_at_a_time=figures_of(0.25, submitted=1, seconds=1.0, submitting_seconds=1.0, cpu_seconds=0.5),
         closed_loop=Figures(failures=Counter(busy=1200), submitted=1200),
@@ -121,7 +121,7 @@ def test_the_table_has_aligned_lines_without_a_terminal() -> None:
 
 
 def test_the_table_is_drawn_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the shape of the load above it, and cells that only one part has."""
+    """The shape of the load is above the table, and some cells exist in one part only."""
     monkeypatch.setenv("COLUMNS", "100")
     options = replace(OPTIONS, rate=1500)
     report = report_of(options, one_at_a_time=figures_of(1.0), offered_rate=figures_of(2.0, rate=1500))
@@ -134,7 +134,7 @@ def test_the_table_is_drawn_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_json_has_units_in_its_names() -> None:
-    """A script reads one object: how it was measured, and the figures of each part."""
+    """A script reads one object: the settings of the bench, and the figures of each part."""
     offered = figures_of(1, 2, 3, rate=10, submitted=4, seconds=0.5, submitting_seconds=0.4, cpu_seconds=0.1)
     offered.failures["draining"] = 1
     offered.late.record(0.002)
@@ -175,7 +175,7 @@ def test_json_has_units_in_its_names() -> None:
 
 
 def test_what_the_figures_do_not_say_is_remarked() -> None:
-    """The load was the limit; a rate could not be offered; a connection was lost."""
+    """Remarks say that the load was the limit, that a rate could not be offered, or that a connection was lost."""
     calm = figures_of(1.0, submitting_seconds=1.0, cpu_seconds=0.5)
     assert list(report_of(one_at_a_time=calm).remarks()) == []
     hurried = figures_of(1.0, rate=5000, submitted=4000, submitting_seconds=1.0, cpu_seconds=0.97)
@@ -193,7 +193,7 @@ def test_what_the_figures_do_not_say_is_remarked() -> None:
 
 
 def test_it_is_said_what_begins() -> None:
-    """Where, with what load, and that the broker of others is under load; then each part with its end."""
+    """The introduction names the broker and warns of the load on it; each part is announced with its size."""
     report = report_of()
     assert "masters on m:1, slaves on s:2" in report.introduction()
     assert "gloom-bench-1: others are left alone, but the broker is under load meanwhile" in report.introduction()
@@ -216,7 +216,7 @@ def slow_echo(farm: Farm, seconds: float) -> Callable[[Any], Any]:
 
 
 def run(farm: Farm, load: Load, seconds: float) -> Figures:
-    """Let *load* run for *seconds* of the clock, in which it must end."""
+    """Run *load*, which must end within *seconds* of the clock."""
     running = Deferred.fromCoroutine(load.run())
     farm.advance(seconds)
     farm.gloom.result(running)
@@ -224,7 +224,7 @@ def run(farm: Farm, load: Load, seconds: float) -> Figures:
 
 
 def test_a_closed_loop_keeps_its_window_full_and_no_fuller(farm: Farm) -> None:
-    """So many jobs as were asked for, each master with its window of them at a time."""
+    """A closed loop submits the number of jobs asked for, with one window in flight for each master."""
     masters, seen = [farm.master(), farm.master()], list[int]()
 
     def answer(body: str) -> Deferred[str]:
@@ -241,7 +241,7 @@ def test_a_closed_loop_keeps_its_window_full_and_no_fuller(farm: Farm) -> None:
 
 
 def test_a_closed_loop_ends_after_its_time_with_every_answer(farm: Farm) -> None:
-    """What was submitted in time is answered and counts; nothing is submitted later."""
+    """Jobs submitted in time are answered and counted; none is submitted later."""
     farm.slave("echo", slow_echo(farm, 0.3), slots=10)
     load = ClosedLoop(around(farm, [farm.master()], seconds=1.0), 2)
     figures = run(farm, load, 1.3)
@@ -251,14 +251,14 @@ def test_a_closed_loop_ends_after_its_time_with_every_answer(farm: Farm) -> None
 
 
 def test_a_time_that_ends_between_jobs_ends_the_part(farm: Farm) -> None:
-    """Nothing is waited for where nothing is unanswered."""
+    """A part whose time ends with no job in flight ends at once."""
     farm.slave("echo", lambda body: body)
     load = OfferedRate(around(farm, [farm.master()], seconds=0.25), 10)
     assert run(farm, load, 0.25).latency.count == 3
 
 
 def test_refused_jobs_are_counted_and_the_broker_is_not_flooded() -> None:
-    """Each place in the window that was refused a job rests before the next one."""
+    """Each place in the window pauses after a refusal."""
     with Farm(Settings(max_jobs=2, master_share=1.0)) as farm:
         farm.slave("echo", slow_echo(farm, 0.2), slots=10)
         load = ClosedLoop(around(farm, [farm.master()], seconds=1.0), 4)
@@ -270,7 +270,7 @@ def test_refused_jobs_are_counted_and_the_broker_is_not_flooded() -> None:
 
 
 def test_a_latency_at_an_offered_rate_counts_from_when_the_job_was_due(farm: Farm) -> None:
-    """A broker that stands still for a second has that second in its figures, for every job that was due in it."""
+    """If the broker pauses for a second, every job due in that second has the pause in its latency."""
     masters = [farm.master(), farm.master()]
     load = OfferedRate(around(farm, masters, seconds=2.0), 10)
     running = Deferred.fromCoroutine(load.run())
@@ -290,7 +290,7 @@ def test_a_latency_at_an_offered_rate_counts_from_when_the_job_was_due(farm: Far
 def test_an_offered_rate_that_has_too_much_unanswered_says_how_late_it_is(
     farm: Farm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Memory is bounded: what is due beyond that leaves late, and its latency counts from when it was due."""
+    """Too many unanswered jobs delay later ones, which bounds memory; their latency counts from their due time."""
     monkeypatch.setattr("gloom.cli.bench.load._MOST_UNANSWERED", 1)
     farm.slave("echo", slow_echo(farm, 0.2), slots=10)
     load = OfferedRate(around(farm, [farm.master()], jobs=6), 10)
@@ -302,7 +302,7 @@ def test_an_offered_rate_that_has_too_much_unanswered_says_how_late_it_is(
 
 
 def test_answers_are_read_between_many_jobs_that_are_due(farm: Farm) -> None:
-    """What is due at once, after the process stood still, leaves a hundred a turn."""
+    """After a pause of the process, due jobs are submitted a hundred a turn, with answers read in between."""
     master = farm.master()
     now = chain([0.0], repeat(1.0)).__next__
     load = OfferedRate(around(farm, [master], now=now, jobs=250), 1000)
@@ -315,7 +315,7 @@ def test_answers_are_read_between_many_jobs_that_are_due(farm: Farm) -> None:
 
 
 def test_a_job_without_an_answer_is_given_up(farm: Farm) -> None:
-    """A slave that is stuck does not keep the bench for ever; what comes after that is not counted."""
+    """A stuck slave does not block the bench: its job is given up, and a later answer is not counted."""
     master = farm.master()
     stuck = farm.raw_slave("echo")
     load = ClosedLoop(around(farm, [master], seconds=0.5), 2)
@@ -327,7 +327,7 @@ def test_a_job_without_an_answer_is_given_up(farm: Farm) -> None:
 
 
 def test_a_load_that_is_cancelled_leaves_no_timer(farm: Farm) -> None:
-    """Ctrl-C ends it at once: what is unanswered goes with its master."""
+    """Ctrl-C ends the load at once: unanswered jobs are dropped with their master."""
     master = farm.master()
     load = OfferedRate(around(farm, [master], seconds=5.0), 10)
     running = Deferred.fromCoroutine(load.run())
@@ -375,7 +375,7 @@ def test_a_bench_has_two_parts(farm: Farm, capsys: pytest.CaptureFixture[str], r
 
 
 def test_a_lost_connection_ends_the_bench_with_what_was_measured(farm: Farm) -> None:
-    """The unanswered jobs have failed, there is no second part, and it is said once."""
+    """Unanswered jobs count as failed, there is no second part, and the loss is reported once."""
     report, bench = benched(farm, [echo_slave(farm, SlowEcho)], replace(OPTIONS, jobs=None, seconds=60))
     running = Deferred.fromCoroutine(bench.run())
     farm.advance(1.05)
@@ -393,7 +393,7 @@ def test_a_lost_connection_ends_the_bench_with_what_was_measured(farm: Farm) -> 
 
 @pytest.mark.parametrize("port", ["slaves", "masters"])
 def test_a_broker_that_shuts_down_ends_the_bench_at_once(farm: Farm, port: str) -> None:
-    """Whichever client hears of it first: the others may only see that their connection ends."""
+    """A shutdown ends the bench, whichever client learns of it first: others may only lose their connection."""
     report, bench = benched(farm, [echo_slave(farm, SlowEcho)], replace(OPTIONS, jobs=None, seconds=60))
     running = Deferred.fromCoroutine(bench.run())
     farm.advance(1.05)
@@ -406,7 +406,7 @@ def test_a_broker_that_shuts_down_ends_the_bench_at_once(farm: Farm, port: str) 
 
 
 def test_a_broker_that_is_lost_before_the_first_part_is_an_error(farm: Farm) -> None:
-    """Nothing is measured then, also where another takes its place."""
+    """A broker lost before the first part is an error without figures, even if another takes its place."""
     _, bench = benched(farm, [echo_slave(farm)])
     farm.drop()
     running = Deferred.fromCoroutine(bench.run())
@@ -419,7 +419,7 @@ def test_a_broker_that_is_lost_before_the_first_part_is_an_error(farm: Farm) -> 
 
 
 def test_jobs_that_are_all_refused_are_an_error() -> None:
-    """A body that is too large for the broker, for example, is said before anything is measured."""
+    """If every job is refused, for a body over the limit for example, the bench ends before it measures."""
     with Farm(Settings(max_frame_bytes=1024)) as farm:
         _, bench = benched(farm, [], replace(OPTIONS, body_bytes=2000))
         with pytest.raises(GloomError, match="the first job failed: size_error"):
@@ -427,7 +427,7 @@ def test_jobs_that_are_all_refused_are_an_error() -> None:
 
 
 def test_a_first_job_without_an_answer_is_an_error(farm: Farm) -> None:
-    """The slaves may have joined another broker than the masters'."""
+    """A first job without an answer is an error: the slaves may have joined another broker than the masters'."""
     _, bench = benched(farm, [])
     running = Deferred.fromCoroutine(bench.run())
     farm.advance(10)
@@ -436,7 +436,7 @@ def test_a_first_job_without_an_answer_is_an_error(farm: Farm) -> None:
 
 
 def test_an_echo_slave_tells_whether_it_has_joined(farm: Farm) -> None:
-    """It answers with the body; one that the broker does not take says why."""
+    """An echo slave answers with the body; one that the broker refuses reports the reason."""
     farm.gloom.result(echo_slave(farm).joined)
     with pytest.raises(RequestRefused, match="join is for the slave port"):
         farm.gloom.result(echo_slave(farm, endpoint=farm.gloom.master_endpoint).joined)
@@ -446,7 +446,7 @@ def test_an_echo_slave_tells_whether_it_has_joined(farm: Farm) -> None:
 
 
 def test_only_bugs_are_said_of_the_log(capsys: pytest.CaptureFixture[str]) -> None:
-    """Twelve peers that have lost one broker are one line, not twelve."""
+    """When twelve peers lose one broker, the log has one line, not twelve."""
     only_failures({"log_format": "the connection ended"})
     assert capsys.readouterr().err == ""
     only_failures({"log_format": "a bug", "log_level": LogLevel.critical, "log_failure": Failure(ValueError("x"))})
@@ -472,14 +472,14 @@ def test_only_bugs_are_said_of_the_log(capsys: pytest.CaptureFixture[str]) -> No
     ],
 )
 def test_wrong_usage_is_one_clear_line_and_status_2(arguments: list[str], complaint: str) -> None:
-    """Nothing is started, and nobody's broker is loaded."""
+    """Wrong usage is one line, and puts no load on any broker."""
     result = CliRunner().invoke(command, ["bench", *arguments], prog_name="gloom")
     assert result.exit_code == 2
     assert complaint in " ".join(result.output.split())
 
 
 def test_help_is_quick_because_it_loads_no_twisted() -> None:
-    """Who only reads waits for no reactor and no table."""
+    """The help imports neither Twisted nor rich."""
     program = (
         "import sys; from gloom.cli.main import command\n"
         "try: command(['bench', '--help'])\n"

@@ -23,7 +23,7 @@ def gloom(*arguments: str) -> Result:
 
 
 def filled(*arguments: str) -> Options:
-    """Return the options that the daemon has for a command line."""
+    """Return the daemon's options for a command line."""
     return fill_in(command.make_context("broker", list(arguments), resilient_parsing=False))
 
 
@@ -38,7 +38,7 @@ def test_the_options_are_those_of_twistd_gloom() -> None:
 
 
 def test_help_has_the_words_of_twistd_gloom() -> None:
-    """An option says the same in both places, with its default."""
+    """An option has the same text and default in both helps."""
     text = " ".join(gloom("--help").output.split())
     parameters: Any = Options.optParameters
     for option, _short, default, described in parameters:
@@ -50,14 +50,14 @@ def test_help_has_the_words_of_twistd_gloom() -> None:
 
 
 def test_access_and_tls_come_last() -> None:
-    """A newcomer reads first what a first start needs."""
+    """The options of a first start come first, those for access and TLS last."""
     names = [option.opts[0] for option in command.params]
     assert names[:3] == ["--master-port", "--slave-port", "--interface"]
     assert names[-4:] == ["--access", "--tls-cert", "--tls-key", "--tls-client-ca"]
 
 
 def test_what_is_given_arrives() -> None:
-    """Ports, numbers and flags reach the daemon as texts, like those of twistd."""
+    """Ports, numbers and flags reach the daemon as text, as from twistd."""
     options = filled(
         "--master-port", "1", "--master-port=unix:/x", "--retries", "7", "--require-type", "-i", "::", "-v"
     )
@@ -68,7 +68,7 @@ def test_what_is_given_arrives() -> None:
 
 
 def test_what_is_not_given_is_twistds_default() -> None:
-    """A broker that is started either way allows the same, but for the number of connections (see below)."""
+    """Both ways to start a broker have the same defaults, except for the number of connections (see below)."""
     given, twistd = dict(filled()), dict(Options())
     given.pop("max-connections")
     twistd.pop("max-connections")
@@ -80,17 +80,17 @@ def test_what_is_not_given_is_twistds_default() -> None:
     [(resource.RLIM_INFINITY, 20_000), (1 << 20, 20_000), (20_064, 20_000), (20_000, 19_936), (1024, 960), (65, 1)],
 )
 def test_a_default_start_fits_the_systems_limit(hard: int, connections: int) -> None:
-    """Where a process may open few files, a broker accepts fewer connections, instead of a warning at each start."""
+    """With a low descriptor limit, a broker accepts fewer connections, instead of a warning at each start."""
     assert fitting_connections(20_000, lambda: (10, hard)) == connections
 
 
 def test_a_limit_without_room_is_left_to_the_warning() -> None:
-    """With hardly any descriptors nothing fits: the daemon says so."""
+    """With hardly any descriptors no default fits, and the daemon warns."""
     assert fitting_connections(20_000, lambda: (10, 64)) == 20_000
 
 
 def test_a_number_of_connections_that_was_asked_for_stays() -> None:
-    """--max-connections is taken at its word, and the daemon warns where the system does not allow it."""
+    """An explicit --max-connections is kept, and the daemon warns if the system does not allow it."""
     assert filled("--max-connections", "1000000")["max-connections"] == "1000000"
 
 
@@ -107,14 +107,14 @@ def test_a_number_of_connections_that_was_asked_for_stays() -> None:
     ],
 )
 def test_wrong_usage_is_status_2_as_of_every_verb(arguments: list[str], complaint: str) -> None:
-    """What is wrong is said in the words of twistd gloom."""
+    """Wrong usage has the error text of twistd gloom, and status 2."""
     result = gloom(*arguments)
     assert result.exit_code == 2
     assert complaint in " ".join(result.output.split())
 
 
 def test_the_command_line_offers_an_option_that_was_mistyped() -> None:
-    """A slip of the finger costs no look into --help."""
+    """A mistyped option is answered with the nearest one."""
     assert "--slave-port" in gloom("--slaves-port", "1").output
 
 
@@ -122,7 +122,7 @@ def test_the_command_line_offers_an_option_that_was_mistyped() -> None:
 
 
 def logged(level: Any, monkeypatch: pytest.MonkeyPatch, namespace: str = "gloom.server") -> str:
-    """Return what is printed of a debug, an info and a warning line."""
+    """Return the printed text of a debug, an info and a warning line."""
     stderr = io.StringIO()
     monkeypatch.setattr("sys.stderr", stderr)
     log = Logger(namespace, observer=LogPublisher(TimedLines("gloom broker", level)))
@@ -133,7 +133,7 @@ def logged(level: Any, monkeypatch: pytest.MonkeyPatch, namespace: str = "gloom.
 
 
 def test_a_line_is_a_time_and_a_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No name of a class, no level."""
+    """A log line is a time and a text, without a class name or a level."""
     lines = logged(LogLevel.info, monkeypatch).splitlines()
     assert [re.sub(r"^\d\d:\d\d:\d\d ", "", line) for line in lines] == [
         "gloom broker: masters on 127.0.0.1:1",
@@ -143,5 +143,5 @@ def test_a_line_is_a_time_and_a_text(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_of_twisted_only_warnings_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    """ "MasterProtocol starting on 9998" tells a user nothing."""
+    """Twisted's lines such as "MasterProtocol starting on 9998" are not shown, except for warnings."""
     assert logged(LogLevel.debug, monkeypatch, "twisted.internet").count("\n") == 1

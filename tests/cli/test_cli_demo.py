@@ -34,7 +34,7 @@ def test_the_job_counts_lines_words_and_definitions() -> None:
 
 
 def test_source_files_are_found_in_order_and_others_left_out(tmp_path: Path) -> None:
-    """What is installed beside the standard library is not the standard library."""
+    """Packages installed beside the standard library are left out."""
     for name in ("b.py", "a/z.py", "a/no.txt", "site-packages/c.py", "a/__init__.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
@@ -53,19 +53,19 @@ def test_source_files_are_found_in_order_and_others_left_out(tmp_path: Path) -> 
     ],
 )
 def test_a_source_file_is_read_in_the_encoding_that_it_declares(tmp_path: Path, data: bytes, text: str) -> None:
-    """What does not fit its encoding is replaced: a body is UTF-8."""
+    """Bytes that do not fit the declared encoding are replaced, since a body is UTF-8."""
     (tmp_path / "source.py").write_bytes(data)
     assert source_text(tmp_path / "source.py") == text
 
 
 def test_a_source_file_that_cannot_be_read_is_said(tmp_path: Path) -> None:
-    """The message names it."""
+    """The message names the unreadable file."""
     with pytest.raises(GloomError, match=r"cannot read .*gone\.py: No such file or directory"):
         source_text(tmp_path / "gone.py")
 
 
 async def started(program: str) -> tuple[Child, Deferred[Child]]:
-    """Return a child that runs *program* and has printed a line, and what fires when it ends by itself."""
+    """Return a child that runs *program* and has printed a line, and a Deferred of its unexpected end."""
     up: Deferred[None] = Deferred()
     lost: Deferred[Child] = Deferred()
     child = Child("program", lambda _line: up.callback(None), lost.callback)
@@ -83,7 +83,7 @@ def lives(child: Child) -> bool:
 
 
 async def test_a_process_ends_when_it_is_asked() -> None:
-    """It gets SIGTERM, and that it ends is no surprise; a second stop has nothing to do."""
+    """A stop sends SIGTERM, and the end is expected; a second stop has no effect."""
     child, lost = await started("pass")
     await child.stop(reactor)
     await child.stop(reactor)
@@ -92,7 +92,7 @@ async def test_a_process_ends_when_it_is_asked() -> None:
 
 
 async def test_a_process_that_does_not_listen_is_ended_all_the_same() -> None:
-    """Who presses Ctrl-C again need not wait for it."""
+    """A process that ignores SIGTERM is killed at the second Ctrl-C."""
     child, _ = await started("signal.signal(signal.SIGTERM, signal.SIG_IGN)")
     stopping = Deferred.fromCoroutine(child.stop(reactor))
     stopping.cancel()
@@ -102,7 +102,7 @@ async def test_a_process_that_does_not_listen_is_ended_all_the_same() -> None:
 
 
 async def test_a_process_that_dies_is_told_of_with_its_last_words() -> None:
-    """Its name and what it has printed are all that a person has to go by."""
+    """The report of a dead process has its name and its last output."""
     child, lost = await started("pass")
     os.kill(child.pid, signal.SIGKILL)
     assert await lost is child
@@ -110,7 +110,7 @@ async def test_a_process_that_dies_is_told_of_with_its_last_words() -> None:
 
 
 async def test_work_that_fails_by_itself_is_not_the_farms_fault() -> None:
-    """What work raises is raised, and what it returns returned."""
+    """The work's own exception is raised, and its result returned."""
 
     async def cancelled() -> int:
         raise CancelledError
@@ -125,7 +125,7 @@ async def test_work_that_fails_by_itself_is_not_the_farms_fault() -> None:
 
 
 async def test_a_broker_that_does_not_come_up_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After some seconds the demo says so, and ends it."""
+    """After some seconds the demo reports a broker that does not come up, and ends it."""
     monkeypatch.setattr("gloom.cli.demo.farm._BROKER", ("-c", "import time; time.sleep(60)"))
     monkeypatch.setattr("gloom.cli.demo.farm._STARTING_SECONDS", 0.05)
     farm = Farm(reactor)

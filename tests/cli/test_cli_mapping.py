@@ -1,4 +1,4 @@
-"""What `gloom map` has in work at a time: bounded, whatever order the answers come in."""
+"""The jobs that `gloom map` has in flight: their number is bounded, in any order of answers."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def ordered() -> Iterator[Mapped]:
 
 
 async def test_no_more_lines_are_in_work_than_the_window_allows(mapped: Mapped) -> None:
-    """A line is read when an answer has made room for it."""
+    """A line is read once an answer has made room for it."""
     for answered in range(LINES):
         await mapped.master.have(min(answered + WINDOW, LINES))
         assert len(mapped.master.jobs) == min(answered + WINDOW, LINES)
@@ -96,7 +96,7 @@ async def test_no_more_lines_are_in_work_than_the_window_allows(mapped: Mapped) 
 
 
 async def test_answers_that_wait_for_their_turn_are_in_work_too(ordered: Mapped) -> None:
-    """With --ordered a first line that takes long does not let the answers behind it pile up."""
+    """With --ordered, answers behind a slow first line count against the window."""
     await ordered.master.have(WINDOW)
     ordered.answer(2, 1)
     turn: Deferred[None] = Deferred()
@@ -113,7 +113,7 @@ async def test_answers_that_wait_for_their_turn_are_in_work_too(ordered: Mapped)
 
 
 class Terminal(io.StringIO):
-    """A terminal that says when it shows a text."""
+    """A terminal that records each text."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -139,7 +139,7 @@ class Terminal(io.StringIO):
 async def test_the_bar_of_a_file_tells_of_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], first: str
 ) -> None:
-    """Lines that are read and wait for their answers are no progress: 8 answers of 40 are 20 %."""
+    """The bar shows answers, not lines that were read: 8 answers of 40 are 20 %."""
     (tmp_path / "lines").write_text(first + "".join(f"{n}\n" for n in range(10, 50)))
     reading, writing = os.pipe()
     with monkeypatch.context() as patch, (tmp_path / "lines").open("rb", buffering=0) as stdin:
@@ -164,7 +164,7 @@ async def test_the_bar_of_a_file_tells_of_answers(
 
 
 async def test_what_is_in_work_is_given_up_when_the_mapping_is(mapped: Mapped) -> None:
-    """Ctrl-C leaves no job behind that somebody waits for."""
+    """Ctrl-C cancels the jobs in flight."""
     await mapped.master.have(WINDOW)
     mapped.done.cancel()
     with pytest.raises(CancelledError):
@@ -173,7 +173,7 @@ async def test_what_is_in_work_is_given_up_when_the_mapping_is(mapped: Mapped) -
 
 
 async def test_a_refusal_that_is_not_about_one_line_ends_the_mapping(mapped: Mapped) -> None:
-    """The broker would say the same of every line."""
+    """A refusal that holds for every line ends the mapping."""
     await mapped.master.have(WINDOW)
     mapped.master.jobs[0].errback(RequestRefused("forbidden", "not this type"))
     with pytest.raises(GloomError, match="the broker refuses the jobs: forbidden -> not this type"):

@@ -1,4 +1,4 @@
-"""What is said of progress: counts, speed, and a word when nothing happens."""
+"""The display of progress: counts, speed, and a message while nothing happens."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Terminal(io.StringIO):
 
 
 def terminal_for(monkeypatch: pytest.MonkeyPatch) -> Terminal:
-    """Make standard error a terminal; from the test itself, for pytest captures anew after fixtures."""
+    """Make standard error a terminal. Called from the test itself, since pytest captures anew after fixtures."""
     one = Terminal()
     monkeypatch.setattr("sys.stderr", one)
     monkeypatch.setenv("TERM", "xterm")
@@ -36,7 +36,7 @@ def counted(clock: Clock, jobs: int, failed: int = 0) -> Tally:
 
 
 def test_a_tally_says_jobs_failures_and_speed() -> None:
-    """The line at the end has all that a person asks."""
+    """The last line has the jobs, the failures and the speed."""
     clock = Clock()
     tally = counted(clock, 1500, failed=3)
     clock.advance(0.5)
@@ -45,7 +45,7 @@ def test_a_tally_says_jobs_failures_and_speed() -> None:
 
 
 def test_the_present_speed_is_that_of_the_last_seconds() -> None:
-    """After a pause the speed is not the mean of an hour."""
+    """After a pause, the speed is that of the last seconds, and not the mean of an hour."""
     clock = Clock()
     tally = counted(clock, 1000)
     for _ in range(100):
@@ -57,7 +57,7 @@ def test_the_present_speed_is_that_of_the_last_seconds() -> None:
 
 
 def test_a_bar_shows_how_far_and_how_fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is drawn as time passes, and is gone at the end."""
+    """A bar is redrawn as time passes, and is erased at the end."""
     terminal = terminal_for(monkeypatch)
     clock = Clock()
     tally = counted(clock, 30, failed=2)
@@ -71,7 +71,7 @@ def test_a_bar_shows_how_far_and_how_fast(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_bar_without_a_known_end_has_no_percentage(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a pipe nobody knows how long it is."""
+    """For a pipe, whose length is unknown, the bar has no percentage."""
     terminal = terminal_for(monkeypatch)
     clock = Clock()
     with Bar(clock, counted(clock, 30), lambda: 30, None):
@@ -82,7 +82,7 @@ def test_a_bar_without_a_known_end_has_no_percentage(monkeypatch: pytest.MonkeyP
 
 
 def test_a_message_stays_above_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the log says while a bar is drawn is not drawn over."""
+    """A log message appears above the bar, and is not overwritten by it."""
     terminal = terminal_for(monkeypatch)
     clock = Clock()
     with Bar(clock, counted(clock, 1), lambda: 1, 2):
@@ -91,7 +91,7 @@ def test_a_message_stays_above_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_a_terminal_progress_is_a_line_a_second(capsys: pytest.CaptureFixture[str]) -> None:
-    """A log file has plain lines."""
+    """Without a terminal, progress is a plain line a second."""
     clock = Clock()
     with ProgressLines(clock, counted(clock, 1200), 5000):
         clock.advance(1)
@@ -100,7 +100,7 @@ def test_without_a_terminal_progress_is_a_line_a_second(capsys: pytest.CaptureFi
 
 
 def test_patience_ends_two_seconds_after_the_first_job(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who waits on a terminal is told, once, for what; as long as nothing is submitted, nothing is late."""
+    """Two seconds after the first job, the terminal shows once that it waits, and for which type."""
     terminal = terminal_for(monkeypatch)
     clock = Clock()
     patience = Patience(clock, "resize")
@@ -114,7 +114,7 @@ def test_patience_ends_two_seconds_after_the_first_job(monkeypatch: pytest.Monke
 
 
 def test_patience_is_not_needed_when_an_answer_comes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A quick answer is all that is printed."""
+    """With a quick answer, no other text is printed."""
     terminal = terminal_for(monkeypatch)
     clock = Clock()
     patience = Patience(clock, "resize")
@@ -127,7 +127,7 @@ def test_patience_is_not_needed_when_an_answer_comes(monkeypatch: pytest.MonkeyP
 
 
 def test_a_program_is_not_told_to_be_patient(capsys: pytest.CaptureFixture[str]) -> None:
-    """Nothing is said where there is no terminal."""
+    """Without a terminal, nothing is said about waiting."""
     clock = Clock()
     Patience(clock, "resize").begin()
     assert not clock.getDelayedCalls()
@@ -135,7 +135,7 @@ def test_a_program_is_not_told_to_be_patient(capsys: pytest.CaptureFixture[str])
 
 
 def test_warnings_of_the_client_are_short_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    """Neither this process's own name nor what is less than a warning is said."""
+    """Warnings have no process name, and lesser messages are not shown."""
     log = Logger("gloom.test", observer=LogLines())
     log.info("{name}: connected", name="host:1")
     log.warn("{name}: the connection ended", name="host:1")
@@ -143,7 +143,7 @@ def test_warnings_of_the_client_are_short_lines(capsys: pytest.CaptureFixture[st
 
 
 def test_a_bug_is_said_with_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
-    """A failure that is logged can be reported."""
+    """A logged failure is printed with its traceback, so that it can be reported."""
     try:
         raise ZeroDivisionError("by nothing")
     except ZeroDivisionError:
@@ -154,7 +154,7 @@ def test_a_bug_is_said_with_its_traceback(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_messages_need_nobody_who_reads_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A closed standard error, or a terminal that is gone, ends nothing."""
+    """A closed standard error, or a terminal that is gone, does no harm."""
 
     class Gone(io.StringIO):
         def write(self, text: str) -> int:

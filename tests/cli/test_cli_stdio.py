@@ -1,4 +1,4 @@
-"""Standard input and output without blocking: lines, long lines, readers that stop and that go."""
+"""Standard input and output without blocking: lines, long lines, slow readers and readers that disconnect."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ reactor: Any = untyped
 
 
 class Pipe:
-    """A pipe whose ends are closed after the test."""
+    """A pipe. Both of its ends are closed after the test."""
 
     def __init__(self) -> None:
         self.reading, self.writing = os.pipe()
@@ -56,7 +56,7 @@ async def all_of(lines: Lines) -> list[Any]:
     ],
 )
 async def test_lines_end_with_a_newline_and_the_last_may_not(pipe: Pipe, data: bytes, expected: list[bytes]) -> None:
-    """Nothing else ends a line, and nothing of a line is changed."""
+    """Only a newline ends a line, the last line needs none, and the bytes of a line are unchanged."""
     os.write(pipe.writing, data)
     pipe.close(pipe.writing)
     lines = Lines(reactor, pipe.reading, 100)
@@ -65,7 +65,7 @@ async def test_lines_end_with_a_newline_and_the_last_may_not(pipe: Pipe, data: b
 
 
 async def test_a_regular_file_is_read_too(tmp_path: Path) -> None:
-    """A file is no pipe: the reactor cannot wait for it, and need not."""
+    """A regular file, which the reactor cannot poll, is read directly."""
     path = tmp_path / "lines"
     path.write_bytes(b"".join(b"%d\n" % n for n in range(50_000)))
     with path.open("rb") as file:
@@ -75,7 +75,7 @@ async def test_a_regular_file_is_read_too(tmp_path: Path) -> None:
 
 
 async def test_a_line_that_comes_in_pieces_is_one_line(pipe: Pipe) -> None:
-    """A long line is put together, whatever the pipe does to it."""
+    """A long line is put together from pieces of any size."""
     lines = Lines(reactor, pipe.reading, 1000)
     line = Deferred.fromCoroutine(lines.__anext__())
     for piece in (b"a", b"b", b"c\nd"):
@@ -86,7 +86,7 @@ async def test_a_line_that_comes_in_pieces_is_one_line(pipe: Pipe) -> None:
 
 
 async def test_a_line_over_the_limit_is_thrown_away_and_said(pipe: Pipe) -> None:
-    """Its bytes are counted, not kept, and the next line is read as ever."""
+    """The bytes of a line over the limit are counted and not kept, and the next line is read normally."""
     lines = Lines(reactor, pipe.reading, 10)
     os.write(pipe.writing, b"x" * 10 + b"\n" + b"y" * 11 + b"\n" + b"z" * 500)
     next_line = lines.__anext__
@@ -104,7 +104,7 @@ async def test_a_line_over_the_limit_is_thrown_away_and_said(pipe: Pipe) -> None
 
 
 async def test_nothing_is_read_that_nobody_asks_for(pipe: Pipe) -> None:
-    """A file is read as fast as its lines are taken: the rest stays where it is."""
+    """A file is read only as fast as its lines are taken."""
     lines = Lines(reactor, pipe.reading, 100)
     os.write(pipe.writing, b"one\ntwo\n")
     assert await lines.__anext__() == b"one"
@@ -115,7 +115,7 @@ async def test_nothing_is_read_that_nobody_asks_for(pipe: Pipe) -> None:
 
 
 async def test_who_waits_no_more_leaves_nothing_in_the_reactor(pipe: Pipe) -> None:
-    """Ctrl-C ends a wait for input."""
+    """Ctrl-C ends a wait for input, and leaves no reader in the reactor."""
     lines = Lines(reactor, pipe.reading, 100)
     waiting = Deferred.fromCoroutine(lines.__anext__())
     assert lines in reactor.getReaders()
@@ -126,7 +126,7 @@ async def test_who_waits_no_more_leaves_nothing_in_the_reactor(pipe: Pipe) -> No
 
 
 async def test_an_input_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
-    """A directory is not an empty file."""
+    """Reading a directory is an error, and not an empty file."""
     directory = os.open(tmp_path, os.O_RDONLY)
     try:
         with pytest.raises(GloomError, match="cannot read standard input: Is a directory"):
@@ -136,7 +136,7 @@ async def test_an_input_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
 
 
 class Writing:
-    """An output onto a pipe, and whether it was said to be closed."""
+    """An output onto a pipe, with a record of its close."""
 
     def __init__(self, descriptor: int) -> None:
         self.closed = 0
@@ -147,7 +147,7 @@ class Writing:
 
 
 async def test_what_a_turn_writes_leaves_in_one_piece(pipe: Pipe) -> None:
-    """Many short answers are one system call."""
+    """Many short answers of one turn are written in one system call."""
     output = Writing(pipe.writing).output
     output.write(b"one\n")
     output.write(b"two\n")
@@ -157,7 +157,7 @@ async def test_what_a_turn_writes_leaves_in_one_piece(pipe: Pipe) -> None:
 
 
 async def test_a_slow_reader_gets_everything_and_is_waited_for(pipe: Pipe) -> None:
-    """Writing neither blocks nor loses anything, and says when the writer should wait."""
+    """Writing to a slow reader neither blocks nor loses bytes, and tells the writer to wait."""
     output = Writing(pipe.writing).output
     data = os.urandom(1_000_000)
     output.write(data)
@@ -174,7 +174,7 @@ async def test_a_slow_reader_gets_everything_and_is_waited_for(pipe: Pipe) -> No
 
 
 async def test_a_regular_file_takes_all(tmp_path: Path) -> None:
-    """A file has no reader to wait for."""
+    """A file accepts all output at once."""
     with (tmp_path / "answers").open("wb") as file:
         output = Writing(file.fileno()).output
         output.write(b"x" * 1_000_000)
@@ -183,7 +183,7 @@ async def test_a_regular_file_takes_all(tmp_path: Path) -> None:
 
 
 async def test_a_reader_that_goes_away_is_noticed_once(pipe: Pipe) -> None:
-    """What is written afterwards is thrown away, and nobody waits for it."""
+    """Output after the reader has gone is discarded, and no wait hangs."""
     writing = Writing(pipe.writing)
     pipe.close(pipe.reading)
     writing.output.write(b"one\n")
@@ -195,7 +195,7 @@ async def test_a_reader_that_goes_away_is_noticed_once(pipe: Pipe) -> None:
 
 
 async def test_a_reader_that_goes_away_while_it_is_waited_for_is_noticed(pipe: Pipe) -> None:
-    """A full pipe without a reader is not waited for for ever."""
+    """A wait for room in a pipe ends when the reader goes."""
     writing = Writing(pipe.writing)
     writing.output.write(b"x" * 1_000_000)
     drained = Deferred.fromCoroutine(writing.output.drained())
@@ -206,7 +206,7 @@ async def test_a_reader_that_goes_away_while_it_is_waited_for_is_noticed(pipe: P
 
 
 async def test_the_reactor_may_notice_it_first(pipe: Pipe) -> None:
-    """A connection that is lost is a reader that went away."""
+    """A lost connection counts as a reader that has gone."""
     writing = Writing(pipe.writing)
     writing.output.connectionLost(Failure(ConnectionLost()))
     assert isinstance(writing.output.error, StdoutClosed)
@@ -214,7 +214,7 @@ async def test_the_reactor_may_notice_it_first(pipe: Pipe) -> None:
 
 
 async def test_a_full_disk_is_an_error_that_says_so() -> None:
-    """It is not taken for a reader that went away."""
+    """A full disk is an error, and does not count as a reader that has gone."""
     with Path("/dev/full").open("wb") as full:
         writing = Writing(full.fileno())
         writing.output.write(b"one\n")
@@ -224,13 +224,13 @@ async def test_a_full_disk_is_an_error_that_says_so() -> None:
 
 
 def test_print_out_writes_bytes(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
-    """What a program reads is not changed by a locale."""
+    """The bytes for another program do not depend on the locale."""
     print_out("ä\n".encode())
     assert capfdbinary.readouterr().out == "ä\n".encode()
 
 
 def test_print_out_says_that_there_is_no_standard_output(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`>&-` leaves a program without one."""
+    """With `>&-` the program has no standard output, and reports it."""
     monkeypatch.setattr("sys.stdout", None)
     with pytest.raises(GloomError, match="standard output is closed"):
         print_out(b"x")

@@ -1,4 +1,4 @@
-"""The command line of `gloom work`: what is refused before anything starts."""
+"""The command line of `gloom work`: the errors before anything starts."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def gloom(*arguments: str) -> Result:
     ],
 )
 def test_wrong_usage_is_one_clear_line_and_status_2(arguments: Sequence[str], complaint: str) -> None:
-    """A command line that cannot work says why, without a traceback, and nothing is started."""
+    """Wrong usage is one line with the reason, without a traceback, and starts nothing."""
     result = gloom(*arguments)
     assert result.exit_code == 2
     assert complaint in result.output.replace("\n", " ").replace("  ", " ")
@@ -51,7 +51,7 @@ def test_wrong_usage_is_one_clear_line_and_status_2(arguments: Sequence[str], co
 
 
 def test_the_help_says_how_it_is_used() -> None:
-    """--help shows both forms, and what the defaults are."""
+    """--help shows both forms, and the defaults."""
     result = gloom("--help")
     assert result.exit_code == 0
     assert "Usage: gloom work [OPTIONS] {MODULE:FUNCTION | --type TYPE -- PROGRAM" in result.output.replace("\n", "")
@@ -61,7 +61,7 @@ def test_the_help_says_how_it_is_used() -> None:
 
 
 def test_an_option_of_the_program_is_the_programs() -> None:
-    """What comes after -- is left alone, also --help."""
+    """Options after -- belong to the program, even --help."""
     assert "no program 'no_such_program'" in gloom("--type", "x", "--", "no_such_program", "--help").output
 
 
@@ -76,7 +76,7 @@ def logged(monkeypatch: pytest.MonkeyPatch, verbose: bool) -> tuple[Logger, io.S
 
 
 def test_log_lines_have_the_time_and_the_verb(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A line says when, who and what; debug lines are for --verbose."""
+    """A log line has the time, the verb and the text; debug lines need --verbose."""
     log, stream, _ = logged(monkeypatch, verbose=False)
     log.debug("not shown")
     log.info("joined {type}", type="double")
@@ -85,7 +85,7 @@ def test_log_lines_have_the_time_and_the_verb(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_verbose_shows_gloom_in_detail_and_others_when_they_warn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """--verbose is about gloom; other packages are heard when they warn."""
+    """--verbose shows gloom's debug lines, and only warnings of other packages."""
     log, stream, publisher = logged(monkeypatch, verbose=True)
     other = Logger(namespace="twisted.test", observer=publisher)
     log.debug("shown")
@@ -95,7 +95,7 @@ def test_verbose_shows_gloom_in_detail_and_others_when_they_warn(monkeypatch: py
 
 
 def test_a_bug_is_logged_with_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A failure that nobody expected comes with all that is known."""
+    """An unexpected failure is logged with its traceback."""
     log, stream, _ = logged(monkeypatch, verbose=False)
     try:
         raise LookupError("no such shelf")
@@ -106,7 +106,7 @@ def test_a_bug_is_logged_with_its_traceback(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 class Gone(io.StringIO):
-    """A stream that nobody reads any more."""
+    """A stream without a reader."""
 
     def write(self, text: str) -> int:
         raise BrokenPipeError

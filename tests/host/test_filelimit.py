@@ -39,10 +39,7 @@ def test_a_limit_that_is_enough_is_left_alone(soft: int) -> None:
 
 
 def test_a_hard_limit_that_is_too_small_is_told() -> None:
-    """
-    With a hard limit that is too small, the daemon takes the maximum, and the log says how many are missing and the
-    remedy.
-    """
+    """A hard limit that is too small is used in full, and the log gives the shortfall and the remedy."""
     made, warnings = started_with((256, 512))
     assert made == [(512, 512)]
     (warning,) = warnings

@@ -163,9 +163,7 @@ def test_the_collector_does_not_follow_joined_types() -> None:
 
 
 def test_the_collector_lets_be_what_was_there_at_the_start() -> None:
-    """
-    The collector ignores the daemon's modules, which live as long as the daemon; traversing them took 25 ms each time.
-    """
+    """The collector ignores the daemon's modules, since they live as long; traversing them took 25 ms each time."""
     try:
         let_be()
         assert len(gc.get_objects()) < 1000
@@ -188,9 +186,7 @@ def test_the_time_of_full_collections_is_counted() -> None:
 
 
 def test_a_connection_that_has_ended_leaves_no_garbage() -> None:
-    """
-    A disconnected peer's objects are freed at once, without the garbage collector, however fast peers come and go.
-    """
+    """A disconnected peer's objects are freed at once, without the garbage collector."""
     gloom = MemoryGloom()
 
     def come_and_go() -> None:

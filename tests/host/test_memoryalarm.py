@@ -116,7 +116,7 @@ def test_memory_is_given_back_while_it_is_nearly_full() -> None:
 
 @pytest.mark.parametrize(("column", "answer"), [(SIZE, OK), (DATA, OK), (RESIDENT, BUSY)])
 def test_what_the_allocator_keeps_is_there_for_jobs(column: int, answer: Any) -> None:
-    """Address space that glibc keeps counts as free; resident memory is first returned."""
+    """Memory that glibc keeps counts as free, except under a bound on resident memory: there it was returned."""
     daemon = Daemon(column).holds_jobs()
     daemon.takes(MOST)
     daemon.kept = 20 * MIB
@@ -222,9 +222,7 @@ def test_limits_of_the_process_are_bounds(root: Path, monkeypatch: pytest.Monkey
 
 
 def test_this_process_can_be_measured() -> None:
-    """
-    On this system the measure is real: a process has address space, and more than a MiB of it is resident and data.
-    """
+    """The real measure reports address space, and more than a MiB of resident memory and of data."""
     usage = find_usage()
     assert usage is not None
     taken = usage()

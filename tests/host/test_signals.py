@@ -121,9 +121,7 @@ def test_nothing_happens_inside_the_signal() -> None:
 
 
 def test_a_signal_during_a_stop_that_nobody_signalled_hurries() -> None:
-    """
-    During a stop without a signal, such as a failure to listen, a signal hurries; a second stop would be an error.
-    """
+    """During a stop without a signal, as after a failure to listen, a signal hurries, and starts no second stop."""
     signalled = Signalled()
     signalled.runs()
     signalled.service.stopService()

@@ -141,7 +141,7 @@ async def test_all_clients_speak_tls(daemon: StartDaemon, authority: Authority, 
 
 
 async def test_a_client_without_a_certificate_is_not_let_in(daemon: StartDaemon, authority: Authority) -> None:
-    """With mutual TLS, a client without a certificate is refused with one line that names the missing option."""
+    """With mutual TLS, each client reports in one line that a certificate is required."""
     broker = daemon(*tls_options(authority, f"--tls-client-ca={authority.file}"))
     tls = ClientTLS(ca=authority.file)
     with pytest.raises(TransportError, match="certificate required"):

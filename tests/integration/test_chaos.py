@@ -56,9 +56,7 @@ async def test_a_slave_that_is_cut_off_loses_its_job_within_the_heartbeat(tmp_pa
 
 
 def test_a_broker_that_stood_still_hears_first_and_judges_then(tmp_path: Path) -> None:
-    """
-    After a pause longer than a heartbeat and a timeout, the broker drops no peer that pings, and takes timely answers.
-    """
+    """After a pause longer than heartbeat and timeout, the broker drops no pinging peer and accepts timely answers."""
     assert answered_meanwhile(tmp_path, 1.0) == []
 
 
@@ -74,25 +72,17 @@ def test_a_stopped_process_of_gloom_work_loses_no_job(tmp_path: Path) -> None:
 
 
 def test_a_slave_that_takes_no_byte_is_dropped_by_its_heartbeat(tmp_path: Path) -> None:
-    """
-    A slave that reads nothing, with more output than one send, is dropped at its heartbeat; another has its jobs in
-    time.
-    """
+    """A slave that reads nothing is dropped at its heartbeat, even with a large backlog; another gets its jobs."""
     assert stopped_slave_with_large_jobs(tmp_path, 3.0) == []
 
 
 def test_a_bad_network_loses_no_job(tmp_path: Path) -> None:
-    """
-    With bytes that arrive one by one, late or all at once, and with resets, every job has one outcome, the right
-    answer.
-    """
+    """With bytes one by one, late or all at once, and with resets, every job has one outcome, the right answer."""
     assert bad_network(tmp_path, 0.7) == []
 
 
 def test_a_clock_that_jumps_changes_nothing(tmp_path: Path) -> None:
-    """
-    With the wall clock set by hours, no peer counts as silent, no job expires too early or too late, none is lost.
-    """
+    """With the wall clock set by hours, no peer is dropped, no job expires too early or too late, none is lost."""
     try:
         assert clock_jumps(tmp_path, 0.6) == []
     except NotPossible as error:

@@ -80,10 +80,7 @@ def test_submit_text_sends_a_string_where_json_would_be_read(farm: Farm) -> None
     ],
 )
 def test_submit_warns_of_a_body_that_was_meant_to_be_json(farm: Farm, body: str, why: str | None) -> None:
-    """
-    If a body looks like JSON with a forgotten quote, standard error warns that it is sent as a string; the job is
-    done.
-    """
+    """A body like JSON with a forgotten quote is sent as a string, with a warning on standard error."""
     ended = farm.gloom("submit", "echo", body)
     line = f"gloom: BODY looks like JSON but is not ({why}); sending it as a string (--text avoids this warning)\n"
     assert (ended.returncode, ended.stderr) == (0, "" if why is None else line)
@@ -137,10 +134,7 @@ def test_submit_says_in_one_line_why_a_job_failed(farm: Farm) -> None:
     ],
 )
 def test_an_answer_that_python_cannot_print_is_an_error(farm: Farm, answer: str, complaint: str) -> None:
-    """
-    A value that Python cannot print exactly is an error, and not a wrong answer; the other lines of a map are
-    answered.
-    """
+    """A value that Python cannot print exactly is an error; the other lines of a map are answered."""
     ended = farm.gloom("submit", "literal", "--text", input=answer)
     assert (ended.returncode, ended.stdout) == (1, "")
     assert ended.stderr.startswith(f"gloom: {complaint}")
@@ -266,10 +260,7 @@ def test_without_standard_error_the_answers_are_what_they_were(farm: Farm) -> No
 
 
 def test_map_prints_a_line_of_json_for_each_job(farm: Farm) -> None:
-    """
-    Each line of JSON has its line number, empty lines included, and its answer or failure; any failure sets the
-    status.
-    """
+    """Each line of output has its input line's number, empty lines counted, and its answer or failure."""
     lines = b'1\n\n{"a": 2}\n3\ntext\n\xff\n"last"'
     ended = farm.gloom("map", "picky", input=lines)
     printed = {line.pop("line"): line for line in answers_of(ended.stdout)}

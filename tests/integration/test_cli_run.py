@@ -46,7 +46,7 @@ def running(body: str, **options: object) -> Iterator[subprocess.Popen[str]]:
 
 
 def ended(body: str) -> tuple[int, str]:
-    """Return the exit status of a verb and what it said on standard error."""
+    """Return the exit status of a verb and its standard error."""
     with running(body) as process:
         _, said = process.communicate(timeout=SECONDS)
     return process.returncode, said

@@ -71,9 +71,7 @@ def assert_nobody_listens(port: int) -> None:
 
 @contextmanager
 def end_of_all() -> Iterator[tuple[int, Callable[[], None]]]:
-    """
-    Yield a descriptor to inherit, and a wait until no process has it: until every process started with it has ended.
-    """
+    """Yield a descriptor to inherit, and a wait until every process that inherited it has ended."""
     reading, writing = os.pipe()
 
     def wait() -> None:
@@ -342,9 +340,7 @@ late = Parser()
 
 @both_runners
 def test_listening_that_fails_late_ends_the_process_too(runner: list[str], tmp_path: Path) -> None:
-    """
-    If an endpoint of another package fails after the start, the log has the reason, the status is 1, no port is left.
-    """
+    """If another package's endpoint fails after the start, the log has the reason, status is 1, and no port is left."""
     plugins = tmp_path / "twisted" / "plugins"
     plugins.mkdir(parents=True)
     (plugins / "late.py").write_text(LATE)

@@ -61,9 +61,7 @@ async def test_good_peers_are_served_beside(daemon: Start, attack: hostile.Attac
 
 @pytest.mark.alone
 async def test_a_master_that_never_reads_takes_little_from_others(daemon: Start) -> None:
-    """
-    A master that never reads is dropped at the bound, memory is bounded, and good peers keep 0.8 of their throughput.
-    """
+    """A master that never reads is dropped at the bound, memory is bounded, good peers keep 0.8 of their throughput."""
     assert await hostile.beside_a_slow_reader(reactor, daemon(*hostile.OPTIONS), seconds=3) == []
 
 

@@ -28,7 +28,7 @@ pytestmark = needs("openssl", "openssl")
 
 
 def shell(directory: Path, commands: str) -> str:
-    """Run lines of the page as a user types them, and return what they print."""
+    """Run lines of the page as a user types them, and return their output."""
     path = f"{GLOOM.parent}{os.pathsep}{os.environ['PATH']}"
     ended = subprocess.run(
         ["sh", "-e", "-c", commands],

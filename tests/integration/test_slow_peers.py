@@ -174,9 +174,7 @@ def test_a_client_that_tries_again_is_served_when_there_is_room(daemon: StartDae
 
 
 def test_connections_beyond_the_limit_cost_no_descriptors(daemon: StartDaemon) -> None:
-    """
-    With 300 connections at a limit of 100 and few descriptors, every refused one is told, and descriptors suffice.
-    """
+    """300 connections above a limit of 100 are each told busy, even with few descriptors, which suffice."""
     with descriptors(170):
         broker = daemon("--max-connections=100")
     with ExitStack() as open_peers:
@@ -190,7 +188,7 @@ def test_connections_beyond_the_limit_cost_no_descriptors(daemon: StartDaemon) -
             assert peer.ask({"action": "submit", "id": 1, "type": "t", "body": 1})["error"] == "id_exists"
     assert broker.stop() == 0
     assert "EMFILE" not in "".join(broker.lines)
-    # A reset may overtake what was sent before it, though not on a host's own network.
+    # A reset may overtake earlier bytes, though not on a host's own network.
     assert told == 300
 
 
@@ -203,7 +201,7 @@ def is_told_busy(peer: Peer) -> bool:
 
 @contextmanager
 def descriptors(limit: int) -> Iterator[None]:
-    """Limit the descriptors of a broker started in the block to *limit*, soft and hard."""
+    """Set the soft descriptor limit of a broker that is started in the block to *limit*."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
     try:

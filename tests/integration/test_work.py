@@ -392,10 +392,7 @@ def test_a_worker_joins_again_after_a_restart_of_the_broker(work: StartWork, dae
 
 
 def test_a_program_gets_the_text_and_its_output_is_the_answer(work: StartWork, master: Master) -> None:
-    """
-    With `gloom work --type TYPE -- program`, a string is the program's input, and its output without the last newline
-    the answer.
-    """
+    """A string is the input of `gloom work -- program` as text; its output without the last newline is the answer."""
     work("--type", "count", "--", "wc", "-w")
     assert answer(master, "count", "how many words are these") == "5"
 

@@ -1,7 +1,7 @@
 """
 Brokers for tests of the blocking client: one of scripted bytes on a socket pair, and a real one.
 
-With the scripted one it is certain what arrives in which pieces: its side is written beforehand.
+The scripted broker's bytes are written beforehand, so that a test controls the pieces in which they arrive.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ ANY_DAY = datetime.datetime(2020, 1, 1)
 
 
 class Shown:
-    """What `getPeerCertificate` of a TLS transport returns, as far as gloom looks at it."""
+    """The part of a `getPeerCertificate` result that gloom reads."""
 
     def __init__(self, certificate: x509.Certificate) -> None:
         self._certificate = certificate

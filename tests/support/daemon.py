@@ -22,14 +22,14 @@ class Daemon:
     One broker process at a time.
 
     Args:
-        directory: Where it runs; not the checkout, so that what is installed is what runs.
+        directory: Its working directory; not the checkout, so that the installed gloom runs.
 
     Attributes:
         process: The process.
         pid: Its id.
-        master_port: Where masters connect, as its log says.
-        slave_port: Where slaves connect, as its log says.
-        lines: What it has logged, all of it once the process has ended.
+        master_port: The port for masters, read from its log.
+        slave_port: The port for slaves, read from its log.
+        lines: Its log lines so far; complete once the process has ended.
     """
 
     process: subprocess.Popen[str]
@@ -48,12 +48,12 @@ class Daemon:
 
     def start(self, *options: str) -> Daemon:
         """
-        Start `twistd gloom` with *options*, on free ports unless they say which, and wait until it listens.
+        Start `twistd gloom` with *options*, on free ports by default, and wait until it listens.
 
         A port is one string, ``--master-port=9998``, so that `start_again` finds it.
 
         Raises:
-            AssertionError: It ended, or did not come up; the text is what it printed.
+            AssertionError: It ended, or did not come up; the text is its output.
         """
         self._options = options
         self.lines = []

@@ -39,7 +39,7 @@ class Reactor:
     A reactor run by hand, on a wall clock of its own.
 
     Attributes:
-        events: What was called, in order.
+        events: The calls, in order.
     """
 
     def __init__(self, make: Callable[[], Any]) -> None:

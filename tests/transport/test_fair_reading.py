@@ -1,4 +1,4 @@
-"""A broker on real sockets, and on a clock whose time passes while it works: what is cut, and what must not show it."""
+"""Fair reading on real sockets, and on a clock that work advances: long work is cut into slices, unseen by peers."""
 
 from __future__ import annotations
 

@@ -27,19 +27,19 @@ from verify.reliability.sessions import Session, Violation
 @settings(max_examples=60, deadline=None)
 @given(st.binary(max_size=400))
 def test_every_frame_of_a_session_has_its_reply(data: bytes) -> None:
-    """Valid messages, broken ones and raw bytes on both ports: one reply each, outcomes only for what was accepted."""
+    """Valid messages, broken ones and raw bytes have one reply each; only accepted jobs have an outcome."""
     Session(data).run()
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=200))
 def test_a_decoder_raises_only_what_it_says(data: bytes) -> None:
-    """Broken JSON of any kind is a typed error with a short reason, on both sides of the wire."""
+    """On both sides of the wire, broken JSON of any kind is a typed error with a short reason."""
     fuzz_messages(data)
 
 
 def test_a_thousand_inputs_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
-    """The command prints how many inputs there were, and ends with 0 when all held."""
+    """The command prints the number of inputs, and has status 0 if none failed."""
     assert fuzz_at_random(1000, seed=5) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("10")
@@ -47,13 +47,13 @@ def test_a_thousand_inputs_of_the_command(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_a_bug_is_found_and_can_be_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A broker that forgets the reply of one verb is caught, and the bytes that are printed show it again."""
+    """A broker without the reply of one verb is found, and the printed bytes reproduce it."""
     monkeypatch.setitem(MasterProtocol.verbs, next(iter(MasterProtocol.verbs)), lambda protocol, request: None)
     fuzzer = Fuzzer(10**9)
     number = 0
     while not fuzzer.is_done:
         number += 1
-        # The first byte asks for a session, the second one for no access rules; what follows is any bytes.
+        # The first byte asks for a session, the second one for no access rules; any bytes follow.
         fuzzer.one(b"\xff\x00" + bytes((n * number * 37 + n // 3) % 256 for n in range(900)))
     (failure,) = fuzzer.failures
     assert "has no reply" in failure
@@ -62,7 +62,7 @@ def test_a_bug_is_found_and_can_be_replayed(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_the_generator_reaches_the_verbs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The sessions are not all refused at the door: jobs are answered, failed and cancelled in them."""
+    """The sessions are not all refused at their start: jobs are answered, failed and cancelled in them."""
     done = Counter[str]()
     for verb in ("respond", "fail", "cancel", "progress"):
         monkeypatch.setattr(MemoryBroker, verb, counted(done, verb, getattr(MemoryBroker, verb)))
@@ -83,7 +83,7 @@ def counted(done: Counter[str], verb: str, method: Callable[..., None]) -> Calla
 
 
 def test_a_peer_is_told_to_go_while_much_is_on_its_way_to_it() -> None:
-    """The double's transport forgets the producer that it had paused, as a real one does (found by the fuzzer)."""
+    """A double's transport forgets a paused producer, as a real one does (found by the fuzzer)."""
     gloom = MemoryGloom()
     master = gloom.master()
     piece = to_frame(b'{"action":"' + b"x" * 90 + b'"}')

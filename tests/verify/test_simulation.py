@@ -1,4 +1,4 @@
-"""A share of the simulation (docs/reliability.md), that it can fail, and what it has found."""
+"""A share of the simulation (docs/reliability.md), proofs that it can fail, and the bugs that it found."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def test_nothing_is_lost_whatever_happens(seed: int) -> None:
 
 
 def test_a_seed_replays_exactly() -> None:
-    """The same seed makes the same things happen, so a failure can be looked at again."""
+    """The same seed gives the same run, so that a failure can be examined."""
     first, second = (World(7).run(1_500) for _ in range(2))
     first.cpu_seconds = second.cpu_seconds = 0.0
     assert first == second
 
 
 def test_a_broken_promise_is_found(monkeypatch: pytest.MonkeyPatch, logged_errors: Any) -> None:
-    """A broker that keeps a slave among the idle ones when it was given a job is found out, with seed and step."""
+    """A broker that counts a busy slave as idle fails the run, with seed and step."""
 
     def unidle(self: Any, slave: Slave, stays: bool) -> None:
         for line in slave.lines:
@@ -51,7 +51,7 @@ def test_a_broken_promise_is_found(monkeypatch: pytest.MonkeyPatch, logged_error
 
 
 def test_a_timer_that_is_due_for_ever_is_found() -> None:
-    """Virtual time that does not go on is a failure, where it would be an endless loop."""
+    """If virtual time does not advance, the run fails instead of looping for ever."""
     clock = Clock(VirtualTime())
 
     def again() -> None:
@@ -63,7 +63,7 @@ def test_a_timer_that_is_due_for_ever_is_found() -> None:
 
 
 def test_a_loop_has_its_bound() -> None:
-    """What must end says so when it does not."""
+    """A loop beyond its bound raises an error."""
     bound = Bound("a loop", 3)
     for _ in range(3):
         bound.count()
@@ -82,11 +82,11 @@ def test_a_broker_that_goes_on_for_ever_is_found(monkeypatch: pytest.MonkeyPatch
         World(17).run(20_000)
 
 
-# What it has found
+# Bugs that the simulation found
 
 
 def test_jobs_of_a_lost_slave_go_on_in_their_order() -> None:
-    """When a slave with slots is lost, an idle one gets the first of its jobs in order, not the one given out first."""
+    """When a slave with slots is lost, an idle one gets the first of its jobs in order, not the first assigned one."""
     floor = Floor()
     lost = floor.joined(slots=2)
     floor.master().queue("low", priority=-1).queue("high")
@@ -97,7 +97,7 @@ def test_jobs_of_a_lost_slave_go_on_in_their_order() -> None:
 
 
 def test_the_end_of_a_drain_does_not_interrupt_the_broker() -> None:
-    """No connection is closed while the broker deals with the answer that ends the drain."""
+    """No connection is closed while the broker processes the answer that ends the drain."""
     gloom = MemoryGloom()
     gloom.masters.around.broker = Mirror(gloom.broker, gloom.settings)  # which says when it is re-entered
     master = gloom.master()

@@ -1,4 +1,4 @@
-"""What `verify.reliability.soak` calls steady, and what not."""
+"""The judgement of `verify.reliability.soak`: steady or not."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ STEADY = [Sample(60.0 + 10 * n, 50 * MIB, 20, 0.5, 1000.0, 0.001, 0.003) for n i
 
 
 def test_what_stays_as_it_was_passes() -> None:
-    """Equal samples are steady, and so is a p99 that leaps once."""
+    """Equal samples pass, and so does a single jump of the p99."""
     assert judge(STEADY) == []
     assert judge([*STEADY[:8], dataclasses.replace(STEADY[8], p99=1.0)]) == []
 
@@ -28,7 +28,7 @@ def test_what_stays_as_it_was_passes() -> None:
     ],
 )
 def test_what_grows_fails(changed: dict[str, Any], what: str) -> None:
-    """Memory by 5 % or more, one descriptor, or half as much again of the p99 over the last third is a failure."""
+    """A run fails if memory grows by 5 %, descriptors by one, or the p99 by half over the last third."""
     grown = [dataclasses.replace(sample, **changed) for sample in STEADY[6:]]
     (failure,) = judge(STEADY[:6] + grown)
     assert failure.startswith(what)
@@ -40,5 +40,5 @@ def test_a_run_that_is_too_short_proves_nothing() -> None:
 
 
 def test_a_quantile() -> None:
-    """The p99 of 1 to 100 is 100, the p50 of one value is that value, and of nothing 0."""
+    """The p99 of 1 to 100 is 100, the p50 of one value is that value, and any quantile of nothing is 0."""
     assert (quantile(range(1, 101), 0.99), quantile([7], 0.5), quantile([], 0.5)) == (100, 7, 0)

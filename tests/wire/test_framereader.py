@@ -100,7 +100,7 @@ def test_a_frame_over_the_limit_stops_the_reader_until_the_limit_grows() -> None
 
 
 def test_a_piece_that_looks_like_a_frame_belongs_to_the_one_before() -> None:
-    """Inside a frame stands anything, also what would be a frame."""
+    """A payload may contain any bytes, even those of a complete frame."""
     reader = FrameReader()
     assert reader.payloads_of(struct.pack("!I", 5) + b"a") == []
     assert reader.payloads_of(struct.pack("!I", 0)) == [b"a" + bytes(4)]

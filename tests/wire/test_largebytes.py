@@ -63,7 +63,7 @@ def test_large_frames_come_whole_and_in_order_however_they_are_cut(seed: int, pa
 
 
 def test_a_large_frame_waits_for_a_paused_receiver() -> None:
-    """A receiver that pauses in the middle of a large frame gets it when it resumes, and what came behind it then."""
+    """A receiver that pauses in mid-frame gets the large frame on resuming, and later frames after it."""
     frames, _, _ = connected(limit=MIB)
     data = to_frame(bytes(MIB)) + to_frame(b"next")
     frames.dataReceived(data[:100_000])
@@ -76,7 +76,7 @@ def test_a_large_frame_waits_for_a_paused_receiver() -> None:
 
 
 def test_input_that_arrives_inside_a_large_frame_comes_after_it() -> None:
-    """What comes in while a large frame is read stands behind it."""
+    """Input that arrives while a large frame is read comes after it."""
 
     def feed(frames: Frames, frame: bytes) -> None:
         if frame != b"2":
@@ -101,7 +101,7 @@ def test_a_large_frame_half_way_is_not_kept_after_the_end(how: str) -> None:
 
 
 def test_an_announced_frame_takes_no_memory_before_it_comes() -> None:
-    """Strangers who announce a frame of 1 GiB and send 100 KB of it take little more than they sent."""
+    """Strangers that announce a frame of 1 GiB and send 100 KB make the broker allocate little more than 100 KB."""
     before = resident_bytes()
     open_ones = []
     for _ in range(20):
@@ -135,7 +135,7 @@ class ReadSizes(socket.socket):
 
 
 class NoPoll:
-    """Knows who reads; the test says when."""
+    """Records its readers; the test triggers the reads."""
 
     def add(self, descriptor: int, reader: Any) -> None:
         """There is something to read whenever the test says so."""
@@ -166,7 +166,7 @@ def test_large_frames_are_read_to_their_end_and_not_beyond() -> None:
         frames.read_socket()
     assert got == [*SENT, b"tiny"]
     assert max(near.asked) == MIB
-    # Large frames are read to their end: what stands behind one is its successor's header, read alone.
+    # Large frames are read exactly to their end, and the next frame's header is read alone.
     assert near.asked.count(4) >= 3
     near.close()
     far.close()
@@ -212,7 +212,7 @@ def test_a_large_body_must_be_utf_8(body: bytes) -> None:
 
 
 def test_a_large_frame_that_is_wrong_is_explained() -> None:
-    """What is wrong with a large frame is said in the words that a small one gets."""
+    """An invalid large frame has the same error text as a small one."""
     with pytest.raises(InvalidJSON):
         decode(mapped(BODY))
     with pytest.raises(InvalidJSON):

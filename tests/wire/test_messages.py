@@ -149,7 +149,7 @@ REQUESTS: list[tuple[Vocabulary, st.SearchStrategy[Any]]] = [
 @settings(deadline=None)
 @given(st.one_of([st.tuples(st.just(vocabulary), requests) for vocabulary, requests in REQUESTS]))
 def test_every_request_survives_the_wire(sent: tuple[Vocabulary, Request]) -> None:
-    """What a client encodes is what the port reads, field for field."""
+    """The port decodes every field of a client's request unchanged."""
     vocabulary, request = sent
     assert plain(vocabulary.decode(encode_request(request))) == plain(request)
 
@@ -257,7 +257,7 @@ def refusal(vocabulary: Vocabulary, frame: bytes) -> ProtocolError:
 
 
 def submit(**changes: str) -> bytes:
-    """A submit whose fields are replaced by JSON texts; an empty text drops the field."""
+    """A submit with some fields replaced by JSON texts; an empty text drops the field."""
     fields = {"action": '"submit"', "id": '"j"', "type": '"t"', "priority": "0", "body": "1"} | changes
     return ("{" + ",".join(f'"{name}":{text}' for name, text in fields.items() if text) + "}").encode()
 
@@ -314,7 +314,7 @@ def test_what_is_not_one_json_object(frame: bytes, reason: str) -> None:
     ids=short,
 )
 def test_a_missing_field(vocabulary: Vocabulary, frame: bytes, reason: str) -> None:
-    """The reason names the field, the verb that needs it, and what it may hold."""
+    """The reason names the missing field, the verb, and the allowed values."""
     error = refusal(vocabulary, frame)
     assert (type(error), error.reason) == (MissingField, reason)
 
@@ -382,7 +382,7 @@ PRIORITY_RULE = "priority must be an integer of signed 64 bits"
     ids=short,
 )
 def test_a_field_of_the_wrong_kind(vocabulary: Vocabulary, frame: bytes, reason: str) -> None:
-    """The reason names the field, what it may hold, and what it held, cut at 100 characters."""
+    """The reason names the field, its allowed values, and the given value, cut at 100 characters."""
     error = refusal(vocabulary, frame)
     assert (type(error), error.reason) == (InvalidType, reason)
 
@@ -534,7 +534,7 @@ def refuse_constant(text: str) -> NoReturn:
 @settings(deadline=None, max_examples=600)
 @given(st.sampled_from(VOCABULARIES), mutated() | st.binary(max_size=60))
 def test_any_bytes_are_a_request_or_a_protocol_error(vocabulary: Vocabulary, frame: bytes) -> None:
-    """No frame raises anything else; a reason can be sent; what is accepted is JSON in anyone's eyes."""
+    """Any frame is a request or a protocol error. A reason can be encoded; an accepted frame is valid JSON."""
     try:
         request = vocabulary.decode(frame)
     except ProtocolError as error:
@@ -591,7 +591,7 @@ def test_a_client_ignores_keys_that_it_does_not_know() -> None:
     ids=short,
 )
 def test_quotes_are_cut_at_100_characters(raw: bytes, shown: str) -> None:
-    """A reason shows at most 100 characters of what was wrong, never half of one, and says that it is cut."""
+    """A reason quotes at most 100 characters of the value, no half character, and marks the cut."""
     assert quote(raw) == shown
     assert quote(Raw(raw)) == shown
 
@@ -602,12 +602,12 @@ def test_quotes_are_cut_at_100_characters(raw: bytes, shown: str) -> None:
 @settings(deadline=None)
 @given(VALUES)
 def test_a_value_comes_back_as_itself(value: Any) -> None:
-    """What a master submits is what a slave's function gets."""
+    """A slave's function receives the value that the master submitted."""
     assert decode_body(encode_body(value)) == value
 
 
 def test_json_is_a_body_as_it_is() -> None:
-    """What is JSON already, such as a body that came, is sent on byte for byte."""
+    """A body that is JSON already, such as a received one, is sent byte for byte."""
     body = Raw(b'{"b": 1.0, "a" : [1e2]}')
     assert encode_body(body) is body
 
@@ -689,7 +689,7 @@ def test_null_is_a_value_like_another(value: Any) -> None:
     ids=short,
 )
 def test_what_comes_back_as_something_else(value: Any, comes_back: Any) -> None:
-    """Tuples come back as lists, subclasses as what they are built on; a `Raw` as what it holds."""
+    """Tuples return as lists, subclasses as their base type, and a `Raw` as its content."""
     assert decode_body(encode_body(value)) == comes_back
 
 

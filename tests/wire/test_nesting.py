@@ -133,7 +133,7 @@ def test_the_depth_of_long_data_is_counted_across_its_blocks() -> None:
 
 
 def test_a_long_run_of_backslashes() -> None:
-    """Where escapes fill whole blocks, a quote behind them is read as what it is."""
+    """A quote behind whole blocks of backslashes is recognised as escaped or not."""
     for count in range(2 * 65_536 - 6, 2 * 65_536 + 6, 2):
         assert not is_deeper(b'["' + b"\\" * count + b'[[["]', 1) if count % 4 == 2 else True
         assert is_deeper(b'["' + b"\\" * count + b'",[[[]]]]', 3)
@@ -159,7 +159,7 @@ def towers(base: int, height: int) -> bytes:
     ids=["flat", "teeth", "towers", "base", "deep base", "strings", "escapes"],
 )
 def test_brackets_of_16_mib_are_counted_fast(data: bytes, depth: int) -> None:
-    """No arrangement of brackets costs more than a few times what reading them costs (0.2 s at most, here 1 s)."""
+    """Scanning any arrangement of brackets costs at most a few times its parsing (0.2 s at most, here 1 s)."""
     begun = process_time()
     if depth < 900:
         # The limit that counts is 900: a smaller one is the same work for an easier question.
@@ -203,7 +203,7 @@ def test_a_large_ordinary_submit_is_accepted_in_few_readings() -> None:
 
 
 def frames_down(frames: int, call: Callable[[], Any]) -> Any:
-    """Return what *call* returns, called from *frames* calls of Python down."""
+    """Return the result of *call*, made *frames* Python frames down the stack."""
     return call() if frames <= 0 else frames_down(frames - 1, call)
 
 
@@ -253,7 +253,7 @@ def list_of(levels: int) -> Any:
 
 @pytest.mark.parametrize("frames", [0, 500])
 def test_encode_body_has_the_broker_s_depth(frames: int) -> None:
-    """What encode_body accepts, the broker accepts: 900 levels, from any stack; deeper is refused before it is sent."""
+    """encode_body accepts the broker's depth, 900 levels, from any stack, and refuses more before sending."""
     body = frames_down(frames, lambda: encode_body(list_of(900)))
     assert bytes(body) == b"[" * 900 + b"1" + b"]" * 900
     for levels in (901, 980, 5000):
@@ -275,7 +275,7 @@ def test_a_deep_frame_that_is_wrong_is_told_why(frames: int, change: dict[str, s
 
 
 def test_room_is_made_only_where_there_is_none() -> None:
-    """What fits on the stack is called on it; what raises raises the same from a thread."""
+    """A call that fits on the stack is made directly; otherwise a thread makes it, and raises the same exception."""
     stacks: list[int] = []
 
     def fails_twice() -> None:

@@ -17,7 +17,7 @@ from gloom.wire.framereader import to_frame
 from gloom.wire.messages import MASTER, SLAVE, Vocabulary, decode_job
 from tests.support.wire import HELLO, OK, extended, submit
 
-# A refusal by reading costs about as much as what an acceptance costs in all: some ten times the reading of a submit.
+# A refusal by parsing costs about as much as an acceptance in all: some ten times the parsing of a submit.
 MOST_TIMES = 30
 GOOD = b'{"action":"submit","id":"job-1","type":"up","priority":0,"body":"hello"}'
 MASTER_PORT, SLAVE_PORT = Vocabulary(MASTER, extended=True), Vocabulary(SLAVE, extended=True)
@@ -120,7 +120,7 @@ def test_a_json_bomb_is_refused_without_making_its_values(bomb: str) -> None:
 
 
 def test_a_long_list_beside_the_fields_is_ignored_like_any_key() -> None:
-    """Only a list of the verb itself is counted: an unknown key may hold what it will."""
+    """Only lists of the verb's own fields are counted: an unknown key may hold any value."""
     ones = "1," * 150_000 + "1"
     frame = f'{{"action":"submit","id":1,"type":"t","body":[{ones}],"jobs":[{ones}]}}'
     assert MemoryGloom().master().ask(frame.encode()) == [OK]
@@ -137,7 +137,7 @@ def test_lists_may_have_all_that_they_may_have() -> None:
 
 
 def test_only_known_kinds_are_kept_of_accept() -> None:
-    """A hello that accepts kinds of a later version is a good one, and what is unknown is not held."""
+    """A hello may list kinds of a later version; unknown kinds are not stored."""
     gloom = MemoryGloom()
     master = extended(gloom.master(), accept=["soon" * 10_000, "quiet", "receipt", "quiet"] + ["later"] * 96)
     (peer,) = gloom.masters.peers
@@ -161,7 +161,7 @@ def test_a_name_has_no_control_characters(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["host:1", "é 😀 \u200d", "名", "x" * 255], ids=ascii)
 def test_a_name_may_be_in_any_language(name: str) -> None:
-    """What people write is a name."""
+    """A name may be in any language."""
     extended(MemoryGloom().slave(), name=name)
 
 

@@ -1,4 +1,4 @@
-"""docs/protocol.md says what the code does: its tables and transcripts against the real broker, in memory."""
+"""docs/protocol.md agrees with the code: its tables and transcripts against the real broker, in memory."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ LIMITS = {f"--{option}" for option, _ in tap.LIMITS}
 
 
 def settings_of(options: list[str]) -> Settings:
-    """Return what the daemon makes of a transcript's *options*."""
+    """Return the daemon's settings for a transcript's *options*."""
     if options == ["--require-type"]:
         return Settings(require_type=True)
     given = dict(zip(options[::2], options[1::2], strict=True))
@@ -133,7 +133,7 @@ def test_the_error_table_is_the_errors_of_the_code() -> None:
 
 @pytest.mark.parametrize("row", SPEC.tables["errors"], ids=code_of)
 def test_the_example_of_each_error_is_what_the_broker_says(row: Row, logged_errors: Any) -> None:
-    """The example in the table, and what the table says of the connection, is what a peer sees."""
+    """The example of each error, and its effect on the connection, match the messages to a peer."""
     heard = [message for transcript in SPEC.transcripts for message in transcript.heard] + heard_of_a_bug()
     assert len(logged_errors(ZeroDivisionError)) == 1
     reply = {"error": code_of(row), "reason": row["reason, for example"].strip("`")}
@@ -179,7 +179,7 @@ def words_of(kind: inspect.Type) -> str:
 
 
 def kinds_of(kind: inspect.Type) -> tuple[inspect.Type, ...]:
-    """Return what a value may be, one by one."""
+    """Return the alternatives of a type, one by one."""
     return kind.types if isinstance(kind, inspect.UnionType) else (kind,)
 
 
@@ -239,7 +239,7 @@ def requests() -> Iterator[tuple[str, type[msgspec.Struct]]]:
 
 @pytest.mark.parametrize(("caption", "request_type"), list(requests()))
 def test_the_fields_of_each_request_are_those_of_its_table(caption: str, request_type: type[msgspec.Struct]) -> None:
-    """Names, order, types, ranges, what is required and the defaults are as the table says; no table, no fields."""
+    """The table of a request gives its fields' names, order, types, ranges, defaults and whether they are required."""
     columns = ("field", "type", "range", "required", "default")
     table = [tuple(row[column] for column in columns) for row in SPEC.tables.get(caption, [])]
     assert described(request_type) == table
@@ -268,7 +268,7 @@ def test_what_the_broker_sends_has_the_keys_of_its_table(caption: str) -> None:
 
 
 def test_an_attempt_has_the_keys_of_its_table() -> None:
-    """What a failure says of each attempt has the keys of the table, as a transcript shows."""
+    """Each attempt in a failure has the keys of its table, as a transcript shows."""
     keys = {names_in(row["field"])[0] for row in SPEC.tables["attempt"]}
     heard = [json.loads(message) for one in SPEC.transcripts for message in one.heard if "attempts" in message]
     attempts = [attempt for message in heard for attempt in message.get("attempts", [])]
@@ -276,7 +276,7 @@ def test_an_attempt_has_the_keys_of_its_table() -> None:
 
 
 def test_a_receipt_has_the_keys_of_its_table() -> None:
-    """What an answer says of how it went has the keys of the table."""
+    """A receipt in an answer has the keys of its table."""
     keys = {names_in(row["field"])[0] for row in SPEC.tables["receipt"]}
     assert set(json.loads(bytes(SENT["answer, extended"]))["receipt"]) == keys
 
@@ -291,7 +291,7 @@ def test_every_way_to_end_is_shown() -> None:
 
 
 def test_every_way_in_which_an_attempt_ends_is_named() -> None:
-    """What the table says of `ended` is what the broker writes there."""
+    """The table of `ended` lists exactly the values that the broker writes."""
     ended = next(row for row in SPEC.tables["attempt"] if names_in(row["field"]) == ["ended"])
     source = getsource(MemoryBroker)
     written = set(re.findall(r'note_end\(\w+, [\w.]+, "(\w+)"', source))
@@ -327,7 +327,7 @@ def cases(caption: str) -> Iterator[Any]:
 
 
 def reply_to(peer: RawPeer, message: dict[str, Any]) -> str:
-    """Return what a validity table calls the reply; what follows it is not looked at."""
+    """Return the reply in a cell of a validity table, without the rest of the cell."""
     replies = peer.ask(message)
     if not replies:
         return "nothing"
@@ -367,7 +367,7 @@ def state_of(gloom: MemoryGloom, slave: RawPeer) -> str:
 
 @pytest.mark.parametrize(("level", "verb", "state", "cell"), list(cases("validity, slave")))
 def test_each_verb_in_each_state_of_a_slave(level: str, verb: str, state: str, cell: str) -> None:
-    """A slave is answered what the table says, and is then in the state that the table says."""
+    """Each verb of a slave has the reply of the table, and leads to the table's state."""
     gloom = MemoryGloom()
     slave = slave_in(gloom, level, state)
     expected_reply, _, becomes = cell.partition(" → ")
@@ -378,7 +378,7 @@ def test_each_verb_in_each_state_of_a_slave(level: str, verb: str, state: str, c
 
 @pytest.mark.parametrize(("level", "verb", "state", "cell"), list(cases("validity, master")))
 def test_each_verb_of_a_master(level: str, verb: str, state: str, cell: str) -> None:
-    """A master is answered what the table says, and the job in flight is where it was."""
+    """Each verb of a master has the reply of the table, and leaves the job in flight unchanged."""
     gloom = MemoryGloom()
     asking = at_level(gloom.master(), level)
     if state != "id free":
@@ -434,7 +434,7 @@ def test_every_option_that_limits_is_in_the_table() -> None:
 
 
 def test_the_fixed_limits_are_those_of_the_settings() -> None:
-    """What no option changes has the value that the table says; the two tables leave no setting out."""
+    """Each limit without an option has the table's value, and the two tables cover all settings."""
     for row in SPEC.tables["fixed limits"]:
         assert row["value"] == f"{getattr(Settings(), setting_of(row)):g}".replace("1.04858e+06", "1048576")
     named = {setting_of(row) for caption in ("limits", "fixed limits") for row in SPEC.tables[caption]}
@@ -450,7 +450,7 @@ def test_the_ports_and_the_features_are_those_of_the_code() -> None:
 
 
 def test_every_feature_is_a_verb_a_field_or_something_to_accept() -> None:
-    """What a broker says that it can do is described: each feature is a name in a table of section 4."""
+    """Each feature that a broker announces is a name in a table of section 4."""
     accepted = next(row for row in SPEC.tables["hello, base"] if names_in(row["field"]) == ["accept"])
     described = {*names_in(accepted["meaning"]), *(names_in(row["verb"])[0] for row in VERB_ROWS)}
     for caption in ("submit, extended", "join, extended"):

@@ -1,4 +1,4 @@
-"""The blocking client's socket: where it connects, what it makes of bytes in any pieces, of time, and of the end."""
+"""The blocking client's socket: its address, bytes in any pieces, time limits, and its end."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_connections_may_share_a_socket(broker: Scripted) -> None:
 
 
 def test_disconnecting_ends_a_connection_for_good(broker: Scripted) -> None:
-    """After disconnect, close or the end of a with block the broker sees the end, and calls say who ended it."""
+    """After disconnect, close or a with block, the broker sees the end, and later calls name the cause."""
     with Master(broker.near) as master:
         master.close()
         master.disconnect()
@@ -154,7 +154,7 @@ def test_disconnecting_ends_a_connection_for_good(broker: Scripted) -> None:
 
 
 def test_a_broker_that_closes_is_a_transport_error(broker: Scripted) -> None:
-    """Whoever waits when the broker closes learns it, and so does who calls later."""
+    """When the broker closes, the waiting call and later calls raise a transport error."""
     master = greeted(broker)
     broker.far.close()
     for _ in range(2):
@@ -364,7 +364,7 @@ def test_a_request_that_was_sent_in_part_is_finished_by_a_wait(broker: Scripted)
 
 
 def test_a_broker_that_waits_to_be_read_does_not_block_a_large_request(broker: Scripted) -> None:
-    """While a request cannot be sent, what the broker sends is read: neither side waits for the other."""
+    """While a request cannot be sent, the client reads the broker's messages, so that neither side blocks."""
     master = greeted(broker, max_frame=2**31)
     answers = [{"id": n, "body": "y" * 100_000} for n in range(40)]
     heard: list[Any] = []

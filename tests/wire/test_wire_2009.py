@@ -20,7 +20,7 @@ from tests.support.wire import HELLO, LEAVE, OK, PING, extended, fail, join, res
 
 
 class Unexpected(Exception):
-    """The broker said what the wire of 2009 does not have."""
+    """The broker sent a message that the wire of 2009 lacks."""
 
 
 class Client2009:
@@ -147,7 +147,7 @@ def test_a_master_of_2009_is_served_by_an_extended_slave(gloom: MemoryGloom, mas
 
 
 def test_a_failure_is_told_in_three_keys(gloom: MemoryGloom, master: Master2009) -> None:
-    """Kind, traceback and attempts of a failure stay with those who asked for them."""
+    """Kind, traceback and attempts of a failure go only to masters that asked for them."""
     slave, witness = slave_of(gloom, "sum", name="new"), extended(gloom.master())
     master.submit("a", "sum", [1])
     witness.ask(submit("a", "sum", attach=True))
@@ -158,7 +158,7 @@ def test_a_failure_is_told_in_three_keys(gloom: MemoryGloom, master: Master2009)
 
 
 def test_a_job_of_lost_slaves_fails_in_three_keys(gloom: MemoryGloom, master: Master2009) -> None:
-    """A job whose attempts are spent is told like any failure."""
+    """A job whose attempts are spent fails with three keys, like any other."""
     master.submit("a", "sum", [1])
     for _ in range(2):
         slave = Slave2009(gloom.slave())
@@ -170,7 +170,7 @@ def test_a_job_of_lost_slaves_fails_in_three_keys(gloom: MemoryGloom, master: Ma
 
 
 def test_refusals_have_two_keys(gloom: MemoryGloom, master: Master2009, slave: Slave2009) -> None:
-    """What the broker refuses, it refuses with error and reason, as in 2009; an id that exists is the reason."""
+    """A refusal has error and reason, as in 2009; for a duplicate id the reason names it."""
     master.submit("a", "sum", [1])
     with pytest.raises(LookupError, match=r"\('id_exists', 'a'\)"):
         master.submit("a", "sum", [1])
@@ -199,7 +199,7 @@ def test_nothing_comes_unasked(gloom: MemoryGloom, master: Master2009, slave: Sl
 
 
 def test_the_slave_of_a_gone_master_goes_on(gloom: MemoryGloom, master: Master2009, slave: Slave2009) -> None:
-    """A slave of 2009 whose master has gone responds as ever, and takes the next job."""
+    """A slave of 2009 whose master has disconnected responds as usual, and takes the next job."""
     slave.join("sum")
     master.submit("a", "sum", [1])
     slave.take("a", "sum", [1])

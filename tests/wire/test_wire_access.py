@@ -1,4 +1,4 @@
-"""Who may do what, message for message, in memory: docs/protocol.md, section 1.8."""
+"""Access rules, message for message, in memory: docs/protocol.md, section 1.8."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def test_a_stranger_has_eight_requests(gloom: MemoryGloom, hello: dict[str, Any]
 
 
 def test_a_known_peer_has_any_number_of_requests(gloom: MemoryGloom) -> None:
-    """The bounds are for strangers: who is known may send long frames, and many."""
+    """The bounds apply to strangers: a known peer may send long frames, and many."""
     master = master_of(gloom, "shop")
     assert [master.ask(PING) for _ in range(100)] == [[OK]] * 100
     assert master.ask(submit(1, body="x" * 100_000)) == [OK]
@@ -190,7 +190,7 @@ def test_a_stranger_has_short_frames(gloom: MemoryGloom) -> None:
 
 
 def test_a_stranger_has_half_a_minute(gloom: MemoryGloom) -> None:
-    """Who has not said who it is within 30 s is dropped, whatever it said; who has is not."""
+    """A peer that is not identified within 30 s is dropped, whatever it sent; an identified one is not."""
     silent, talking, known = gloom.master(), gloom.slave(), master_of(gloom, "shop")
     with logged() as events:
         for _ in range(2):
@@ -297,7 +297,7 @@ def test_a_slave_of_some_types_is_given_no_untyped_jobs(gloom: MemoryGloom) -> N
 
 
 def test_of_several_types_all_must_be_allowed(gloom: MemoryGloom) -> None:
-    """One type too many and nothing is joined; what was joined before stays."""
+    """A join with one forbidden type joins none, and earlier joined types stay."""
     slave = slave_of(gloom, "farm")
     slave.ask(join("u-1"))
     assert slave.ask(join_types("t", "mail")) == forbidden("farm may not have jobs of the type mail")
@@ -315,13 +315,13 @@ def test_a_forbidden_job_of_many_does_not_spoil_the_others(gloom: MemoryGloom) -
 
 
 def test_a_long_type_is_cut_in_the_reason(gloom: MemoryGloom) -> None:
-    """What is not allowed is shown, up to 100 characters of it."""
+    """The reason quotes a forbidden type, up to 100 characters of it."""
     (reply,) = master_of(gloom, "shop").ask(submit(1, "x" * 255))
     assert reply["reason"] == "shop may not have jobs of the type " + "x" * 100 + "..."
 
 
 def test_another_types_job_cannot_be_attached_to(gloom: MemoryGloom) -> None:
-    """Neither by naming its type nor by naming one's own does a master get, or cancel, what it may not have."""
+    """A master cannot attach to or cancel a job of a forbidden type, whichever type it names."""
     owner, thief, slave = master_of(gloom, "shop"), master_of(gloom, "mail"), slave_of(gloom, "farm")
     owner.ask(submit(1))
     assert thief.ask(submit(1, "t", attach=True)) == forbidden("mail may not have jobs of the type t")
@@ -365,7 +365,7 @@ def test_a_certificate_lets_base_peers_in(gloom: MemoryGloom) -> None:
 
 @pytest.mark.parametrize("shown", [None, certificate_of("stranger.example.org")], ids=["none", "unknown"])
 def test_an_unknown_certificate_is_none(gloom: MemoryGloom, shown: Shown | None) -> None:
-    """Who shows no certificate, or one that is not in the file, needs a token."""
+    """A peer without a certificate, or with an unknown one, needs a token."""
     assert shows(gloom.master(), shown).ask(submit(1)) == [NO_TOKEN]
     assert extended(shows(gloom.master(), shown), token="shop-token").ask(submit(1)) == [OK]
 
@@ -380,7 +380,7 @@ def test_a_certificate_of_the_other_role(gloom: MemoryGloom, message: dict[str, 
 
 
 def test_a_token_counts_before_a_certificate(gloom: MemoryGloom) -> None:
-    """Who shows both is who the token says; a wrong token is wrong, whatever the certificate."""
+    """With both, the token identifies the peer; a wrong token is refused, whatever the certificate."""
     master = shows(gloom.master(), certificate_of("shop.example.org"))
     assert extended(master, token="mail-token").ask(submit(1, "mail")) == [OK]
     assert master.ask(submit(2)) == forbidden("mail may not have jobs of the type t")
@@ -399,7 +399,7 @@ def test_an_open_broker_ignores_certificates() -> None:
 
 
 def test_new_rules_are_for_new_connections(gloom: MemoryGloom) -> None:
-    """Who is connected keeps what it had; who connects is measured by the new rules."""
+    """A connection keeps its identity's rules; new connections get the new rules."""
     before = master_of(gloom, "shop")
     gloom.masters.around.access = Access([identity("mail", "master", "t")])
     assert gloom.master().ask(HELLO | {"token": "shop-token"})[0]["error"] == "unauthorized"

@@ -139,7 +139,7 @@ def test_a_job_of_many_attempts_is_cancelled_while_it_waits_again() -> None:
 
 
 def test_a_delayed_job_is_cancelled() -> None:
-    """A job whose delay is not over never begins."""
+    """A job that is cancelled during its delay never begins."""
     gloom = MemoryGloom()
     master, slave = extended(gloom.master()), slave_of(gloom)
     master.ask(submit("a", delay=5))
@@ -151,7 +151,7 @@ def test_a_delayed_job_is_cancelled() -> None:
 @pytest.mark.parametrize("terms", [{"timeout": 5}, {"expires": 5}, {"delay": 5}, {"delay": 2, "expires": 3}], ids=str)
 @pytest.mark.parametrize("served_at_once", [True, False])
 def test_no_timer_survives_a_cancel(terms: dict[str, Any], served_at_once: bool) -> None:
-    """What was timed for a cancelled job does nothing to the next of its id."""
+    """Timers of a cancelled job do not affect the next job of its id."""
     gloom = MemoryGloom()
     master = extended(gloom.master())
     slaves = [slave_of(gloom)] if served_at_once else []
@@ -179,7 +179,7 @@ def test_every_master_of_the_job_gets_the_outcome() -> None:
 
 
 def test_an_orphan_can_be_cancelled_by_who_attaches() -> None:
-    """A master that comes back may end what it had left."""
+    """A master that returns may cancel the jobs that it had left."""
     gloom = MemoryGloom()
     gone, back = gloom.master(), extended(gloom.master())
     gone.ask(submit("a"))

@@ -32,7 +32,7 @@ ABANDONED = "the broker shut down before the job was done"
 
 
 def draining(id: Any) -> dict[str, Any]:
-    """Return what a base master gets for a job that the shutdown has ended."""
+    """Return a base master's message for a job that the shutdown has ended."""
     return {"id": id, **DRAINING}
 
 
@@ -135,7 +135,7 @@ def test_slaves_get_no_more_jobs(gloom: MemoryGloom) -> None:
 
 @pytest.mark.parametrize("end", ["lost", "retry", "timeout"])
 def test_no_attempt_follows_another(gloom: MemoryGloom, end: str) -> None:
-    """A job in hand whose attempt ends without an outcome is not tried again, though a slave waits."""
+    """A running job whose attempt ends without an outcome is not retried, even if a slave waits."""
     master = extended(gloom.master())
     master.ask(submit("a", timeout=10))
     slave, waiting = busy_slave_of(gloom, "a", name="s"), slave_of(gloom)
@@ -154,7 +154,7 @@ def test_no_attempt_follows_another(gloom: MemoryGloom, end: str) -> None:
 
 
 def test_spent_attempts_are_told_as_such(gloom: MemoryGloom) -> None:
-    """A job that would have failed anyway has failed; who reads draining may submit it again."""
+    """If its last attempt is lost during the drain, a job has failed; the outcome draining invites another submit."""
     master = extended(gloom.master())
     master.ask(submit("a", retries=0))
     slave = busy_slave_of(gloom, "a", name="s")
@@ -175,7 +175,7 @@ def test_fail_is_an_outcome_as_ever(gloom: MemoryGloom) -> None:
 
 
 def test_after_its_time_the_broker_waits_no_longer(gloom: MemoryGloom) -> None:
-    """After --drain-seconds what is in hand has the outcome draining, slaves that accept it are told, and all ends."""
+    """After --drain-seconds running jobs end as draining, slaves that accept it get a cancel, and connections end."""
     master = extended(gloom.master())
     slaves = []
     for id, hello in (("a", {}), ("b", {"name": "s", "accept": ["cancel"]})):
@@ -196,7 +196,7 @@ def test_after_its_time_the_broker_waits_no_longer(gloom: MemoryGloom) -> None:
 
 
 def test_a_broker_that_has_stopped_leaves_no_timer(gloom: MemoryGloom) -> None:
-    """Neither what was timed for a job nor half a frame of a peer keeps the process from ending."""
+    """Neither a job's timer nor a peer's half frame keeps the process from ending."""
     master = extended(gloom.master())
     master.ask(submit("a", timeout=3600))
     busy_slave_of(gloom, "a")

@@ -154,7 +154,7 @@ def test_an_extended_masters_mistake_changes_nothing(message: dict[str, Any], co
     ids=["long list", "name", "large", "verb", "state"],
 )
 def test_a_refused_frame_is_not_kept(message: dict[str, Any]) -> None:
-    """What was refused, 16 MiB perhaps, is free at once: it does not wait for the garbage collector."""
+    """The memory of a refused frame, perhaps 16 MiB, is freed at once, without the garbage collector."""
     gloom = MemoryGloom()
     assert gloom.master().ask(submit("theirs")) == [OK]
     master = gloom.master()

@@ -8,7 +8,7 @@ from gloom.testing import MemoryGloom
 from gloom.wire.messages import key_of
 from tests.support.wire import OK, cancel, extended, fail, join, slave_of, submit
 
-# What Python takes the remainder by for the hash of an integer.
+# The modulus of Python's integer hash.
 MODULUS = 2**61 - 1
 LARGE = 10**4299 + 7
 
@@ -63,7 +63,7 @@ def test_zero_has_one_form(gloom: MemoryGloom) -> None:
 
 
 def test_no_integers_collide() -> None:
-    """Integers whose hashes Python has equal are keys whose hashes nobody can foresee."""
+    """Integers with equal Python hashes become keys with unpredictable hashes."""
     ids = [number * MODULUS for number in range(1, 1000)]
     assert {hash(id) for id in ids} == {0}
     assert len({hash(key_of(id)) for id in ids}) == len(ids)

@@ -1,4 +1,4 @@
-"""What a broker does not bear: too many jobs, bytes or connections, half a frame, a peer that does not read."""
+"""The broker's limits: jobs, bytes, connections, half frames, and peers that do not read."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_busy_is_told_of_each_job_of_many() -> None:
 
 
 def test_an_id_in_flight_is_told_before_a_limit(full: tuple[MemoryGloom, list[RawPeer]]) -> None:
-    """What is wrong with a submit itself is said, however full the broker is."""
+    """An error of the submit itself is reported before a limit, however full the broker is."""
     _, masters = full
     assert masters[0].ask(submit(3)) == [{"error": "id_exists", "reason": "3"}]
 
@@ -203,7 +203,7 @@ def test_a_connection_too_many_is_told_and_closed() -> None:
 
 
 def test_a_connection_that_is_refused_asks_nothing() -> None:
-    """What it sends is not carried out, and it is nobody's slave."""
+    """A refused connection's requests are not carried out, and it is no slave."""
     gloom = MemoryGloom(Settings(max_connections=1))
     master, refused = gloom.master(), gloom.slave()
     refused.transport.write(to_frame(b'{"action":"join","type":"t"}'))
@@ -219,7 +219,7 @@ FRAME = to_frame(json.dumps(submit("slow")).encode())
 
 
 def test_the_first_frame_must_come_whole() -> None:
-    """A connection whose first frame drips in for 30 s is dropped, with a line in the log; no job is made."""
+    """A connection whose first frame is incomplete after 30 s is dropped, with a log line and without a job."""
     gloom = MemoryGloom()
     slow, good = gloom.master(), gloom.master()
     with logged() as events:
@@ -384,7 +384,7 @@ def test_a_peer_that_does_not_read_is_dropped_beyond_the_bound() -> None:
 
 
 def test_a_peer_that_reads_is_served_however_much_waits() -> None:
-    """A master whose answers come faster than it reads has them all: its progress counts, not what waits."""
+    """A master whose answers come faster than it reads receives all: its progress counts, not its backlog."""
     gloom = MemoryGloom(Settings(max_unread_bytes=MIB))
     master, slave = stalled_master(gloom, 40), slave_of(gloom)
     for _ in range(40):
@@ -480,7 +480,7 @@ def test_jobs_wait_for_a_slave_that_has_to_read_first() -> None:
 
 
 def test_a_blocked_slave_that_goes_or_joins_again_leaves_nothing_behind() -> None:
-    """What it says while it has not read counts from then on; what it had in hand goes to another when it goes."""
+    """Requests of a blocked slave count once it reads; if it disconnects, its jobs go to another."""
     gloom = MemoryGloom()
     slave, master = slave_of(gloom, slots=5), gloom.master()
     slave.transport.stalled = True

@@ -139,7 +139,7 @@ def test_an_absent_type_is_null() -> None:
 
 
 def test_the_queued_jobs_of_a_gone_master_are_dropped() -> None:
-    """Nobody serves a job whose master has gone before it began, and its id is free."""
+    """When a master disconnects, its queued jobs are dropped, and their ids are free."""
     gloom = MemoryGloom()
     master, other = gloom.master(), gloom.master()
     for n in range(3):
@@ -165,7 +165,7 @@ def test_a_running_job_of_a_gone_master_completes_unheard() -> None:
 
 
 def test_an_orphan_is_not_tried_again() -> None:
-    """A job whose master and whose slave have both gone is dropped, and its id is free."""
+    """A job whose master and slave have both disconnected is dropped, and its id is free."""
     gloom = MemoryGloom()
     master, other = gloom.master(), gloom.master()
     master.ask(submit(1))
@@ -238,7 +238,7 @@ def test_an_extended_master_gets_every_attempt() -> None:
 
 
 def test_a_hello_after_the_submit_counts_for_the_failure() -> None:
-    """What a master gets goes by its level when the job ends."""
+    """The form of a failure depends on the master's level when the job ends."""
     gloom = MemoryGloom(Settings(retries=0))
     master = gloom.master()
     master.ask(submit("a"))
@@ -369,7 +369,7 @@ def test_a_master_without_a_heartbeat_may_be_silent() -> None:
 
 
 def test_a_heartbeat_is_an_hour_at_most() -> None:
-    """The welcome says which silence is allowed: what was asked for, but no more than the broker bears."""
+    """The welcome grants the requested heartbeat, up to the broker's maximum of an hour."""
     gloom = MemoryGloom()
     (welcome,) = gloom.master().ask(HELLO | {"heartbeat": 0.25})
     assert welcome["heartbeat"] == 0.25

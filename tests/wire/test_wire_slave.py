@@ -120,7 +120,7 @@ def test_the_slave_idle_longest_is_next() -> None:
 
 
 def test_a_master_that_is_gone_costs_its_slave_nothing() -> None:
-    """A slave whose answer nobody hears gets its ok and goes on."""
+    """A slave whose master has disconnected gets its ok, and goes on."""
     gloom = MemoryGloom()
     master = gloom.master()
     master.ask(submit(1))
@@ -280,7 +280,7 @@ def test_failing_the_job_of_a_gone_master() -> None:
 
 
 def test_leave_spends_no_attempt() -> None:
-    """A slave that leaves answers what it has, gets no more, and its going is no loss."""
+    """After leave a slave answers its jobs and gets no more, and its disconnect spends no attempt."""
     gloom = MemoryGloom(Settings(retries=0))
     master = gloom.master()
     master.ask(submit(1))

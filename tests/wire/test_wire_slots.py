@@ -194,7 +194,7 @@ def test_a_slave_with_room_keeps_its_place_when_it_answers() -> None:
 
 
 def test_a_slave_idle_in_all_slots_is_no_better() -> None:
-    """What counts is who has waited longest, not who has more free slots."""
+    """The longest waiting slave is next, not the one with the most free slots."""
     gloom = MemoryGloom()
     master = gloom.master()
     first = slave_of(gloom, slots=2)

@@ -1,4 +1,4 @@
-"""What a submit may ask for, message for message, in memory and to the moment: docs/protocol.md, section 4."""
+"""The terms of a submit, message for message, in memory and to the moment: docs/protocol.md, section 4."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def master_of(gloom: MemoryGloom, *accept: str) -> RawPeer:
 
 
 def test_a_late_answer_is_accepted_and_thrown_away() -> None:
-    """A slave that answers after its timeout gets its ok; what counts is the answer of the slave that has the job."""
+    """A slave that answers after its timeout gets its ok; the answer of the job's present slave counts."""
     gloom = MemoryGloom()
     master = master_of(gloom)
     late, other = slave_of(gloom), slave_of(gloom)
@@ -116,7 +116,7 @@ def test_only_a_slave_that_accepts_it_is_told() -> None:
 
 
 def test_a_slave_that_is_not_told_keeps_its_slot() -> None:
-    """A base slave whose attempt was ended gets its next job when it has answered, and not before."""
+    """A base slave whose attempt was ended gets its next job only after its answer."""
     gloom = MemoryGloom()
     master = master_of(gloom)
     slave = slave_of(gloom)
@@ -270,7 +270,7 @@ def test_a_job_expires_to_the_moment() -> None:
 
 
 def test_a_job_that_was_taken_in_time_does_not_expire() -> None:
-    """What a slave has in hand is not touched by the time that it might have waited."""
+    """The expiry of a job ends when a slave takes it."""
     gloom = MemoryGloom()
     master = master_of(gloom)
     master.ask(submit("a", expires=2))
@@ -330,7 +330,7 @@ def test_a_delayed_job_begins_to_the_moment() -> None:
 
 
 def test_a_delayed_job_whose_master_goes_never_begins() -> None:
-    """Its id is free at once, and the one who takes it has its own delay."""
+    """A lost master's delayed job is dropped, and its id is free for a job with its own delay."""
     gloom = MemoryGloom()
     gone, master, slave = master_of(gloom), master_of(gloom), slave_of(gloom)
     gone.ask(submit("a", delay=3))
@@ -452,7 +452,7 @@ def test_one_bad_job_does_not_spoil_the_others(bad: Any, code: str) -> None:
 
 
 def test_a_job_of_many_has_the_words_of_a_submit() -> None:
-    """What is wrong with one job is told as for a submit; what is no job is shown."""
+    """An invalid job in a batch has the error text of a submit; a value that is no job is quoted."""
     master = master_of(MemoryGloom())
     (reply,) = master.ask(many({"id": 1}, "x" * 1000))
     assert [refusal["reason"] for refusal in reply["jobs"]] == [
@@ -527,7 +527,7 @@ def test_only_masters_that_accept_progress_get_it() -> None:
 
 
 def test_progress_of_an_ended_attempt_is_not_told() -> None:
-    """After the timeout what the slave says is about nothing; the job is another slave's."""
+    """Progress after the timeout is dropped, since the job belongs to another slave."""
     gloom = MemoryGloom()
     master = master_of(gloom, "progress")
     master.ask(submit("a", timeout=5))
@@ -561,7 +561,7 @@ def test_progress_of_what_is_not_in_hand_is_ignored(message: dict[str, Any], wor
 
 
 def test_a_receipt_tells_of_waiting_and_running() -> None:
-    """An answer to a master that accepts receipts says how long the job waited and ran, who did it, and how often."""
+    """A receipt gives the job's waiting time, running time, slave and attempts."""
     gloom = MemoryGloom()
     master = master_of(gloom, "receipt")
     master.ask(submit("a"))
@@ -588,7 +588,7 @@ def test_only_masters_that_accept_receipts_get_them() -> None:
 
 
 def test_a_failure_has_no_receipt() -> None:
-    """What failed tells of its attempts instead."""
+    """A failure lists its attempts, and has no receipt."""
     gloom = MemoryGloom()
     master = master_of(gloom, "receipt")
     master.ask(submit("a"))

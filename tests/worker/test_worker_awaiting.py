@@ -22,7 +22,7 @@ def awaiter() -> Iterator[Awaiter]:
 
 
 def fired_soon(value: Any) -> Deferred[Any]:
-    """Return a Deferred that asyncio's loop fires: with *value*, or an exception that it is."""
+    """Return a Deferred that asyncio's loop fires with *value*; an exception makes it fail."""
     deferred: Deferred[Any] = Deferred()
     fire = deferred.errback if isinstance(value, Exception) else deferred.callback
     asyncio.get_running_loop().call_soon(fire, value)
@@ -50,7 +50,7 @@ def test_a_deferred_is_awaited_by_itself(awaiter: Awaiter) -> None:
 
 
 def test_a_failed_deferred_raises_where_it_is_awaited(awaiter: Awaiter) -> None:
-    """The coroutine may catch what a Deferred fails with, and go on."""
+    """The coroutine may catch the exception of a failed Deferred, and go on."""
 
     async def work() -> str:
         try:
@@ -81,7 +81,7 @@ def test_a_timeout_of_asyncio_cancels_the_deferred(awaiter: Awaiter) -> None:
 
 
 def test_a_deferred_that_fires_after_the_timeout_harms_nothing(awaiter: Awaiter) -> None:
-    """A Deferred whose canceller fires it itself keeps the timeout's error."""
+    """If the Deferred's canceller fires it, the timeout error still counts."""
 
     async def work() -> None:
         stubborn: Deferred[Any] = Deferred(lambda deferred: deferred.callback("late"))
@@ -93,7 +93,7 @@ def test_a_deferred_that_fires_after_the_timeout_harms_nothing(awaiter: Awaiter)
 
 
 def test_what_a_job_leaves_running_is_cancelled_at_the_end() -> None:
-    """A run that a job has left behind ends when the process does, without a complaint."""
+    """A coroutine that a job leaves running ends with the process, without an error."""
     left: list[asyncio.Task[Any]] = []
 
     async def work() -> None:
@@ -107,14 +107,14 @@ def test_what_a_job_leaves_running_is_cancelled_at_the_end() -> None:
 
 
 def test_a_reactor_that_is_installed_already_is_named(awaiter: Awaiter) -> None:
-    """A reactor that is not this loop's is noticed: a Deferred of it would never fire."""
+    """An installed reactor that is not this loop's is refused: its Deferreds would never fire."""
     from twisted.internet import reactor
 
     assert awaiter.foreign_reactor() == type(reactor).__name__
 
 
 def test_only_the_reactor_is_provided(awaiter: Awaiter, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every other import goes its usual way."""
+    """Only the import of the reactor is replaced."""
     monkeypatch.setattr(sys, "meta_path", [awaiter, *sys.meta_path])
     assert awaiter.find_spec("json.tool", None) is None
     assert importlib.import_module("json.tool").__name__ == "json.tool"

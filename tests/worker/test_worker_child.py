@@ -1,4 +1,4 @@
-"""What becomes of a job in a child: its answer, or what the master is told of its failure."""
+"""A job in a child process: its answer, or the failure that the master receives."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Run = Callable[..., Any]
 
 @pytest.fixture
 def run(awaiter: Awaiter) -> Run:
-    """Have one job done by a function; return the answer, or the failure."""
+    """Have a function do one job; return the answer or the failure."""
 
     def run(function: Callable[[Any], Any], body: Any, max_answer_bytes: int = 1000) -> Any:
         job = Job("one", "type", max_answer_bytes, encode_body(body))
@@ -63,7 +63,7 @@ def test_an_answer_may_be_of_any_size_the_broker_takes(run: Run) -> None:
 
 
 def test_an_exception_is_kind_reason_and_traceback(run: Run) -> None:
-    """What a function raises reaches the master by name, with its text and the function's own traceback."""
+    """An exception reaches the master by name, with its text and the function's own traceback."""
     failure = run(worker_functions.fail, "no such shelf")
     assert (failure.kind, failure.reason, failure.retry) == ("LookupError", "no such shelf", False)
     assert lines_of(failure) == ["_fail_deeper(reason)", "raise LookupError(reason)"]
@@ -71,7 +71,7 @@ def test_an_exception_is_kind_reason_and_traceback(run: Run) -> None:
 
 
 def test_a_function_without_frames_of_its_own_has_no_traceback(run: Run) -> None:
-    """Where no Python code of the user's ran, the reason says all."""
+    """Without a Python frame of the user's, the failure has its reason alone."""
     assert run(math.sqrt, -1) == Fail("math domain error", kind="ValueError")
     assert run(math.sqrt, "a").kind == "TypeError"
 
@@ -101,7 +101,7 @@ def test_an_answer_that_is_not_json_fails_the_job(run: Run, answer: Any) -> None
 
 
 def test_a_body_that_python_cannot_read_fails_the_job(awaiter: Awaiter) -> None:
-    """A number with more digits than Python reads is a failure of that job."""
+    """A number with more digits than Python reads fails that job."""
     job = Job(1, None, 100, Raw(b"9" * 10_000))
     kind, content = outcome_of(FunctionCall(worker_functions.echo, awaiter), encode_job(job))
     assert kind == FAILURE
@@ -112,7 +112,7 @@ def test_a_body_that_python_cannot_read_fails_the_job(awaiter: Awaiter) -> None:
 
 
 def test_an_exception_without_a_text_says_so(run: Run) -> None:
-    """An exception whose text cannot be made still fails its job by name."""
+    """An exception whose text cannot be made fails its job under its own name."""
     failure = run(worker_functions.fail_without_text, None)
     assert failure.kind == "WithoutText"
     assert failure.reason.endswith("whose text cannot be made: RuntimeError")
@@ -178,7 +178,7 @@ def test_dots_lead_into_objects() -> None:
     ],
 )
 def test_a_target_that_is_not_there_is_said_in_one_line(target: str, complaint: str) -> None:
-    """A wrong MODULE:FUNCTION says what is wrong with it, without a traceback."""
+    """For a wrong MODULE:FUNCTION the error names the fault in one line, without a traceback."""
     with pytest.raises(CannotLoad) as raised:
         load(target)
     failure = describe(raised.value)
@@ -196,7 +196,7 @@ def test_a_target_that_is_not_there_is_said_in_one_line(target: str, complaint: 
 def test_a_module_that_fails_keeps_its_traceback(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: str, kind: str, code: str
 ) -> None:
-    """An error of the user's own module is shown with the user's own lines, the first of them the module's."""
+    """An error in the user's module is shown with the user's own lines, beginning with the module's."""
     name = f"broken_{kind.lower()}"
     (tmp_path / f"{name}.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)

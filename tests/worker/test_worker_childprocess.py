@@ -23,7 +23,7 @@ from gloom.wire.messages import Fail
 from gloom.worker.childprocess import Child, ChildError, Unusable, WorkerDied, spawn, start_child
 from gloom.worker.pipe import Job
 
-# Interpreters are started, on machines that do other things too.
+# Allows for starting interpreters on a busy machine.
 pytestmark = [pytest.mark.deferred_timeout(20), pytest.mark.usefixtures("in_the_tests_directory")]
 
 
@@ -32,7 +32,7 @@ def fifos(tmp_path: Path) -> Iterator[dict[str, str]]:
     paths = {name: str(tmp_path / name) for name in ("arrived", "go")}
     for path in paths.values():
         os.mkfifo(path)
-    # Open at both ends, so that nobody waits for the other.
+    # Open at both ends, so that neither side blocks on the other.
     held = [os.open(path, os.O_RDWR) for path in paths.values()]
     yield paths
     for one in held:
@@ -63,14 +63,14 @@ def job(body: Any, max_answer_bytes: int = 1 << 25) -> Job:
 
 
 def run(child: Child, body: Any, max_answer_bytes: int = 1 << 25, **options: Any) -> Deferred[Any]:
-    """Have a job done; fires with its answer, or fails with why there is none."""
+    """Run a job; the Deferred fires with its answer, or fails with its failure."""
     ended: Deferred[Any] = Deferred()
     child.run(job(body, max_answer_bytes), lambda end: _fire(ended, end), **options)
     return ended
 
 
 def _fire(ended: Deferred[Any], end: Raw | ChildError) -> None:
-    # In a later turn: a test goes on outside of the child's reading.
+    # In a later turn, so that the test continues outside of the child's reading.
     from twisted.internet import reactor
 
     reactor.callLater(0, ended.errback if isinstance(end, ChildError) else ended.callback, end)
@@ -115,24 +115,24 @@ async def test_bodies_and_answers_may_be_larger_than_a_pipe(reactor: Any) -> Non
 
 
 async def test_a_function_tells_how_it_gets_on(reactor: Any) -> None:
-    """In order, before its answer; what is larger than the broker takes is the function's error."""
+    """Progress arrives in order, before the answer; progress over the broker's limit raises in the function."""
     heard: list[bytes] = []
     async with ready_child(reactor, *function("tell")) as child:
         answered = run(child, [1, {"a": None}], 1 << 20, on_progress=lambda body: heard.append(bytes(body)))
         assert decode_body(await answered).startswith("the progress has 2000002 bytes, the broker takes ")
         assert heard == [b"1", b'{"a":null}']
-        assert await answer(child, [3]) == "no error"  # and nobody listens
+        assert await answer(child, [3]) == "no error"  # and no parent reads
 
 
 async def test_a_thread_that_a_job_left_behind_tells_nobody(reactor: Any) -> None:
-    """What it says while no job runs is not said, and answers are whole."""
+    """Progress that a left-over thread reports between jobs is dropped, and answers are intact."""
     async with ready_child(reactor, *function("leave_a_talker")) as child:
         for _ in range(3):
             assert await answer(child, None) is None
 
 
 async def test_a_failed_job_leaves_the_child_as_it_was(reactor: Any) -> None:
-    """What a function raises fails its job; the next one runs in the same process."""
+    """An exception fails its job; the next job runs in the same process."""
     async with ready_child(reactor, *function("fail")) as child:
         assert (await failure(child, "one")).reason == "one"
         assert (await failure(child, "two")).kind == "LookupError"
@@ -146,14 +146,14 @@ async def test_a_failed_job_leaves_the_child_as_it_was(reactor: Any) -> None:
     ],
 )
 async def test_a_dead_child_fails_its_job_with_another_try(reactor: Any, name: str, body: Any, how: str) -> None:
-    """A process that ends with a job in hand fails that job as WorkerDied, to be tried again."""
+    """A process that ends during a job fails that job as WorkerDied, to be retried."""
     async with ready_child(reactor, *function(name)) as child:
         assert await failure(child, body) == Fail(how, kind="WorkerDied", retry=True)
         assert await failure(child, body) == Fail(how, kind="WorkerDied", retry=True)
 
 
 async def test_a_job_for_a_child_that_has_just_died_is_tried_again(reactor: Any) -> None:
-    """A process that is dead, and not yet known to be, fails the job that it is given like one in hand."""
+    """A job given to a process whose death is not yet known fails as one in progress does."""
     async with ready_child(reactor, *function("double")) as child:
         os.kill(child.pid, signal.SIGKILL)
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
@@ -163,14 +163,14 @@ async def test_a_job_for_a_child_that_has_just_died_is_tried_again(reactor: Any)
 
 
 async def test_an_unnamed_signal_is_told_by_its_number(reactor: Any) -> None:
-    """A real-time signal has no name."""
+    """A real-time signal has no name, so its number is reported."""
     async with ready_child(reactor, *function("pid")) as child:
         os.kill(child.pid, 40)
         assert await child.ended == "the worker process was killed by signal 40"
 
 
 async def test_its_owner_hears_of_the_end_before_the_job_does(reactor: Any) -> None:
-    """Who is told first can still say that it takes no more jobs."""
+    """The owner learns of the end before the job does, so that it can first stop taking jobs."""
     heard: list[str] = []
     async with ready_child(reactor, *function("die")) as child:
         child.ended.addCallback(lambda _: heard.append("ended"))
@@ -181,7 +181,7 @@ async def test_its_owner_hears_of_the_end_before_the_job_does(reactor: Any) -> N
 
 
 async def test_a_function_that_is_not_there_makes_the_child_unusable(reactor: Any) -> None:
-    """A child that cannot load its function says why, and ends."""
+    """A child that cannot load its function reports the reason, and ends."""
     child = start_child(reactor, function("no_such_function"))
     with pytest.raises(Unusable) as unusable:
         await child.ready
@@ -190,7 +190,7 @@ async def test_a_function_that_is_not_there_makes_the_child_unusable(reactor: An
 
 
 async def test_a_module_with_a_reactor_of_its_own_is_refused(reactor: Any, tmp_path: Path) -> None:
-    """Twisted's reactor is asyncio's in a child; a module that installs another is told so at once."""
+    """A child runs Twisted's reactor on asyncio; a module that installs another gets an error at once."""
     (tmp_path / "own.py").write_text("from twisted.internet import pollreactor\npollreactor.install()\nserve = print\n")
     os.chdir(tmp_path)
     child = start_child(reactor, ["function", "own:serve"])
@@ -200,7 +200,7 @@ async def test_a_module_with_a_reactor_of_its_own_is_refused(reactor: Any, tmp_p
 
 
 async def test_a_child_that_dies_early_is_never_ready(reactor: Any) -> None:
-    """A module that takes the process down while it is imported is told, not waited for."""
+    """A module that ends the process during its import is reported, and not waited for."""
     child = start_child(reactor, ["function"])  # it has no target, and ends with an IndexError
     with pytest.raises(ChildError):
         await child.ready
@@ -208,7 +208,7 @@ async def test_a_child_that_dies_early_is_never_ready(reactor: Any) -> None:
 
 
 async def test_an_abandoned_job_is_left_a_moment_to_end(reactor: Any, fifos: dict[str, str]) -> None:
-    """A job that nobody waits for may end by itself; then the process is free again, and the same."""
+    """An abandoned job may end by itself within a moment; then the same process is free again."""
     async with ready_child(reactor, *function("arrive_and_wait")) as child:
         child.run(job(fifos), _nobody_waits)
         free = child.when_free()
@@ -223,7 +223,7 @@ async def test_an_abandoned_job_is_left_a_moment_to_end(reactor: Any, fifos: dic
 
 
 async def test_an_abandoned_job_that_does_not_end_is_killed(reactor: Any, fifos: dict[str, str]) -> None:
-    """After a second the process of a job that nobody waits for is killed."""
+    """The process of an abandoned job is killed after a second."""
     clock = Clock()
     child = Child(clock)
     spawn(reactor, child, function("arrive_and_wait"))
@@ -238,7 +238,7 @@ async def test_an_abandoned_job_that_does_not_end_is_killed(reactor: Any, fifos:
 
 
 async def test_a_child_whose_answer_cannot_be_taken_is_killed(reactor: Any, logged_errors: Any) -> None:
-    """An exception in gloom itself is logged and ends one process, not the reading of the others."""
+    """An exception in gloom's own code is logged and ends one process; the others are still read."""
     async with ready_child(reactor, *function("echo")) as child:
         child.run(job(1), lambda _: 1 / 0)
         assert await child.ended == "the worker process was killed by SIGKILL"
@@ -246,7 +246,7 @@ async def test_a_child_whose_answer_cannot_be_taken_is_killed(reactor: Any, logg
 
 
 async def test_an_idle_child_ends_by_itself_when_it_is_asked(reactor: Any) -> None:
-    """There are no more jobs: the process ends as a program ends, with status 0."""
+    """An idle process that is asked to stop ends normally, with status 0."""
     async with ready_child(reactor, *function("double")) as child:
         child.end()
         assert await child.ended == "the worker process ended with exit status 0"
@@ -255,7 +255,7 @@ async def test_an_idle_child_ends_by_itself_when_it_is_asked(reactor: Any) -> No
 
 
 async def test_a_child_that_does_not_end_is_killed(reactor: Any) -> None:
-    """Threads that a function has left would keep the process; after five seconds it is killed."""
+    """A process that threads of a function keep alive is killed after five seconds."""
     clock = Clock()
     child = Child(clock)
     spawn(reactor, child, function("never_ends"))
@@ -267,7 +267,7 @@ async def test_a_child_that_does_not_end_is_killed(reactor: Any) -> None:
 
 
 async def test_what_a_job_has_started_ends_with_the_child(reactor: Any, fifos: dict[str, str]) -> None:
-    """Programs that jobs have left in the child's process group are killed when it ends."""
+    """When a child ends, programs that its jobs left in its process group are killed."""
     async with ready_child(reactor, *function("leave_a_process")) as child:
         await run(child, fifos)
         with Path(fifos["arrived"]).open() as arrived:
@@ -278,7 +278,7 @@ async def test_what_a_job_has_started_ends_with_the_child(reactor: Any, fifos: d
 
 
 async def test_a_daemon_that_a_job_has_started_keeps_nobody(reactor: Any, fifos: dict[str, str]) -> None:
-    """A program that has left the child's session lives on, and does not keep the child from ending."""
+    """A program that has left the child's session lives on, and does not delay the child's end."""
     async with ready_child(reactor, *function("leave_a_daemon")) as child:
         await run(child, fifos)
         with Path(fifos["arrived"]).open() as arrived:
@@ -296,13 +296,13 @@ def _has_ended(pid_fd: int) -> bool:
 
 
 async def test_stop_signals_are_the_parents_business(reactor: Any) -> None:
-    """SIGINT, SIGTERM and SIGHUP do not disturb a job; programs that it starts get them as usual."""
+    """SIGINT, SIGTERM and SIGHUP do not interrupt a job; programs that the job starts get them as usual."""
     async with ready_child(reactor, *function("signals_are_left_alone")) as child:
         assert await answer(child, None) == "SIGTERM"
 
 
 async def test_a_signal_while_it_starts_does_no_harm(reactor: Any) -> None:
-    """Ctrl-C just after a worker was started does not break children that have not left the terminal yet."""
+    """Ctrl-C just after a worker's start does not break children that are still in the terminal's group."""
     child = start_child(reactor, function("double"))
     os.kill(child.pid, signal.SIGINT)
     await child.ready
@@ -322,7 +322,7 @@ async def test_a_signal_while_it_starts_does_no_harm(reactor: Any) -> None:
     ],
 )
 async def test_functions_may_use_asyncio_and_twisted(reactor: Any, name: str, body: Any, result: Any) -> None:
-    """Coroutines and Deferreds with timers, threads and processes of Twisted's reactor answer, job after job."""
+    """With timers, threads and processes of Twisted's reactor, coroutines and Deferreds answer, job after job."""
     async with ready_child(reactor, *function(name)) as child:
         assert await answer(child, body) == result
         assert await answer(child, body) == result
@@ -340,6 +340,6 @@ async def test_a_program_answers_in_a_child(reactor: Any, work: str, body: Any, 
 
 
 async def test_standard_input_is_empty(reactor: Any) -> None:
-    """A job that reads standard input finds its end, not the worker's terminal."""
+    """A job reads an empty standard input, not the worker's terminal."""
     async with ready_child(reactor, *function("sys.stdin.read")) as child:
         assert await answer(child, 1) == ""

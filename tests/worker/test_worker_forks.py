@@ -22,7 +22,7 @@ from gloom.wire.messages import Fail
 from gloom.worker.childprocess import Child, ChildError, start_child
 from gloom.worker.pipe import Job
 
-# Interpreters are started, on machines that do other things too.
+# Allows for starting interpreters on a busy machine.
 pytestmark = [pytest.mark.deferred_timeout(20), pytest.mark.usefixtures("in_the_tests_directory")]
 
 
@@ -42,7 +42,7 @@ class Fifos:
         self._watched: list[int] = []
 
     def arrived(self) -> int:
-        """Wait until a process is there; return a descriptor that tells of its end."""
+        """Wait until a process has arrived; return a descriptor that signals its end."""
         self._watched.append(os.pidfd_open(int(os.read(self._arrived, 100))))
         return self._watched[-1]
 
@@ -82,11 +82,11 @@ async def ready_child(reactor: Any, target: str) -> AsyncIterator[Child]:
 
 
 def run(reactor: Any, child: Child, body: Any) -> Deferred[Any]:
-    """Have a job done; fires with its answer, or fails with why there is none."""
+    """Run a job; the Deferred fires with its answer, or fails with its failure."""
     ended: Deferred[Any] = Deferred()
 
     def on_end(end: Raw | ChildError) -> None:
-        # In a later turn: a test goes on outside of the child's reading.
+        # In a later turn, so that the test continues outside of the child's reading.
         reactor.callLater(0, ended.errback if isinstance(end, ChildError) else ended.callback, end)
 
     child.run(Job("one", "type", 1 << 25, encode_body(body)), on_end)
@@ -118,7 +118,7 @@ WAYS = {
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("function", ["fork", "fork_in_a_coroutine", "fork_without_python"])
 async def test_a_forked_process_ends_as_its_code_says(reactor: Any, function: str, way: str) -> None:
-    """It answers no job, of this function or any later one, and its exit status is its own code's."""
+    """A forked process answers no job, and ends with its own code's exit status."""
     async with ready_child(reactor, function) as child:
         assert await answer(reactor, child, way) == WAYS[way]
         assert await answer(reactor, child, "exit 3") == 3
@@ -127,14 +127,14 @@ async def test_a_forked_process_ends_as_its_code_says(reactor: Any, function: st
 
 
 async def test_a_fork_beside_twisteds_reactor_ends_too(reactor: Any) -> None:
-    """The loop of the worker process does not run on in it."""
+    """In a forked process the loop of the worker process does not go on."""
     async with ready_child(reactor, "fork_after_twisted") as child:
         for way in ("return", "exit 3", "raise"):
             assert await answer(reactor, child, way) == WAYS[way]
 
 
 async def test_a_fork_in_a_thread_ends_with_it(reactor: Any) -> None:
-    """The thread that forked is all that there is of the new process."""
+    """A new process forked in a thread has only that thread, and ends with it."""
     async with ready_child(reactor, "fork_in_a_thread") as child:
         assert await answer(reactor, child, "return") == 0
         assert await answer(reactor, child, "_exit 4") == 4
@@ -143,7 +143,7 @@ async def test_a_fork_in_a_thread_ends_with_it(reactor: Any) -> None:
 async def test_a_module_that_forks_when_it_is_imported(
     reactor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The new process ends when the import has; the worker's answers jobs."""
+    """A process forked during the import ends after it; the worker's process answers jobs."""
     (tmp_path / "forking.py").write_text(
         "import os\npid = os.fork()\ndef wait(_body): return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])\n"
     )
@@ -156,7 +156,7 @@ async def test_a_module_that_forks_when_it_is_imported(
 
 
 async def test_multiprocessing_works_in_a_job(reactor: Any) -> None:
-    """Its processes are forks: they answer their pool, and end when they are told."""
+    """The forks of multiprocessing answer their pool, and end when the pool closes."""
     async with ready_child(reactor, "processes_of_multiprocessing") as child:
         assert await answer(reactor, child, [1, 2]) == [2, 4]
         assert await answer(reactor, child, [3]) == [6]
@@ -164,14 +164,14 @@ async def test_multiprocessing_works_in_a_job(reactor: Any) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 async def test_a_forked_process_heeds_signals(reactor: Any, number: signal.Signals) -> None:
-    """What stops a program stops it; the worker's own process leaves that to its parent."""
+    """A signal ends a forked process; the worker's own process ignores it, and leaves it to its parent."""
     async with ready_child(reactor, "fork_and_signal") as child:
         status = await answer(reactor, child, number)
         assert status == (1 if number == signal.SIGINT else -number)
 
 
 async def test_functions_at_exit_are_called_once(reactor: Any, tmp_path: Path) -> None:
-    """Those of the worker process are not called by what it has forked, which calls its own."""
+    """A forked process calls its own exit functions, and not those of the worker process."""
     path = tmp_path / "notes"
     async with ready_child(reactor, "fork_at_exit") as child:
         assert await answer(reactor, child, str(path)) == "fork's;"
@@ -181,7 +181,7 @@ async def test_functions_at_exit_are_called_once(reactor: Any, tmp_path: Path) -
 
 
 async def test_a_daemon_holds_no_job(reactor: Any, fifos: Fifos) -> None:
-    """A daemon that a job has forked lives on; the job has its answer, and the process ends when it is asked."""
+    """A forked daemon lives on; its job is answered, and the worker process ends on request."""
     async with ready_child(reactor, "fork_twice") as child:
         assert await answer(reactor, child, fifos.body) is None
         daemon = fifos.arrived()
@@ -191,7 +191,7 @@ async def test_a_daemon_holds_no_job(reactor: Any, fifos: Fifos) -> None:
 
 
 async def test_the_end_of_the_process_is_the_end_of_the_attempt(reactor: Any, fifos: Fifos) -> None:
-    """Whoever holds the pipes: a daemon has them open, and the job fails all the same."""
+    """If the process dies, its job fails, even while a daemon keeps the pipes open."""
     async with ready_child(reactor, "fork_and_die") as child:
         assert await failure(reactor, child, fifos.body) == Fail(
             "the worker process ended with exit status 7", kind="WorkerDied", retry=True
@@ -200,7 +200,7 @@ async def test_the_end_of_the_process_is_the_end_of_the_attempt(reactor: Any, fi
 
 
 async def test_a_child_has_no_descriptors_of_others(reactor: Any) -> None:
-    """Its standard streams and its two pipes are all that it begins with."""
+    """A child starts with its standard streams and two pipes, and no other descriptor."""
     async with ready_child(reactor, "descriptors") as other, ready_child(reactor, "descriptors") as child:
         assert other.pid != child.pid
         found = await answer(reactor, child, None)
@@ -208,18 +208,18 @@ async def test_a_child_has_no_descriptors_of_others(reactor: Any) -> None:
         assert len([one for one in found if "pipe:" in one and int(one.split()[0]) > 2]) == 2
 
 
-# What a job may do to its process
+# Jobs that harm their process
 
 
 async def test_a_job_may_close_low_descriptors(reactor: Any) -> None:
-    """Also 0 to 9: the answers are not among them."""
+    """A job may close descriptors 0 to 9: the answer pipe is not among them."""
     async with ready_child(reactor, "close_descriptors") as child:
         assert await answer(reactor, child, 10) == "closed"
         assert await answer(reactor, child, 10) == "closed"
 
 
 async def test_a_job_that_closes_all_descriptors_fails_alone(reactor: Any) -> None:
-    """Nothing can be said of it any more: its process ends, and the attempt with it."""
+    """A job that closes all descriptors cannot report anything: its process ends, and its attempt with it."""
     async with ready_child(reactor, "close_descriptors") as child:
         failed = await failure(reactor, child, 1000)
         assert (failed.kind, failed.retry) == ("WorkerDied", True)
@@ -237,7 +237,7 @@ GARBAGE = {
 
 @pytest.mark.parametrize("what", GARBAGE)
 async def test_a_job_that_writes_to_its_parents_pipe_fails_alone(reactor: Any, what: str) -> None:
-    """What cannot have been said by the worker's own code ends the process, and says why."""
+    """Bytes that the worker's code cannot have written end the process, and the failure says so."""
     async with ready_child(reactor, "write_to_pipes") as child:
         failed = await failure(reactor, child, GARBAGE[what])
         assert (failed.kind, failed.retry) == ("WorkerDied", True)
@@ -246,7 +246,7 @@ async def test_a_job_that_writes_to_its_parents_pipe_fails_alone(reactor: Any, w
 
 
 async def test_the_outcome_of_another_job_is_ignored(reactor: Any) -> None:
-    """An answer with another job's number, or of no job, is nobody's answer."""
+    """An outcome with another job's number, or without a job, is ignored."""
     false_answer = "\0\0\0\x0aa\0\0\0\0\0\0\0\x091"
     async with ready_child(reactor, "write_to_pipes") as child:
         assert await answer(reactor, child, false_answer) is None
@@ -257,7 +257,7 @@ async def test_the_outcome_of_another_job_is_ignored(reactor: Any) -> None:
     "name", ["KeyboardInterrupt", "GeneratorExit", "SystemExit", "RecursionError", "MemoryError", "StopIteration"]
 )
 async def test_any_exception_fails_its_job_only(reactor: Any, name: str) -> None:
-    """Also those that are no Exception: the process goes on."""
+    """Exceptions outside of Exception fail the job too, and the process goes on."""
     async with ready_child(reactor, "throw") as child:
         process_id = child.pid
         for _ in range(2):
@@ -267,21 +267,21 @@ async def test_any_exception_fails_its_job_only(reactor: Any, name: str) -> None
 
 
 async def test_an_exception_that_cannot_be_told_fails_its_job_only(reactor: Any) -> None:
-    """Its text and its notes raise exceptions themselves, and those that are no Exception."""
+    """An exception whose text and notes raise fails its job, even where those are no Exception."""
     async with ready_child(reactor, "throw") as child:
         assert (await failure(reactor, child, "WithoutAnything")).reason.endswith(": KeyboardInterrupt")
         assert (await failure(reactor, child, "KeyboardInterrupt")).reason == "KeyboardInterrupt()"
 
 
 async def test_endless_recursion_fails_its_job_only(reactor: Any) -> None:
-    """A function that calls itself without end."""
+    """A function with endless recursion fails its job only."""
     async with ready_child(reactor, "recurse") as child:
         assert (await failure(reactor, child, None)).kind == "RecursionError"
         assert (await failure(reactor, child, None)).kind == "RecursionError"
 
 
 async def test_an_answer_too_deep_fails_its_job_only(reactor: Any) -> None:
-    """An answer with more levels than there may be is a failure, and the next one an answer."""
+    """An answer with too many levels fails its job, and the next job is answered."""
     async with ready_child(reactor, "nested") as child:
         for depth in (2000, 100_000):
             assert (await failure(reactor, child, depth)).kind == "BodyError"
@@ -290,7 +290,7 @@ async def test_an_answer_too_deep_fails_its_job_only(reactor: Any) -> None:
 
 @pytest.mark.parametrize("text", ["", "[", "1 2", "[" * 3000 + "]" * 3000])
 async def test_ready_made_json_is_looked_at(reactor: Any, text: str) -> None:
-    """The broker would drop the worker, with all its jobs, for an answer that is not JSON."""
+    """A job that returns invalid ready-made JSON fails; the broker would drop the worker for it, with all its jobs."""
     async with ready_child(reactor, "raw") as child:
         failed = await failure(reactor, child, text)
         assert failed.kind == "BodyError"
@@ -299,7 +299,7 @@ async def test_ready_made_json_is_looked_at(reactor: Any, text: str) -> None:
 
 
 async def test_a_job_may_move_and_take_signals(reactor: Any) -> None:
-    """Its directory and its handlers are those of its process; the next job runs there, and the process ends."""
+    """A job may change the directory and the signal handlers; the next job runs there, and the process still ends."""
     async with ready_child(reactor, "move_away") as child:
         assert await answer(reactor, child, None) is None
         assert await answer(reactor, child, None) is None
@@ -308,7 +308,7 @@ async def test_a_job_may_move_and_take_signals(reactor: Any) -> None:
 
 
 async def test_a_stopped_process_can_be_ended(reactor: Any) -> None:
-    """SIGSTOP holds it; its parent's end of it does not wait for that."""
+    """A process stopped by SIGSTOP can be ended: the parent does not wait for it."""
     async with ready_child(reactor, "double") as child:
         os.kill(child.pid, signal.SIGSTOP)
         running = run(reactor, child, 1)

@@ -1,4 +1,4 @@
-"""What a function in a worker's child may say of its job, and when."""
+"""Progress of a job from a function in a worker's child: its moments and its size."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from gloom.worker.pipe import ANSWER, PROGRESS, job_number
 
 
 def test_progress_outside_a_worker_does_nothing() -> None:
-    """So that a function can be called anywhere."""
+    """Outside of a worker, progress has no effect, so that a function can be called anywhere."""
     progress({"done": 1})
 
 
 def test_progress_goes_out_between_the_begin_and_the_end_of_a_job() -> None:
-    """Before and after, nothing does; and never more than the broker takes."""
+    """Progress is sent only during a job, and only up to the broker's limit."""
     written: list[bytes] = []
     outlet = Outlet(lambda head, content: written.append(head + content))
     outlet.number = number = job_number(1)

@@ -1,4 +1,4 @@
-"""What comes through the pipe of a child: a parent takes its own code's words, and harm from no others."""
+"""The pipe of a child: the parent accepts messages of its own code, and is harmed by no other bytes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SAID = st.lists(PAYLOADS | st.binary(max_size=30) | st.just(frame_of(READY + NO_
 
 
 class PlayedProcess:
-    """What a child's parent does to its process."""
+    """The parent's actions on a child's process."""
 
     pid = 0
 
@@ -50,7 +50,7 @@ class PlayedProcess:
 
 
 class PlayedChild(Child):
-    """A child whose process is played; what it would do to a group of processes is not done."""
+    """A child with a simulated process; signals to a process group are not sent."""
 
     pid = 0
 
@@ -67,7 +67,7 @@ class PlayedChild(Child):
 @settings(deadline=None)
 @given(said=SAID, jobs=st.integers(0, 3), pieces=st.integers(1, 40))
 def test_whatever_comes_ends_at_most_one_process(said: list[bytes], jobs: int, pieces: int) -> None:
-    """No bytes raise an exception, each job ends at most once, and only by a word with its number."""
+    """No bytes raise an exception, and each job ends at most once, by a message with its number."""
     child = PlayedChild()
     ends: list[Raw | ChildError] = []
     data = b"".join(said)
@@ -85,7 +85,7 @@ def test_whatever_comes_ends_at_most_one_process(said: list[bytes], jobs: int, p
 @settings(deadline=None)
 @given(pieces=st.integers(1, 100))
 def test_the_childs_own_words_are_taken(pieces: int) -> None:
-    """In whatever pieces they come; those of an earlier job are not."""
+    """The child's messages are accepted in any pieces; those of an earlier job are not."""
     child = PlayedChild()
     child.childDataReceived(OUTCOMES_FD, frame_of(READY + NO_JOB, b""))
     heard: list[Any] = []

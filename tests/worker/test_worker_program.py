@@ -97,12 +97,12 @@ def test_an_exit_status_is_a_failure_with_the_last_lines() -> None:
 
 
 def test_standard_error_alone_is_no_failure() -> None:
-    """A program may complain and succeed."""
+    """A program with output on standard error and status 0 succeeds."""
     assert text("echo beware >&2; echo 5", None) == "5"
 
 
 def test_an_exit_status_without_words() -> None:
-    """A program that fails in silence is told by its status."""
+    """A program that fails without output is reported by its status."""
     with pytest.raises(ExitStatus, match=r"^exit status 1$"):
         text("exit 1", None)
 
@@ -112,7 +112,7 @@ def test_an_exit_status_without_words() -> None:
     [(signal.SIGKILL, "killed by SIGKILL"), (40, "killed by signal 40")],
 )
 def test_a_signal_is_named(number: int, name: str) -> None:
-    """A program that is killed says by what."""
+    """A program that a signal kills is reported by the signal's name."""
     with pytest.raises(ExitStatus, match=f"^{name}: bye$"):
         text(f"echo bye >&2; kill -{int(number)} $$", None)
 
@@ -142,35 +142,35 @@ def test_the_environment_says_which_job_it_is() -> None:
 
 
 def test_a_program_that_is_gone_fails_its_job() -> None:
-    """A program that was removed while the worker runs fails jobs with the system's reason."""
+    """If the program was removed meanwhile, its jobs fail with the system's reason."""
     with pytest.raises(FileNotFoundError, match="no_such_program"):
         Program(["/no_such_program"], as_json=False)(job(None))
 
 
-# What it leaves behind
+# Processes that a program leaves behind
 
 
 def test_a_process_that_a_program_leaves_does_not_hold_its_job() -> None:
-    """The end of the program is the end of the job, whoever holds its output open."""
+    """The job ends with the program, even if another process keeps its output open."""
     left = int(text("sleep 1000 & echo $!", None))
     os.kill(left, signal.SIGKILL)
 
 
 def test_a_process_that_goes_on_printing_does_not_hold_its_job() -> None:
-    """What was printed when the program ended is the answer, and no more is waited for."""
+    """The answer is the output up to the program's end; later output is not awaited."""
     answer = text("yes & exit 0", None, 1 << 30)
     assert set(answer) <= {"y", "\n"}
 
 
 def test_a_program_may_close_its_output_and_work_on() -> None:
-    """Its end is waited for, and its exit status counts."""
+    """A program that closes its output is awaited, and its exit status counts."""
     assert text("echo 5; exec >&- 2>&-; sleep 0.01", None) == "5"
     with pytest.raises(ExitStatus, match=r"^exit status 3$"):
         text("exec >&- 2>&-; sleep 0.01; exit 3", None)
 
 
 def test_without_a_descriptor_for_its_end_a_program_is_asked_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on systems other than Linux."""
+    """On systems other than Linux, without a descriptor for its end, a program is polled."""
     monkeypatch.delattr(os, "pidfd_open", raising=False)
     assert text("cat", "banana") == "banana"
     os.kill(int(text("sleep 1000 & echo $!", None)), signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""A worker's slots: what it joins with, what it leaves, and what is said, with children that the test plays."""
+"""A worker's slots: its joins, its leaves and its log, with simulated children."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.logged import logged
 
 class PlayedChild(Child):
     """
-    A child without a process: the test says what it does.
+    A child without a process, driven by the test.
 
     Attributes:
         jobs: The jobs that it was given.
@@ -69,8 +69,8 @@ class Workshop:
         gloom: The broker.
         worker: The worker.
         children: Every child that it has started, oldest first.
-        shortage: Why the system starts no process; None where it does.
-        log: What it has logged.
+        shortage: The error of starting a process; None for no error.
+        log: Its log events.
     """
 
     def __init__(self, log: list[LogEvent]) -> None:
@@ -94,7 +94,7 @@ class Workshop:
         return self
 
     def ready(self, *children: int) -> None:
-        """Have children say that they are ready: all of them, or those of these numbers."""
+        """Have children report ready: all of them, or those of these numbers."""
         for number in children or range(len(self.children)):
             self.children[number].says(READY)
         self.advance()
@@ -108,7 +108,7 @@ class Workshop:
         return master
 
     def lines(self, level: Any = LogLevel.info) -> list[str]:
-        """Return what was logged at *level* and above, and forget it."""
+        """Return and clear the log lines at *level* and above."""
         lines = [str(formatEvent(event)) for event in self._log if event["log_level"] >= level]
         self._log.clear()
         return lines
@@ -140,7 +140,7 @@ def shop() -> Iterator[Workshop]:
 
 
 def test_it_joins_when_its_child_is_ready(shop: Workshop) -> None:
-    """No job is taken before there is a process that could do it."""
+    """The worker joins only when its child is ready, so that it takes no job without a process."""
     shop.start()
     master = shop.master("body")
     assert not shop.gloom.slaves.peers
@@ -167,7 +167,7 @@ def test_each_slot_takes_a_job(shop: Workshop) -> None:
 
 
 def test_what_a_child_says_of_a_failure_reaches_the_master(shop: Workshop) -> None:
-    """Kind, reason and traceback go on as they are, with the name of the worker."""
+    """Kind, reason and traceback of a failure reach the master unchanged, with the worker's name."""
     shop.start(2)
     shop.ready()
     master = shop.master(1)
@@ -188,7 +188,7 @@ def test_what_a_child_says_of_a_failure_reaches_the_master(shop: Workshop) -> No
 
 
 def test_an_error_of_every_job_has_one_traceback_in_the_log(shop: Workshop) -> None:
-    """Each failure is a line with its job; the traceback of the same error comes once, without escape sequences."""
+    """Each failure has a log line; the traceback of the same error is logged once, without escape sequences."""
     shop.start(1)
     shop.ready()
     shop.master(1, 2)
@@ -207,7 +207,7 @@ def test_an_error_of_every_job_has_one_traceback_in_the_log(shop: Workshop) -> N
 
 
 def test_a_job_whose_child_dies_is_never_given_to_the_dead(shop: Workshop) -> None:
-    """The slot is taken back before its job fails: the retry goes to a child that lives, at once."""
+    """A dead child's slot is withdrawn before its job fails, so that the retry goes to a live child at once."""
     shop.start(2)
     shop.ready()
     master = shop.master(1)
@@ -223,7 +223,7 @@ def test_a_job_whose_child_dies_is_never_given_to_the_dead(shop: Workshop) -> No
 
 
 def test_a_child_that_died_at_work_is_replaced_at_once(shop: Workshop) -> None:
-    """A job that kills its process costs a new process, and no waiting: the next one may be better."""
+    """A child that dies during a job is replaced at once: the next one may do better."""
     shop.start()
     shop.ready()
     master = shop.master(1)
@@ -240,7 +240,7 @@ def test_a_child_that_died_at_work_is_replaced_at_once(shop: Workshop) -> None:
 
 
 def test_a_child_that_dies_idle_is_told_and_replaced(shop: Workshop) -> None:
-    """A process that ends without a job is one line in the log; one that never worked is replaced after a pause."""
+    """An idle child's death is one log line; a child that never worked is replaced after a pause."""
     shop.start()
     shop.ready()
     shop.lines()
@@ -253,12 +253,12 @@ def test_a_child_that_dies_idle_is_told_and_replaced(shop: Workshop) -> None:
 
 
 def test_a_job_that_comes_for_a_dead_child_is_tried_again(shop: Workshop) -> None:
-    """A job that was on its way when its child died is given back, and not lost."""
+    """A job on its way to a dead child is given back."""
     shop.start()
     shop.ready()
     master = shop.gloom.master()
     master.ask({"action": "hello", "version": 1})
-    # Assigned by the broker, and not heard of by the worker before its child dies.
+    # The broker has assigned the job, and the worker has not received it before its child dies.
     shop.gloom.slave_endpoint.connections[0].stalled = True
     master.ask({"action": "submit", "id": 0, "type": "count", "body": 1})
     shop.children[0].dies()
@@ -275,7 +275,7 @@ def test_a_job_that_comes_for_a_dead_child_is_tried_again(shop: Workshop) -> Non
 
 
 def test_what_a_child_tells_of_its_job_reaches_the_master(shop: Workshop) -> None:
-    """Its bytes are passed on as they are."""
+    """The bytes of a child's progress reach the master unchanged."""
     shop.start()
     shop.ready()
     master = shop.gloom.master()
@@ -292,7 +292,7 @@ def test_what_a_child_tells_of_its_job_reaches_the_master(shop: Workshop) -> Non
 
 
 def test_the_child_of_a_job_that_is_cancelled_is_killed(shop: Workshop) -> None:
-    """Nobody waits for it; another child takes its place, and the next job."""
+    """The child of a cancelled job is killed; another child takes its place, and the next job."""
     shop.start()
     shop.ready()
     master = shop.master(1, 2)
@@ -309,7 +309,7 @@ def test_the_child_of_a_job_that_is_cancelled_is_killed(shop: Workshop) -> None:
 
 
 def test_the_end_of_one_child_leaves_the_others_at_work(shop: Workshop) -> None:
-    """One connection serves all: a cancelled job takes its own process along, and no other job."""
+    """All slots share one connection; a cancel ends its own job's process, and no other job."""
     shop.start(2)
     shop.ready()
     master = shop.master(1, 2, 3)
@@ -318,7 +318,7 @@ def test_the_end_of_one_child_leaves_the_others_at_work(shop: Workshop) -> None:
     shop.children[1].says(ANSWER, b"2")
     shop.advance()
     assert master.take() == [{"id": 1, "body": 2}]
-    # The third job went to the child that lives; no fourth one comes before there is another child.
+    # The third job went to the live child; no fourth comes before there is another child.
     assert [job.id for job in shop.children[1].jobs] == [1, 2]
     master.ask({"action": "submit", "id": 3, "type": "count", "body": 4})
     assert not shop.children[2].jobs
@@ -327,7 +327,7 @@ def test_the_end_of_one_child_leaves_the_others_at_work(shop: Workshop) -> None:
 
 
 def test_a_child_of_a_lost_connection_takes_jobs_when_it_is_free_beside_the_others(shop: Workshop) -> None:
-    """After a reconnect a free child works at once; the one that still runs an old job joins when that has ended."""
+    """After a reconnect a free child works at once; one that still runs an old job joins after it."""
     shop.start(2)
     shop.ready()
     shop.master(1)
@@ -342,7 +342,7 @@ def test_a_child_of_a_lost_connection_takes_jobs_when_it_is_free_beside_the_othe
 
 
 def test_a_worker_may_have_several_types(shop: Workshop) -> None:
-    """Each child takes jobs of all of them."""
+    """Each child takes jobs of every type of the worker."""
     shop.start(types=["count", "sum"])
     shop.ready()
     master = shop.gloom.master()
@@ -352,7 +352,7 @@ def test_a_worker_may_have_several_types(shop: Workshop) -> None:
 
 
 def test_a_broker_that_does_not_let_it_in_is_told_once(shop: Workshop) -> None:
-    """With the broker's own word, and it goes on trying."""
+    """A refusal is logged once, with the broker's reason, and the worker retries."""
     shop.gloom.access = Access([Identity("farm", frozenset({"slave"}), ("*",), token_sha256=hash_token("right"))])
     shop.gloom.restart()
     shop.start(token="wrong")
@@ -366,7 +366,7 @@ def test_a_broker_that_does_not_let_it_in_is_told_once(shop: Workshop) -> None:
 
 
 def test_children_that_cannot_start_are_tried_ever_more_slowly(shop: Workshop) -> None:
-    """A module that breaks while the worker runs is not started in a hot loop: the pauses grow to 15 seconds."""
+    """If the module breaks later, children are restarted with pauses that grow to 15 seconds."""
     shop.start()
     shop.ready()
     shop.children[0].dies()
@@ -385,7 +385,7 @@ def test_children_that_cannot_start_are_tried_ever_more_slowly(shop: Workshop) -
 
 
 def test_a_worker_that_never_could_start_is_broken(shop: Workshop) -> None:
-    """Where the very first children fail, the worker says so once, instead of trying on."""
+    """If the very first children fail, the worker reports it once, and gives up."""
     shop.start(2)
     failure = Fail("there is no module 'shop'", kind="CannotLoad")
     for child in shop.children:
@@ -400,7 +400,7 @@ def test_a_worker_that_never_could_start_is_broken(shop: Workshop) -> None:
 
 
 def test_a_first_child_that_is_killed_is_started_again(shop: Workshop) -> None:
-    """A signal while it starts says nothing of the function: another one starts, and the worker works."""
+    """A first child killed by a signal says nothing about the function, so another one starts."""
     shop.start()
     shop.children[0].dies()
     shop.advance(1)
@@ -415,7 +415,7 @@ def test_a_first_child_that_is_killed_is_started_again(shop: Workshop) -> None:
 
 
 def test_a_first_child_that_is_always_killed_ends_the_worker(shop: Workshop) -> None:
-    """Five deaths in a row are no accident."""
+    """After five killed first children in a row, the worker ends."""
     shop.start()
     for _ in range(100):
         shop.children[-1].dies()
@@ -427,7 +427,7 @@ def test_a_first_child_that_is_always_killed_ends_the_worker(shop: Workshop) -> 
 
 
 def test_a_first_child_that_ends_by_itself_ends_the_worker(shop: Workshop) -> None:
-    """A module that calls os._exit does so each time."""
+    """A first child that ends by itself, by os._exit in its module, ends the worker."""
     shop.start()
     shop.children[0].ends(3)
     with pytest.raises(ChildError, match="ended with exit status 3"):
@@ -437,7 +437,7 @@ def test_a_first_child_that_ends_by_itself_ends_the_worker(shop: Workshop) -> No
 
 
 def test_a_system_that_starts_no_process_is_asked_again(shop: Workshop) -> None:
-    """Too many processes, or no descriptor left, is said, and waited for, from the start and later."""
+    """If no process can be started, the worker logs the reason and retries, at its start and later."""
     shop.shortage = OSError(11, "Resource temporarily unavailable")
     shop.start()
     shop.shortage = None
@@ -458,7 +458,7 @@ def test_a_system_that_starts_no_process_is_asked_again(shop: Workshop) -> None:
 
 
 def test_a_worker_stops_though_it_has_never_had_a_child(shop: Workshop) -> None:
-    """No process could be started yet."""
+    """A worker that could not start any process stops at once."""
     shop.shortage = OSError(11, "Resource temporarily unavailable")
     shop.start(2)
     assert shop.worker.busy == 0
@@ -467,7 +467,7 @@ def test_a_worker_stops_though_it_has_never_had_a_child(shop: Workshop) -> None:
 
 
 def test_an_answer_that_cannot_be_sent_fails_its_job_only(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory may run out for one large answer; the other job, and the process, go on."""
+    """If memory runs out for a large answer, its job fails; the other job and the process go on."""
     shop.start(2)
     shop.ready()
     master = shop.master(1, 2)
@@ -491,7 +491,7 @@ def test_an_answer_that_cannot_be_sent_fails_its_job_only(shop: Workshop, monkey
 
 
 def test_a_job_that_cannot_be_given_to_a_child_fails_alone(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever happens between the broker and the process is the end of that job only."""
+    """An exception between the broker and the process fails that job only."""
     shop.start()
     shop.ready()
     master = shop.master()
@@ -509,7 +509,7 @@ def test_a_job_that_cannot_be_given_to_a_child_fails_alone(shop: Workshop, monke
 
 
 def test_a_port_for_masters_is_no_place_for_a_worker(shop: Workshop) -> None:
-    """The broker refuses the join, and the worker says so at once instead of waiting for jobs."""
+    """On the port for masters the broker refuses the join, and the worker reports it at once."""
     shop.start(endpoint=shop.gloom.master_endpoint)
     shop.ready()
     with pytest.raises(Refused) as refused:
@@ -520,7 +520,7 @@ def test_a_port_for_masters_is_no_place_for_a_worker(shop: Workshop) -> None:
 
 
 def test_a_type_that_the_worker_may_not_have_ends_it(shop: Workshop) -> None:
-    """The broker's rules say so; it has not joined, and does not say that it has."""
+    """A worker without the right to a type ends, and does not report that it joined."""
     shop.gloom.access = Access([Identity("farm", frozenset({"slave"}), ("mail",), token_sha256=hash_token("t"))])
     shop.gloom.restart()
     shop.start(token="t")
@@ -532,7 +532,7 @@ def test_a_type_that_the_worker_may_not_have_ends_it(shop: Workshop) -> None:
 
 
 def test_a_worker_that_is_refused_later_tries_on(shop: Workshop) -> None:
-    """Rules may change, and change again: it says so once, and joins when the broker takes it."""
+    """If the rules change later, the worker logs the refusal once, and joins when it is admitted."""
 
     def allow(type: str) -> None:
         farm = Identity("farm", frozenset({"slave"}), (type,), token_sha256=hash_token("t"))
@@ -559,7 +559,7 @@ def test_a_worker_that_is_refused_later_tries_on(shop: Workshop) -> None:
 
 
 def test_the_broker_is_told_of_once_for_all_slots(shop: Workshop) -> None:
-    """One line when it is joined, lost, and joined again, however many slots there are."""
+    """Joined, lost and joined again are one log line each, however many slots there are."""
     shop.start(3)
     shop.ready()
     (joined,) = shop.lines()
@@ -580,7 +580,7 @@ def test_the_broker_is_told_of_once_for_all_slots(shop: Workshop) -> None:
 
 
 def test_a_broker_that_is_not_there_is_told_once(shop: Workshop) -> None:
-    """A worker that is started first says why it waits, once."""
+    """A worker that starts before its broker logs once that it waits."""
     shop.gloom.slave_endpoint.refusing = True
     shop.start(2)
     shop.ready()
@@ -591,7 +591,7 @@ def test_a_broker_that_is_not_there_is_told_once(shop: Workshop) -> None:
 
 
 def test_a_run_that_was_lost_with_its_connection_ends_before_the_next_job(shop: Workshop) -> None:
-    """After a reconnect the slot joins when its child has let go of the old job, whose answer nobody hears."""
+    """After a reconnect the slot joins once its child has finished the old job, whose answer is dropped."""
     shop.start()
     shop.ready()
     shop.master(1)
@@ -610,7 +610,7 @@ def test_a_run_that_was_lost_with_its_connection_ends_before_the_next_job(shop: 
 
 
 def test_a_run_that_was_lost_and_does_not_end_is_killed(shop: Workshop) -> None:
-    """A job whose connection has ended has a second to end; then another process takes its place."""
+    """A job whose connection has ended has a second to end; then a new process takes its place."""
     shop.start()
     shop.ready()
     shop.master(1)
@@ -623,7 +623,7 @@ def test_a_run_that_was_lost_and_does_not_end_is_killed(shop: Workshop) -> None:
 
 
 def test_a_connection_that_ends_while_a_child_is_busy_is_not_joined(shop: Workshop) -> None:
-    """A connection that came and went while the old job ran is not written to."""
+    """A slot does not join on a connection that was opened and lost during its old job."""
     shop.start()
     shop.ready()
     shop.master(1)
@@ -641,7 +641,7 @@ def test_a_connection_that_ends_while_a_child_is_busy_is_not_joined(shop: Worksh
 
 
 def test_an_idle_worker_stops_at_once(shop: Workshop) -> None:
-    """Stopping says leave, ends the children without killing them, and leaves no connection."""
+    """Stopping sends leave, ends the children without killing them, and closes the connection."""
     shop.start(2)
     shop.ready()
     assert shop.stop() == 0
@@ -651,7 +651,7 @@ def test_an_idle_worker_stops_at_once(shop: Workshop) -> None:
 
 
 def test_stopping_finishes_the_job_in_hand(shop: Workshop) -> None:
-    """The job in hand is answered, another one is not taken."""
+    """The running job is answered, and no other job is taken."""
     shop.start()
     shop.ready()
     master = shop.master(1, 2)
@@ -667,7 +667,7 @@ def test_stopping_finishes_the_job_in_hand(shop: Workshop) -> None:
 
 
 def test_stopping_does_not_wait_for_ever(shop: Workshop) -> None:
-    """After finish_seconds the job is cut off and counted, and another worker gets it."""
+    """After finish_seconds the running job is cut off and counted, and another worker gets it."""
     shop.start(2, finish_seconds=5)
     shop.ready()
     shop.master(1)
@@ -683,7 +683,7 @@ def test_stopping_does_not_wait_for_ever(shop: Workshop) -> None:
 
 
 def test_a_child_that_dies_while_its_job_is_waited_for(shop: Workshop) -> None:
-    """A process that dies while the worker stops fails its job, and is not replaced."""
+    """A child that dies during the stop fails its job, and is not replaced."""
     shop.start()
     shop.ready()
     shop.master(1)
@@ -696,7 +696,7 @@ def test_a_child_that_dies_while_its_job_is_waited_for(shop: Workshop) -> None:
 
 
 def test_a_worker_that_is_killed_leaves_no_child(shop: Workshop) -> None:
-    """Ending at once kills every child, whatever it does."""
+    """An immediate end kills every child."""
     shop.start(2)
     shop.ready()
     shop.master(1)
@@ -705,7 +705,7 @@ def test_a_worker_that_is_killed_leaves_no_child(shop: Workshop) -> None:
 
 
 def test_stopping_while_children_start_kills_them(shop: Workshop) -> None:
-    """A child that is not ready has no job to finish."""
+    """A stop kills a child that is not ready, since it has no job to finish."""
     shop.start(2)
     shop.ready(0)
     assert shop.stop() == 0
@@ -713,7 +713,7 @@ def test_stopping_while_children_start_kills_them(shop: Workshop) -> None:
 
 
 def test_stopping_during_a_pause_ends_it(shop: Workshop) -> None:
-    """A slot that waits to start its next child stops at once."""
+    """A slot that pauses before its next child stops at once."""
     shop.start()
     shop.ready()
     shop.children[0].dies()
@@ -723,7 +723,7 @@ def test_stopping_during_a_pause_ends_it(shop: Workshop) -> None:
 
 
 def test_stopping_without_a_broker(shop: Workshop) -> None:
-    """A worker that has never reached its broker stops like any other, and logs no more."""
+    """A worker that never reached its broker stops, and logs no more."""
     shop.gloom.slave_endpoint.refusing = True
     shop.start()
     shop.ready()

@@ -17,7 +17,7 @@ def failed(line: int = 3, reason: str = "no such shelf", kind: str = "LookupErro
 
 
 def test_the_same_error_is_logged_once_a_minute() -> None:
-    """A function that fails for every job does not fill the log, and is heard of again a minute later."""
+    """A function that fails for every job logs one traceback a minute, and not one for each job."""
     clock = Clock()
     recent = RecentTracebacks(clock.seconds)
     assert [recent.admit(failed()) for _ in range(3)] == [True, False, False]
@@ -28,7 +28,7 @@ def test_the_same_error_is_logged_once_a_minute() -> None:
 
 
 def test_an_error_is_its_kind_and_its_lines_of_code() -> None:
-    """The text may name the job; another line or another kind is another error."""
+    """Errors are the same if their kind and lines of code are; the text may name the job."""
     recent = RecentTracebacks(Clock().seconds)
     assert recent.admit(failed())
     assert not recent.admit(failed(reason="no such book"))
@@ -37,14 +37,14 @@ def test_an_error_is_its_kind_and_its_lines_of_code() -> None:
 
 
 def test_what_has_no_error_is_not_logged() -> None:
-    """A program's exit status has no traceback, and TryAgain is not a mistake."""
+    """A program's exit status has no traceback, and TryAgain is no error: neither is logged."""
     recent = RecentTracebacks(Clock().seconds)
     assert not recent.admit(Fail("exit status 3", kind="ExitStatus"))
     assert not recent.admit(failed(retry=True))
 
 
 def test_many_different_errors_take_bounded_memory() -> None:
-    """The oldest of more than a hundred errors is forgotten, not the youngest."""
+    """Beyond a hundred different errors, the oldest is forgotten."""
     recent = RecentTracebacks(Clock().seconds)
     assert all(recent.admit(failed(line)) for line in range(101))
     assert not recent.admit(failed(100))
