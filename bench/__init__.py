@@ -1,9 +1,9 @@
 """
-What a job costs, and how long it takes: gloom beside other job servers, on this machine.
+Cost and latency of a job: gloom beside other job servers, on this machine.
 
 ``python -m bench`` from the checkout. ``programs`` compiles the load generator
-(load.c) and the limit (relay.c), ``systems`` starts what is compared,
-``measure`` loads one of them once, ``run`` has the plan, ``report`` and ``plot``
-show what came out. ``python -m bench.wire.show`` shows the JSON files of runs again,
+(load.c) and the baseline (relay.c), ``systems`` starts the systems compared,
+``measure`` loads one of them once, ``run`` holds the plan, ``report`` and ``plot``
+present the results. ``python -m bench.wire.show`` prints the JSON files of earlier runs,
 ``python -m bench.check`` is the part for CI.
 """

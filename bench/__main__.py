@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--systems", type=_chosen(list(SYSTEMS)), default=list(SYSTEMS), metavar="X,Y", help=f"of {', '.join(SYSTEMS)}")
     add("--rounds", type=int, default=3, metavar="N", help="measurements of each system under each load (3)")
     add("--jobs", type=int, default=30_000, metavar="N", help="jobs of one measurement in a closed loop (30000)")
-    add("--bodies", type=_bodies, default=[100, 10_000, 1_000_000], metavar="N,N", help="bytes; others than the first")
+    add("--bodies", type=_bodies, default=[100, 10_000, 1_000_000], metavar="N,N", help="bytes; first in all shapes")
     add("--rates", type=_numbers, default=[2e3, 5e3, 1e4, 2e4], metavar="N,N", help="jobs offered a second; '': none")
     add(
         "--queued", type=int, default=300_000, metavar="N", help="other jobs queued in one of the loads (300000); 0: no"

@@ -1,9 +1,9 @@
 """
-The part of the bench for CI: has a job become dearer for the broker?
+The part of the bench for CI: a check that the broker's cost of a job has not risen.
 
 ``python -m bench.check`` counts the broker's instructions for a job (`bench.instructions`)
-and fails above a bound. A count says the same on fast and slow, quiet and busy machines.
-A ratio of processor times does not: beside relay.c a job took 1.8 to 2.3 times the time
+and fails above a bound. The count is the same on fast and slow, quiet and busy machines.
+A ratio of processor times is not: beside relay.c a job took 1.8 to 2.3 times the time
 on one machine, and 2.8 to 4.1 times on another, where the interpreter weighs more.
 """
 

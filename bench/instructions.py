@@ -1,12 +1,12 @@
 """
-Instructions of the broker for a job, counted and not timed.
+Instructions of the broker for a job: a count, not a time.
 
 ``python -m bench.instructions`` runs a fixed series of jobs under callgrind, at
 two lengths, and divides the difference: the same number on a quiet and on a busy
 machine, to about half a percent. It needs valgrind, and takes about a minute.
 
-The peers are raw sockets in the same process, so their part, and the reading of
-sockets, is in the number: compare two versions, not gloom with something else.
+The peers are raw sockets in the same process, so the number includes their work
+and the socket reads: compare two versions, not gloom with another system.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def frame(payload: bytes) -> bytes:
 
 
 class Farm:
-    """A broker without a reactor that runs: it reads when it is told to."""
+    """A broker without a running reactor: it reads on request."""
 
     def __init__(self, slaves: int) -> None:
         from twisted.internet import reactor
@@ -49,7 +49,7 @@ class Farm:
         around = memory_surroundings(Settings(), self._reactor)
         assert around.poll is not None
         self._poll = around.poll
-        # Under valgrind everything is slow, and every slice of time would be over.
+        # Under valgrind everything is slow, and every time slice would be exceeded.
         around.turns.seconds = (0.0).__abs__
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.masters = [self._connect(PeerFactory(MasterProtocol, around)) for _ in range(MASTERS)]
@@ -70,20 +70,20 @@ class Farm:
         return near
 
     def turn(self) -> None:
-        """Have the broker read what has come, and run what is due."""
+        """Let the broker read its sockets, and run the due calls."""
         self._poll.doRead()
         self._reactor.runUntilCurrent()
 
 
 def received(peer: socket.socket) -> bytes:
-    """Return what has come for *peer*."""
+    """Return the data received by *peer*."""
     with suppress(BlockingIOError):
         return peer.recv(1 << 20)
     return b""
 
 
 def run(rounds: int, window: int) -> int:
-    """Have jobs submitted and answered, *window* of each master in a round; return how many."""
+    """Submit and answer jobs, *window* of each master in a round; return their number."""
     farm = Farm(WINDOWS[window])
     answer = frame(b'{"action":"respond","body":' + BODY + b"}")
     for number in range(rounds // window):
@@ -104,7 +104,7 @@ def run(rounds: int, window: int) -> int:
 
 
 class CannotCount(Exception):
-    """There is no valgrind, or it fails. Says which."""
+    """valgrind is missing, or it fails; the text says which."""
 
 
 def instructions_per_job(window: int) -> int:
@@ -112,14 +112,14 @@ def instructions_per_job(window: int) -> int:
     Return the instructions of a job, with *window* jobs of each master at once.
 
     Raises:
-        CannotCount: See there.
+        CannotCount: valgrind is missing, or it fails.
     """
     return (instructions(LONG, window) - instructions(SHORT, window)) // ((LONG - SHORT) * MASTERS)
 
 
 def instructions(rounds: int, window: int) -> int:
-    """Return how many instructions `run` takes in a process of its own."""
-    # By its name: bench.check counts too.
+    """Return the number of instructions of `run` in a separate process."""
+    # By module name, because bench.check counts too.
     program = [sys.executable, "-m", "bench.instructions"]
     command = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", *program]
     try:

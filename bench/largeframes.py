@@ -1,9 +1,9 @@
 """
 The broker's processor time and memory for a job with a large body, with and without memory maps.
 
-``python -m bench.largeframes`` starts a broker per round and variant, has jobs
-echoed one at a time, and prints medians: CPU and wall time of a job, the peak of
-the broker's memory, and its memory afterwards, both without that of the idle
+``python -m bench.largeframes`` starts a broker per round and variant, echoes
+jobs one at a time, and prints medians: CPU and wall time of a job, the broker's
+peak memory, and its memory afterwards, both less that of the idle
 broker. ``never`` is a broker without maps (`gloom.wire.largebytes`).
 """
 
@@ -23,7 +23,7 @@ from bench.machine import machine
 MIB = 1 << 20
 #: Sizes of a body in MiB, and the number of measured jobs.
 SIZES = {1: 100, 6: 20, 16: 10, 64: 4}
-#: Variants: the size over which a payload gets a map.
+#: Variants: the payload size above which a map is used.
 OVER_BYTES = {"4 MiB": 4 * MIB, "8 MiB": 8 * MIB, "never": 1 << 40}
 ROUNDS = 3
 WARM_UP_JOBS = 2

@@ -1,1 +1,1 @@
-"""The cost of a job through the clients, and beside other Python libraries."""
+"""The cost of a job through the clients, and in comparison with other Python libraries."""

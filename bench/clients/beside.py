@@ -1,12 +1,12 @@
 """
-The asyncio master beside the Deferred master: calls a second, their times, CPU a call; import time and memory.
+The asyncio master beside the Deferred master: calls a second, latency, CPU a call; import time and memory.
 
     python bench/clients/beside.py [--jobs N] [--rounds N]
 
-Starts a broker and ``gloom work``, whose function returns what it is given, on
+Starts a broker and ``gloom work`` with an echo function, on
 free loopback ports. In each round each client makes N calls one at a time and N
-calls with 64 in flight, each client in a process of its own, in turn. Compare the ratios of
-one run only.
+calls with 64 in flight. Each client runs in a separate process, and they take turns.
+Compare the ratios of one run only.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ MODULES = {"deferred": "gloom.client.deferred", "aio": "gloom.client.aio", "bloc
 
 
 class Watch:
-    """Times of calls."""
+    """Latencies of calls."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
 
     def start(self) -> None:
-        """Everything is imported and connected."""
+        """Start the clock: all modules are imported, and the client is connected."""
         self._clock, self._cpu = time.perf_counter(), time.process_time()
 
     def told(self, jobs: int) -> str:
-        """Return calls a second, median milliseconds, CPU microseconds a call, and the most memory in MiB."""
+        """Return calls a second, median milliseconds, CPU microseconds a call, and the peak memory in MiB."""
         took, cpu = time.perf_counter() - self._clock, time.process_time() - self._cpu
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         median = statistics.median(self.times) if self.times else 0.0
@@ -104,7 +104,7 @@ def one_client(client: str, way: str, port: int, jobs: int) -> None:
 
 
 def importing(module: str) -> tuple[float, float]:
-    """Return the milliseconds and the MiB that importing *module* takes, each the least of five."""
+    """Return the import time of *module* in milliseconds and its memory in MiB, each the least of five."""
     code = (
         "import sys, time; from pathlib import Path\n"
         "pages = lambda: int(Path('/proc/self/statm').read_text().split()[1]); before = pages()\n"

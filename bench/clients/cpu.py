@@ -1,20 +1,20 @@
 """
-What a job costs through the clients: the Deferred and the blocking master, ``gloom work``, ``gloom map``.
+Cost of a job through the clients: the Deferred and the blocking master, ``gloom work``, ``gloom map``.
 
     python bench/clients/cpu.py [--jobs N] [--rounds N] [--concurrency N] [WAY ...]
 
-Starts a broker and ``gloom work``, whose function returns what it is given, on
-free loopback ports, then one master process a way:
+Starts a broker and ``gloom work`` with an echo function, on
+free loopback ports, then one master process per way:
 
-    submit    the Deferred master, 64 jobs in flight, each submitted when another is answered
+    submit    the Deferred master, 64 jobs in flight; each answer triggers the next submit
     map       the Deferred master's ``map``, with a window of 64
     single    the Deferred master, one job at a time
     blocking  the blocking master, one job at a time
-    lines     ``gloom map`` over a file of lines, its answers into a file
+    lines     ``gloom map`` from a file of lines to a file of answers
 
-and prints a line a way: answered jobs a second, the median and the 99th of a
-hundred of their times, CPU microseconds a job of each process group, from the
-operating system, and the most memory that the master has had. CPU per job is
+and prints one line per way: answered jobs a second, the median and the 99th percentile
+of the latency, CPU microseconds a job of each process group, from the
+operating system, and the master's peak memory. CPU per job is
 comparable within one run on one machine only.
 """
 
@@ -42,30 +42,30 @@ START_SECONDS = 30.0
 
 
 def echo(body: Any) -> Any:
-    """Answer a job: what the workers run."""
+    """Answer a job: the function of the workers."""
     return body
 
 
-# A master, in a process of its own: prints jobs a second and the times of its jobs
+# A master, in a separate process: prints jobs a second and the latencies of its jobs
 
 
 class Watch:
     """
-    Times of a master's jobs.
+    Latencies of a master's jobs.
 
     Attributes:
-        times: Seconds that each job took, where that is known.
+        times: Latency of each job in seconds, where it is known.
     """
 
     def __init__(self) -> None:
         self.times: list[float] = []
 
     def start(self) -> None:
-        """Everything is imported and connected."""
+        """Start the clock: all modules are imported, and the master is connected."""
         self._clock, self._cpu = time.perf_counter(), time.process_time()
 
     def told(self, jobs: int) -> str:
-        """Return jobs a second, the median and the 99 % time, CPU seconds, and the most memory in KiB."""
+        """Return jobs a second, the median and 99th percentile latency, CPU seconds, and the peak memory in KiB."""
         took, cpu = time.perf_counter() - self._clock, time.process_time() - self._cpu
         times = sorted(self.times) or [0.0]
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -130,12 +130,12 @@ def _deferred(way: str, port: int, jobs: int, watch: Watch) -> None:
             raise
 
 
-# The others
+# The other processes
 
 
 @contextmanager
 def started(command: list[str], **options: Any) -> Iterator[tuple[subprocess.Popen[bytes], Any]]:
-    """Start a process; yield it and its output, as far as it has come."""
+    """Start a process; yield it and its output so far."""
     with tempfile.NamedTemporaryFile("w+") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, **options)
         try:
@@ -146,7 +146,7 @@ def started(command: list[str], **options: Any) -> Iterator[tuple[subprocess.Pop
 
 
 def wait_for(pattern: str, log: Any, count: int) -> list[str]:
-    """Return what *pattern* finds in *log*, when it is found so often."""
+    """Return the matches of *pattern* in *log*, once there are so many."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         log.seek(0)
@@ -202,7 +202,7 @@ def cpu_seconds(pids: list[int]) -> float:
 
 
 def run_way(way: str, port: int, jobs: int) -> list[float]:
-    """Have a master do *jobs*; return what `Watch.told` tells."""
+    """Let a master do *jobs*; return the figures of `Watch.told`."""
     if way == "lines":
         return _lines(port, jobs)
     command = [sys.executable, __file__, "--master", way, str(port), str(jobs)]
@@ -256,7 +256,7 @@ COLUMNS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("ways", nargs="*", metavar="WAY", help="one of those above; all when absent")
-    parser.add_argument("--jobs", type=int, default=40_000, help="a tenth of it one at a time")
+    parser.add_argument("--jobs", type=int, default=40_000, help="a tenth of them for the ways with one job at a time")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--concurrency", type=int, default=2, help="of gloom work")
     parser.add_argument("--master", nargs=3, help=argparse.SUPPRESS)

@@ -26,18 +26,18 @@ def frame(payload: bytes) -> bytes:
 
 
 def _cpu_clock_of(pid: int) -> int:
-    """Return the number of a process's CPU clock, as clock_getcpuclockid(3) makes it on Linux."""
+    """Return the id of a process's CPU clock, as clock_getcpuclockid(3) computes it on Linux."""
     return (~pid << 3) | 2
 
 
 class Broker:
     """
-    A ``twistd gloom`` in a process of its own, on free ports; use it as a context manager.
+    A ``twistd gloom`` in a separate process, on free ports; use it as a context manager.
 
-    It closes, at its end, what has been opened to it.
+    At its end it closes the connections opened to it.
 
     Attributes:
-        counted_us: The processor time of each that has ended, counted in both ways.
+        counted_us: The processor time of each ended broker, counted in both ways.
     """
 
     counted_us: ClassVar[list[tuple[float, float]]] = []
@@ -79,9 +79,9 @@ class Broker:
         raise SystemExit(f"the broker did not start:\n{log}")
 
     def cpu_us(self) -> float:
-        """Return the processor time that it has had, in microseconds."""
-        # Its clock, not /proc/PID/schedstat: that one lags by up to a tick behind a process that runs, and
-        # few jobs then cost nothing.
+        """Return its processor time, in microseconds."""
+        # Its clock, not /proc/PID/schedstat: schedstat lags by up to a tick behind a running process, so that a few
+        # jobs would seem to cost nothing.
         return time.clock_gettime(_cpu_clock_of(self._process.pid)) * 1e6
 
     def cpu_us_by_ticks(self) -> float:
@@ -93,7 +93,7 @@ class Broker:
         return int((self._of_system / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
     def rested_cpu_us(self) -> float:
-        """Return `cpu_us` once it has nothing to do any more."""
+        """Return `cpu_us` once the broker is idle."""
         before = -1.0
         while (now := self.cpu_us()) - before > 1000:
             before = now
@@ -101,7 +101,7 @@ class Broker:
         return now
 
     def settled_bytes(self, for_seconds: float) -> int:
-        """Return `resident_bytes` once it has been the same for so long, or after ten times that."""
+        """Return `resident_bytes` once it has not changed for so long, or after ten times that."""
         ending, last = time.monotonic() + 10 * for_seconds, 2 + int(for_seconds / 0.1)
         seen = [self.resident_bytes()]
         while time.monotonic() < ending and (len(seen) < last or max(seen[-last:]) > min(seen[-last:]) * 1.002):
@@ -119,7 +119,7 @@ class Broker:
         self._end()
 
     def _end(self) -> None:
-        # A drain would tell each job that still waits.
+        # A drain would send each waiting job an outcome.
         self._process.kill()
         self._process.wait(10)
         self._log.close()
@@ -137,7 +137,7 @@ class Connection:
         self._buffer = b""
 
     def frames(self) -> list[bytes]:
-        """Wait for bytes, once, and return the frames that are whole now."""
+        """Wait for data once, and return the complete frames."""
         data = self.socket.recv(READ_BYTES)
         if not data:
             raise SystemExit("the broker closed a connection")
@@ -153,7 +153,7 @@ class Connection:
         return frames
 
     def ask(self, frames: bytes, replies: int) -> None:
-        """Send *frames*, and wait for so many replies, which must be all there is and no error."""
+        """Send *frames*, and wait for so many replies: all must be ok, and nothing else may arrive."""
         self.send(frames)
         heard: list[bytes] = []
         while len(heard) < replies:
@@ -162,7 +162,7 @@ class Connection:
             raise SystemExit(f"the broker refused: {refused[0].decode()}")
 
     def swallow(self, body_bytes: int) -> None:
-        """Wait for a frame with a body of so many bytes, and for small ones before it."""
+        """Read a frame with a body of so many bytes, and any small frames before it."""
         while True:
             (length,) = struct.unpack(">I", self._exactly(4))
             self._exactly(length)
@@ -177,7 +177,7 @@ class Connection:
         return bytes(data)
 
     def ask_many(self, chunks: Iterable[bytes], replies: int) -> None:
-        """Send all *chunks* while the replies are read, each of which must be ok."""
+        """Send all *chunks* while reading the replies, each of which must be ok."""
         expected, heard, to_send = replies * (4 + len(OK)), 0, b""
         source = iter(chunks)
         self.socket.setblocking(False)

@@ -1,14 +1,14 @@
 """
 How the broker's cost grows: ``python -m bench.growth [--only PART] [--json FILE]``.
 
-With ``--plot FILE`` curves of the CPU for a job are measured instead, at several
-sizes each, and drawn.
+With ``--plot FILE`` it instead measures the CPU for a job at several
+sizes each, and draws the curves.
 
-Starts brokers on free loopback ports, has a million jobs wait in them, ten
-thousand types, five thousand connections, and prints what that costs beside the
-bar that gloom sets itself. CPU is that of the broker's process, from the
+Starts brokers on free loopback ports, loads them with a million waiting jobs, ten
+thousand types and five thousand connections, and prints the cost of each beside
+gloom's own limit. CPU is the broker process's, from the
 operating system; each ratio is of medians, small and large measured in turn.
-The figures of one run on one machine can be compared, no others.
+Compare only figures of one run on one machine.
 
 Parts: queued, behind, types, connected, large, frames.
 """
@@ -44,7 +44,7 @@ def line_of(row: Row) -> str:
 
 
 def about() -> dict[str, Any]:
-    """Return the machine, the versions and the time that figures are of."""
+    """Return the machine, the versions and the time of the figures."""
     return {
         "machine": platform.machine(),
         "processor": machine()["processor"],
@@ -80,7 +80,7 @@ def measure_curves(plan: Plan) -> list[Curve]:
 
 
 def write_json(path: Path, **figures: list[dict[str, Any]]) -> None:
-    """Write *figures* with what they are of."""
+    """Write *figures*, with the machine and versions."""
     path.write_text(json.dumps({"about": about(), **figures}, indent=1) + "\n")
 
 
@@ -92,10 +92,10 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument(
         "--plot", type=Path, metavar="FILE", help="measure the curves only, and draw them, as .png or .svg (matplotlib)"
     )
-    add("--json", type=Path, metavar="FILE", help="write the figures there, too; with --plot, those of the curves")
+    add("--json", type=Path, metavar="FILE", help="also write the figures to FILE; with --plot, the curves")
     add("--jobs", type=int, default=Plan.jobs, help="jobs of one measurement [%(default)s]")
     add("--rounds", type=int, default=Plan.rounds, help="repetitions of each [%(default)s]")
-    add("--scale", type=float, default=Plan.scale, help="use a part of the full numbers, to try it out")
+    add("--scale", type=float, default=Plan.scale, help="scale the full numbers by this, for a trial run")
     return parser
 
 

@@ -21,14 +21,14 @@ ECHOED_BYTES = 64_000_000
 @dataclass(frozen=True)
 class Curve:
     """
-    What a job costs, and what of.
+    The cost of a job as a function of a size.
 
     Attributes:
-        name: What grows.
-        load: What the broker does meanwhile.
-        sizes: How large it is at each point.
+        name: The size that grows.
+        load: The broker's load meanwhile.
+        sizes: The size at each point.
         cpu_us: The CPU of a job at each point, in microseconds, once for each round.
-        proportional: Whether the cost must grow with the size: it is drawn so that both are seen.
+        proportional: Whether the cost must grow with the size; the plot then shows both.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Curve:
 
 
 def _sizes(plan: Plan, *sizes: int, least: int = 0) -> list[int]:
-    """Return the part of *sizes* that *plan* uses: 0 remains, and those that have become the same count once."""
+    """Return *sizes* scaled for *plan*: 0 remains, and equal sizes are merged."""
     return sorted({max(least, size and plan.scaled(size)) for size in sizes})
 
 
@@ -64,7 +64,7 @@ def _in_turn(plan: Plan, loads: Sequence[Load]) -> list[list[float]]:
 
 
 def queued(plan: Plan) -> Curve:
-    """Have up to 1,000,000 jobs of another type wait."""
+    """Let up to 1,000,000 jobs of another type wait."""
     sizes = _sizes(plan, 0, 1000, 10_000, 100_000, 1_000_000)
     with ExitStack() as stack:
         brokers = _brokers(stack, len(sizes))
@@ -87,7 +87,7 @@ def types(plan: Plan) -> Curve:
 
 
 def connected(plan: Plan) -> Curve:
-    """Have up to 5,000 slaves of another type connected."""
+    """Connect up to 5,000 slaves of another type."""
     sizes = _sizes(plan, 8, 100, 1000, 5000)
     with ExitStack() as stack:
         brokers = _brokers(stack, len(sizes))
@@ -98,7 +98,7 @@ def connected(plan: Plan) -> Curve:
 
 
 def bodies(plan: Plan) -> Curve:
-    """Have jobs with bodies of up to 64 MB echoed, one after the other."""
+    """Echo jobs with bodies of up to 64 MB, one after the other."""
     sizes = _sizes(plan, 100, 1000, 10_000, 100_000, 10**6, 16 * 10**6, 64 * 10**6, least=LEAST_BODY_BYTES)
     with Broker(*ROOMY) as broker:
         master, slave = broker.connect_master(), broker.connect_slave()

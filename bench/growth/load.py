@@ -1,4 +1,4 @@
-"""What `bench.growth` loads a broker with: connections that do nothing, jobs that wait, jobs in a closed loop."""
+"""Loads of `bench.growth`: idle connections, waiting jobs, jobs in a closed loop."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from bench.growth.broker import OK, Broker, Connection, frame
 
 BODY = b'"' + b"x" * 98 + b'"'
 JOB = b'{"action":"job"'
-# What waits has ids of its own kind: a slave of the load that is given such a job knows it.
+# Waiting jobs have distinct ids, by which a slave of the load recognises one.
 WAITING = b'"id":"waiting-'
 RESPOND = frame(b'{"action":"respond","body":' + BODY + b"}")
 HELLO = frame(b'{"action":"hello","version":1}')
 
 
 def join(*types: str, slots: int = 1) -> bytes:
-    """Return what an extended slave says first: hello, and that it takes jobs of *types*."""
+    """Return the first messages of an extended slave: hello, and a join of *types*."""
     return HELLO + frame(json.dumps({"action": "join", "types": types, "slots": slots}).encode())
 
 
 def idle(connect: Callable[[], Connection], first_words: Sequence[bytes], replies: int) -> list[Connection]:
-    """Open a connection for each of *first_words*, say them, and wait for so many replies on each."""
+    """Open a connection for each of *first_words*, send them, and wait for so many replies on each."""
     opened = [connect() for _ in first_words]
     for one, words in zip(opened, first_words, strict=True):
         one.send(words)
@@ -34,7 +34,7 @@ def idle(connect: Callable[[], Connection], first_words: Sequence[bytes], replie
 
 
 def wait_in(broker: Broker, count: int, types: Sequence[str]) -> Connection:
-    """Have *count* jobs wait in *broker*, of *types* in turn, with priority 0; return their master."""
+    """Queue *count* jobs in *broker*, of *types* in turn, with priority 0; return their master."""
     master = broker.connect_master()
     master.ask_many(_chunks(count, types), count)
     return master
@@ -50,7 +50,7 @@ def _chunks(count: int, types: Sequence[str]) -> Iterator[bytes]:
 
 
 def answer_all(broker: Broker, master: Connection, type: str, count: int) -> None:
-    """Answer all jobs of *type* from one slave with many slots, until *master* has had *count* outcomes."""
+    """Answer all jobs of *type* from one slave with many slots, until *master* has *count* outcomes."""
     slave = broker.connect_slave()
     slave.send(join(type, slots=1000))
     while count > 0:
@@ -68,7 +68,7 @@ def _answer(job: bytes) -> bytes:
 
 
 def echo(master: Connection, slave: Connection, body_bytes: int) -> None:
-    """Submit a job with a body of so many bytes, have *slave*, which takes type echo, give it back, and wait for it."""
+    """Submit a job of type echo with so many bytes of body, echo it from *slave*, and wait for the answer."""
     body = b'"' + b"x" * (body_bytes - 2) + b'"'
     master.send(frame(b'{"action":"submit","id":"echo","type":"echo","body":%b}' % body))
     slave.swallow(body_bytes)
@@ -81,11 +81,11 @@ class Load:
     Masters and slaves in a closed loop; use it as a context manager.
 
     Args:
-        broker: What it loads.
-        slaves: What each slave says first, as `join` returns it.
+        broker: The broker to load.
+        slaves: The first messages of each slave, as `join` returns them.
         types: The types of the jobs, in turn.
-        masters: How many masters there are.
-        window: How many jobs each has unanswered.
+        masters: Number of masters.
+        window: Number of jobs that each master keeps in flight.
     """
 
     WARM_UP_JOBS = 2000
@@ -113,7 +113,7 @@ class Load:
             self._turn()
 
     def cpu_us_a_job(self, jobs: int) -> float:
-        """Return what each of *jobs* costs the broker, in microseconds, while the windows are full."""
+        """Return the broker's CPU per job over *jobs*, in microseconds, while the windows are full."""
         self._answered = 0
         self._ending = False
         for master in self._masters:
@@ -148,7 +148,7 @@ class Load:
     def _respond(self, slave: Connection, jobs: list[bytes]) -> None:
         waiting = sum(WAITING in job[:64] for job in jobs)
         if self._ending:
-            # What waits behind the load is not for this: the slave keeps it until it closes.
+            # A job waiting behind the load is not to be answered here: the slave keeps it until it closes.
             jobs = jobs[waiting:]
         else:
             self._answered += waiting

@@ -1,4 +1,4 @@
-"""The parts of `bench.growth`: each compares brokers, or one with itself, and returns its rows."""
+"""The parts of `bench.growth`: each compares brokers, or one broker with itself, and returns its rows."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ class Row:
     One figure.
 
     Attributes:
-        part: Where it was measured.
-        name: What it is.
-        measured: The figure that the bar is for.
+        part: The part that measured it.
+        name: Its name.
+        measured: The figure that the limit applies to.
         unit: Its unit.
-        bar: The most that it may be; None where nothing is asked.
-        detail: The figures behind it.
+        bar: The limit; None where there is none.
+        detail: The underlying figures.
     """
 
     part: str
@@ -59,11 +59,11 @@ class Row:
 @dataclass(frozen=True)
 class Plan:
     """
-    How much is done.
+    The amount of work.
 
     Attributes:
-        jobs: How many jobs one measurement of CPU is over.
-        rounds: How often each is repeated; small and large in turn.
+        jobs: Number of jobs in one measurement of CPU.
+        rounds: Number of repetitions of each; small and large in turn.
         scale: The part of the full numbers of jobs, types and connections that is used.
     """
 
@@ -73,16 +73,16 @@ class Plan:
 
     @property
     def settle_seconds(self) -> float:
-        """How long memory must be the same before it is taken down."""
+        """Seconds without a change before memory is recorded."""
         return max(0.1, 1.5 * self.scale)
 
     @property
     def give_back_seconds(self) -> float:
-        """As above, where the broker's timer (`gloom.host.malloc.INTERVAL_SECONDS`) gives memory back meanwhile."""
+        """As above, where the broker's timer (`gloom.host.malloc.INTERVAL_SECONDS`) returns memory meanwhile."""
         return 2 * self.settle_seconds
 
     def scaled(self, number: int) -> int:
-        """Return the part of *number* that is used."""
+        """Return *number*, scaled."""
         return max(1, int(number * self.scale))
 
     def compare(self, small: Callable[[], float], large: Callable[[], float]) -> tuple[float, float]:
@@ -91,18 +91,18 @@ class Plan:
         return statistics.median(smalls), statistics.median(larges)
 
     def in_turn(self, measurements: Sequence[Callable[[], float]]) -> list[list[float]]:
-        """Return the figures of each of *measurements*, made in turn: a busy moment counts for all."""
+        """Return the figures of each of *measurements*, made in turn, so that a busy moment affects all."""
         rounds = [[measure() for measure in measurements] for _ in range(self.rounds)]
         return [list(figures) for figures in zip(*rounds, strict=True)]
 
 
-# Of a figure that others are divided by.
+# For a figure used as a divisor.
 _LEAST = 0.01
 
 
 def _times(part: str, name: str, figures: tuple[float, float], bar: float = MOST_TIMES, what: str = "us a job") -> Row:
     small, large = figures
-    # The system counts in steps: a measurement of very few jobs may have used none.
+    # The system counts in steps: a measurement of very few jobs may show zero.
     return Row(part, name, large / max(small, _LEAST), "times", bar, f"{large:.1f} against {small:.1f} {what}")
 
 
@@ -127,7 +127,7 @@ def _compare_loads(plan: Plan, small: Load, large: Load) -> tuple[float, float]:
 
 
 def queued(plan: Plan) -> list[Row]:
-    """Have 1,000,000 jobs of another type wait, load the broker, and have their master disconnect."""
+    """Queue 1,000,000 jobs of another type, load the broker, and disconnect their master."""
     part, few, many = "queued", plan.scaled(1000), plan.scaled(1_000_000)
     with _two_brokers() as (small, large), ExitStack() as stack:
         loads = [stack.enter_context(Load(broker, [join("echo")] * 8, ["echo"])) for broker in (small, large)]
@@ -157,17 +157,17 @@ def queued(plan: Plan) -> list[Row]:
             f"median {submitting.median_ms:.2f}",
         ),
         _left(part, "memory after the disconnect", before, after),
-        # The probe's part of it is small. What is not done in time shows in the memory.
+        # The probe's part is small. Unfinished removal shows in the memory.
         Row(part, "CPU of forgetting them", forgetting / many, "us", None, f"a job; {forgetting / 1e6:.1f} s in all"),
     ]  # fmt: skip
 
 
 def behind(plan: Plan) -> list[Row]:
-    """Have 1,000,000 jobs of the same type wait behind the load, and answer them all."""
+    """Let 1,000,000 jobs of the same type wait behind the load, and answer them all."""
     part, few, many = "behind", plan.scaled(1000), plan.scaled(1_000_000)
 
     def cpu(broker: Broker) -> float:
-        # Anew each time: at its end each slave is left with a job that waited.
+        # New slaves each time: at the end of a load each slave holds a job that waited.
         with Load(broker, [join("echo")] * 8, ["echo"]) as load:
             return load.cpu_us_a_job(plan.jobs)
 
@@ -188,7 +188,7 @@ def behind(plan: Plan) -> list[Row]:
 
 
 def types(plan: Plan) -> list[Row]:
-    """Use 10,000 job types, or have jobs of them wait."""
+    """Use 10,000 job types, or let jobs of them wait."""
     part, count = "types", plan.scaled(10_000)
     names = [f"type {number}" for number in range(count)]
     rows = []
@@ -216,7 +216,7 @@ def types(plan: Plan) -> list[Row]:
 
 
 def connected(plan: Plan) -> list[Row]:
-    """Have 5,000 connections that do nothing, and 5,000 slaves where the load needs few of them."""
+    """Hold 5,000 idle connections, and 5,000 slaves where the load needs few of them."""
     part, few, many = "connected", plan.scaled(8), plan.scaled(5000)
     rows = [_idle_masters(plan, part, many)]
     with _two_brokers() as (small, large), ExitStack() as stack:
@@ -254,7 +254,7 @@ def _idle_masters(plan: Plan, part: str, count: int) -> Row:
 
 
 def large(plan: Plan) -> list[Row]:
-    """Have a job of 64 MiB echoed, and one of 16 MiB."""
+    """Echo a job of 64 MiB, and one of 16 MiB."""
     with Broker(*ROOMY) as broker:
         master, slave = broker.connect_master(), broker.connect_slave()
         slave.ask(join("echo"), 2)

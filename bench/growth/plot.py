@@ -17,7 +17,7 @@ HEADROOM = 1.4
 
 
 def plot(curves: Sequence[Curve], about: Mapping[str, Any], path: Path) -> None:
-    """Draw *curves* into *path*, whose ending says which format."""
+    """Draw *curves* into *path*; its suffix selects the format."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -25,7 +25,7 @@ def plot(curves: Sequence[Curve], about: Mapping[str, Any], path: Path) -> None:
 
     pyplot.rcParams.update({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False})
     figure, axes = pyplot.subplots(-(-len(curves) // 2), 2, figsize=(8, 5.8), squeeze=False)
-    # The same for all of them: they can be compared.
+    # One scale for all panels, so that they are comparable.
     top_us = HEADROOM * max((max(map(max, curve.cpu_us)) for curve in curves if not curve.proportional), default=1)
     for curve, one in zip(curves, axes.flat, strict=False):
         _points(one, curve)
@@ -46,7 +46,7 @@ def plot(curves: Sequence[Curve], about: Mapping[str, Any], path: Path) -> None:
 
 def _points(axes: Axes, curve: Curve) -> None:
     unit_us = 1000 if curve.proportional else 1
-    # Beside a line that rises there is room on its left.
+    # A rising line leaves room on its left.
     where, align = ((-3, 3), "right") if curve.proportional else ((0, 4), "center")
     axes.plot(curve.sizes, [us / unit_us for us in curve.medians], color=COLOURS["gloom"], marker="o", markersize=4)
     for size, median, figures in zip(curve.sizes, curve.medians, curve.cpu_us, strict=True):
@@ -56,7 +56,7 @@ def _points(axes: Axes, curve: Curve) -> None:
 
 
 def _sizes(axes: Axes, curve: Curve) -> None:
-    """Draw x logarithmic; 0, if it is there, a step before the least size."""
+    """Make x logarithmic; 0, if present, is drawn one step before the least size."""
     if curve.sizes[0] == 0:
         axes.set_xscale("symlog", linthresh=curve.sizes[1])
     else:
@@ -81,7 +81,7 @@ def _text(figure: float) -> str:
 
 
 def _short(count: int) -> str:
-    """Return *count* as a tick has room for: 5000 is 5k, 1000000 is 1M."""
+    """Return *count* as a short tick label: 5000 is 5k, 1000000 is 1M."""
     for unit, letter in ((10**6, "M"), (1000, "k")):
         if count >= unit:
             return f"{count / unit:g}{letter}"

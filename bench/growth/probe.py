@@ -1,7 +1,7 @@
 """
 A peer beside others: ``python -m bench.growth.probe MASTER_PORT SLAVE_PORT``.
 
-It pings and has one job answered, again and again, and measures each wait for
+It pings and has one job answered, repeatedly, and measures each wait for
 the broker. For each line on standard input it prints the longest and the median
 wait since the last one, in milliseconds.
 """
@@ -24,20 +24,20 @@ from bench.growth.load import HELLO, RESPOND, join
 TYPE = "probe"
 PING = frame(b'{"action":"ping"}')
 SUBMIT = frame(b'{"action":"submit","id":"probe","type":"probe","body":1}')
-# It shall notice, not load: what a pause hides of a stall is at most the pause.
+# The probe must detect a stall without loading the broker: a pause hides at most its own length of one.
 PAUSE_SECONDS = 0.0005
 
 
 @dataclass(frozen=True)
 class Waits:
-    """How long a peer waited for the broker since it was asked last: the longest time, and the median."""
+    """The waits of a peer for the broker since the last question: the longest, and the median."""
 
     longest_ms: float
     median_ms: float
 
 
 class Probe:
-    """The process that probes *broker*, as its user sees it; use it as a context manager."""
+    """Parent-side handle of the process that probes *broker*; use it as a context manager."""
 
     def __init__(self, broker: Broker) -> None:
         self._process = subprocess.Popen(
@@ -72,7 +72,7 @@ class Probe:
 
 
 def one_round(master: Connection, slave: Connection) -> list[float]:
-    """Ping, and have a job answered; return how long each wait for the broker took, in seconds."""
+    """Ping, and have a job answered; return the seconds of each wait for the broker."""
     return [
         _wait(master, PING, lambda payload: payload == OK),
         _wait(slave, SUBMIT, lambda payload: payload != OK, sender=master),

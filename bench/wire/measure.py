@@ -1,4 +1,4 @@
-"""Loading one system once: what the load generator was told, and what it saw."""
+"""Load one system once: the load generator's options, and its results."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from bench.wire.programs import compiled
 from bench.wire.systems import System, started
 
 RUN_SECONDS = 100
-# More than this of one core, and the load generator may be what limits the throughput.
+# Above this part of one core, the load generator itself may limit the throughput.
 BUSY_LOAD = 0.9
-# A body of 1 MB does not stand in a window of 64: that would measure memory.
+# No bodies of 1 MB with a window of 64: that would measure memory.
 MOST_BYTES_IN_FLIGHT = 8_000_000
 
 
 class LoadFailed(Exception):
-    """The load generator saw something that it did not expect. Says what."""
+    """The load generator saw something unexpected; the text says what."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """How many masters, slaves, and jobs in flight for each master."""
+    """Number of masters, of slaves, and of jobs in flight for each master."""
 
     masters: int
     slaves: int
@@ -31,7 +31,7 @@ class Shape:
 
     @property
     def peers(self) -> str:
-        """Masters and slaves, in words."""
+        """Masters and slaves, as text."""
         return ", ".join(
             f"{count} {noun}{'s' * (count > 1)}" for count, noun in ((self.masters, "master"), (self.slaves, "slave"))
         )
@@ -74,7 +74,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one load of one freshly started system came to."""
+    """The result of one load of one freshly started system."""
 
     jobs: int
     seconds: float
@@ -85,7 +85,7 @@ class Measurement:
     p99_us: float
     p99_9_us: float
     max_us: float
-    late_p99_us: float  # how late the load generator sent what was planned
+    late_p99_us: float  # how late the load generator sent the planned jobs
 
     @property
     def cpu_us(self) -> float:
@@ -99,11 +99,11 @@ class Measurement:
 
     @property
     def load_is_busy(self) -> bool:
-        """Whether the load generator may have been what limited the throughput."""
+        """Whether the load generator may have limited the throughput."""
         return self.load_cpu_seconds / self.seconds > BUSY_LOAD
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as values for a JSON file, with what follows from them."""
+        """Return it as values for a JSON file, with the derived values."""
         return {
             **asdict(self),
             "cpu_us": self.cpu_us,

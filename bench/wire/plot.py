@@ -1,4 +1,4 @@
-"""The figure of a run: CPU for each job in each shape, and latency at the rates that were kept."""
+"""The figure of a run: CPU for each job in each shape, and latency at the rates that were sustained."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bench.wire.run import Case, Results
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# The same for a system in every figure.
+# One colour per system, the same in every figure.
 COLOURS = {
     "relay": "#999999",
     "gloom": "#0b6e4f",
@@ -28,14 +28,14 @@ GROUP_WIDTH = 0.84
 
 
 def plot(results: Results, about: Mapping[str, Any], path: Path) -> None:
-    """Draw *results* into *path*, whose ending says which format."""
+    """Draw *results* into *path*; its suffix selects the format."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot
 
     first = next(iter(results.measured))
-    # Shape S is about latency: what it costs is being woken up.
+    # Shape S is about latency: its CPU is dominated by wake-ups.
     closed = [case for case in results.measured if case == Case(case.shape, first.body_bytes) and case.shape != "S"]
     offered = [case for case in results.measured if case.rate]
     panels = [(draw, cases) for draw, cases in ((_cpu, closed), (_latency, offered)) if cases]

@@ -16,11 +16,11 @@ SOURCES = {
 
 
 class CannotCompile(Exception):
-    """There is no C compiler, or it refuses the sources. Says which."""
+    """There is no C compiler, or it refuses the sources; the text says which."""
 
 
 def compiled(name: str) -> Path:
-    """Return the program *name*, "relay" or "load", compiled from what its sources are now."""
+    """Return the program *name*, "relay" or "load", compiled from its present sources."""
     program = BUILD / name
     sources = [HERE / source for source in SOURCES[name]]
     if not _is_older(program, [*sources, *(HERE / header for header in HEADERS)]):

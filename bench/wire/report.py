@@ -1,4 +1,4 @@
-"""What a run came to, as one table and as a JSON file."""
+"""The results of a run, as one table and as a JSON file."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from rich.table import Table
 from bench.wire.measure import Measurement
 from bench.wire.run import Case, Results
 
-# A rate is kept when nearly as much is answered as is offered.
+# A rate is sustained when nearly as many jobs are answered as are offered.
 SUSTAINED = 0.95
-# A latency is the system's, and not the load generator's, when that sent in time.
+# A latency belongs to the system, not to the load generator, if the generator sent in time.
 LATE = 0.5
 HEADINGS = ("CPU us/job", "of gearmand", "of relay", "jobs/s", "p50 us", "p99 us", "p99.9 us", "peak MiB")
 
@@ -34,7 +34,7 @@ class Spread:
 
     @classmethod
     def of(cls, figures: Sequence[float]) -> Spread:
-        """Return that of *figures*, at least one."""
+        """Return the spread of *figures*, at least one."""
         return cls(statistics.median(figures), min(figures), max(figures))
 
     def text(self, digits: int = 1) -> str:
@@ -49,7 +49,7 @@ def ratio(measured: Measured, name: str, base: str) -> float | None:
     """
     Return the CPU for a job of *name* as a part of that of *base*: the median of the rounds' ratios.
 
-    None where one of the two was not measured.
+    None if one of the two was not measured.
     """
     pairs = zip(measured.get(name, ()), measured.get(base, ()), strict=False)
     ratios = [mine.cpu_us / base_measurement.cpu_us for mine, base_measurement in pairs]
@@ -57,7 +57,7 @@ def ratio(measured: Measured, name: str, base: str) -> float | None:
 
 
 def notes(case: Case, measurements: Sequence[Measurement]) -> str:
-    """Return what a reader must know of these figures."""
+    """Return the caveats of these figures."""
 
     def most(is_so: Callable[[Measurement], bool]) -> bool:
         return sum(map(is_so, measurements)) * 2 > len(measurements)
@@ -111,7 +111,7 @@ def table(results: Results) -> Table:
 
 
 def show(results: Results, about: Mapping[str, Any], console: Console) -> None:
-    """Print *results*, and what they were measured on."""
+    """Print *results*, with the machine and versions."""
     console.print(table(results))
     console.print(", ".join(f"{name} {value}" for name, value in about["machine"].items()), highlight=False)
     console.print("; ".join(f"{name}: {value}" for name, value in about["versions"].items()), highlight=False)
@@ -125,6 +125,6 @@ def show(results: Results, about: Mapping[str, Any], console: Console) -> None:
 
 
 def write_json(results: Results, about: Mapping[str, Any], path: Path) -> None:
-    """Write every measurement, and what it was measured on."""
+    """Write every measurement, with the machine and versions."""
     content = {**about, "failures": results.failures, "measurements": results.as_json()}
     path.write_text(json.dumps(content, indent=1) + "\n")

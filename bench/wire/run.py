@@ -1,4 +1,4 @@
-"""The plan of a run: which loads, in which order, and what they came to."""
+"""The plan of a run: the loads, their order, and the results."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from bench.wire.measure import SHAPES, Load, LoadFailed, Measurement, measure
 from bench.wire.systems import CannotStart, System
 
 RATE_SECONDS = 3
-# So much in all masters' bodies is enough for one measurement.
+# Cap on the total bytes of bodies in one measurement, over all masters.
 MOST_BODY_BYTES = 300_000_000
 # One job at a time takes longer, and varies less.
 SYNC_PART = 4
-# Now and then a table of many jobs is made anew: a measurement has its share of that, not one by chance.
+# A table of many jobs is rebuilt now and then: a measurement must include its share of that, not one by chance.
 FILLED_TIMES = 5
 CAN_FILL = ("gloom", "gearmand")
 
@@ -30,7 +30,7 @@ class Case:
 
     @property
     def title(self) -> str:
-        """What it is, in lines."""
+        """Description, in lines."""
         window = self.load(1).window
         loop = f"{self.rate:,.0f} jobs/s offered" if self.rate else f"window {window}"
         queued = f"\n{self.fill:,} other jobs queued" if self.fill else ""
@@ -38,7 +38,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        """What it is, in a line."""
+        """Description, in one line."""
         return self.title.replace("\n", ", ")
 
     def load(self, jobs: int) -> Load:
@@ -53,13 +53,13 @@ class Case:
         return Load(SHAPES[self.shape], jobs, self.body_bytes, self.rate, self.fill)
 
     def takes(self, system: System) -> bool:
-        """Whether *system* can be given this load."""
+        """Whether *system* supports this load."""
         return not self.fill or system.name in CAN_FILL
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run shall measure."""
+    """The measurements of a run."""
 
     shapes: Sequence[str]
     bodies: Sequence[int]  # the first in all shapes, the others in the first shape
@@ -69,7 +69,7 @@ class Plan:
     jobs: int
 
     def cases(self) -> Iterator[Case]:
-        """Yield the loads, in the order in which they are shown."""
+        """Yield the loads, in display order."""
         first, *others = self.bodies
         yield from (Case(shape, first) for shape in self.shapes)
         yield from (Case(self.shapes[0], body) for body in others)
@@ -80,7 +80,7 @@ class Plan:
 
 @dataclass
 class Results:
-    """What a run came to: measurements by case and system, one a round."""
+    """The results of a run: measurements by case and system, one a round."""
 
     measured: dict[Case, dict[str, list[Measurement]]] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
@@ -97,9 +97,9 @@ class Results:
 
 def run(plan: Plan, systems: Sequence[System], tell: Callable[[str], None]) -> Results:
     """
-    Measure all of *plan*, the systems in turn within each round. *tell* hears what comes next.
+    Measure all of *plan*, the systems in turn within each round. *tell* receives the name of each measurement.
 
-    Each system is started afresh for each measurement, so that none has a past.
+    Each system is restarted for each measurement, so that none has a past.
     """
     results = Results()
     for case in plan.cases():

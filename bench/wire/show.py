@@ -1,9 +1,9 @@
 """
-Shows runs again, from their JSON files.
+Prints earlier runs, from their JSON files.
 
     python -m bench.wire.show FILE... [--markdown] [--plot FILE]
 
-Several files, of runs on one machine, are shown as one; where they have the
+Several files, of runs on one machine, are merged; if they contain the
 same load, the first counts.
 """
 
@@ -58,9 +58,9 @@ def markdown(results: Results) -> str:
 
 
 def main() -> None:
-    """Read the files, and show them."""
+    """Read the files, and print them."""
     parser = argparse.ArgumentParser(prog="python -m bench.wire.show", description="Show runs of the bench again.")
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="what python -m bench --json wrote")
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="output of python -m bench --json")
     parser.add_argument("--markdown", action="store_true", help="print tables for a document")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw CPU and latency, as .png or .svg")
     arguments = parser.parse_args()

@@ -1,4 +1,4 @@
-"""The systems that are compared, each started as a child on loopback ports of its own."""
+"""The systems compared, each started as a child on loopback ports of its own."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ LARGEST_BODY_BYTES = 2_000_000
 
 
 class CannotStart(Exception):
-    """A system did not begin to listen. Says what it printed."""
+    """A system did not begin to listen; the text has its output."""
 
 
 @dataclass(frozen=True)
 class System:
-    """One of the systems, and how it is started."""
+    """One of the systems, and how to start it."""
 
     name: str
-    wire: str  # what the load generator calls it
+    wire: str  # its name in the load generator
     command: Callable[[int], list[str]]  # from a free port
     version_command: tuple[str, ...] = ()
-    program: str | None = None  # what must be installed; None: comes with the checkout
-    package: str | None = None  # the Debian package that has it
+    program: str | None = None  # the program to install; None: comes with the checkout
+    package: str | None = None  # the Debian package of the program
     has_two_ports: bool = False  # chosen by the system, and printed
     slots: int = 1
 
     def missing(self) -> str | None:
-        """Return why it cannot be started here, or None if it can."""
+        """Return the reason why it cannot be started here, or None if it can."""
         if self.program is None or shutil.which(self.program):
             return None
         return f"{self.name} is left out: {self.program} is not installed (Debian package {self.package})"
@@ -65,7 +65,7 @@ class Running:
     slave_port: int
 
     def peak_bytes(self) -> int:
-        """Return the most memory that it had resident so far."""
+        """Return its peak resident memory so far."""
         status = Path(f"/proc/{self.pid}/status").read_text()
         found = re.search(r"VmHWM:\s+(\d+) kB", status)
         return int(found[1]) * 1024 if found else 0
@@ -107,7 +107,7 @@ SYSTEMS = {
 
 
 def free_port() -> int:
-    """Return a loopback port that nobody listens on now."""
+    """Return a free loopback port."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]

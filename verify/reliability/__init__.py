@@ -1,5 +1,5 @@
 """
-The proof of what docs/reliability.md says, a command each: ``python -m verify.reliability.fuzz``.
+The checks behind docs/reliability.md, one command each: ``python -m verify.reliability.fuzz``.
 
-Each ends with status 0 when all held, and prints its figures.
+Each command prints its figures and exits with status 0 if every check passed.
 """

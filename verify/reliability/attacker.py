@@ -1,9 +1,9 @@
 """
-The process of an attacker, or of a program that only takes processor time: ``python -m verify.reliability.attacker``.
+The process of an attacker, or of a CPU hog: ``python -m verify.reliability.attacker``.
 
-For each line of JSON on standard input, the name of one of `verify.reliability.floods.FLOODS`
-or ``spin``, and its arguments, it does that, and prints its text and the processor
-time that it took.
+Each line on standard input is JSON: the name of one of `verify.reliability.floods.FLOODS`,
+or ``spin``, and its arguments. The process runs it, then prints the resulting text and the
+CPU time used.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from verify.reliability.nursery import AskedProcess
 
 
 class Attacker(AskedProcess):
-    """The process, as its user sees it; use it as a context manager."""
+    """Parent-side handle of the process; use it as a context manager."""
 
     def __init__(self) -> None:
         super().__init__("verify.reliability.attacker")
 
     def attack(self, name: str, target: Target, seconds: float) -> tuple[str, float]:
         """
-        Do the flood of that name.
+        Run the flood of that name.
 
         Returns:
-            What it says, and how much processor time it took.
+            The flood's summary, and the CPU time it used.
 
         Raises:
-            OSError: It could not; its traceback is on standard error.
+            OSError: The flood failed; its traceback is on standard error.
         """
         return self._act([name, vars(target), seconds])
 
     def spin(self, share: float, seconds: float) -> tuple[str, float]:
-        """Take so large a share of a processor for so long; returns as `attack`."""
+        """Use this share of a processor for so many seconds; returns as `attack`."""
         return self._act(["spin", share, seconds])
 
     def _act(self, question: list[Any]) -> tuple[str, float]:
@@ -48,7 +48,7 @@ class Attacker(AskedProcess):
 
 
 def spin(share: float, seconds: float) -> str:
-    """Take so large a share of a processor, and do nothing."""
+    """Use this share of a processor, and do nothing else."""
     ending = time.monotonic() + seconds
     while (now := time.monotonic()) < ending:
         while time.monotonic() < now + 0.01 * share:
@@ -58,7 +58,7 @@ def spin(share: float, seconds: float) -> str:
 
 
 def act(name: str, argument: Any, seconds: float) -> str:
-    """Do what *name* says."""
+    """Run the action called *name*."""
     if name == "spin":
         return spin(argument, seconds)
     (flood,) = (one for one in FLOODS if one.name == name)

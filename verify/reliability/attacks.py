@@ -1,7 +1,7 @@
 """
-What hostile peers do, each as a function that raises when the broker does not answer as it should.
+The attacks of hostile peers, one function each; it raises if the broker does not answer correctly.
 
-They run in a process of their own, on plain sockets, beside masters and slaves that behave.
+The attacks run in a separate process, on plain sockets, beside well-behaved masters and slaves.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ DEEP = b'{"action":"submit","id":"a","type":"t","body":' + b"[" * 100_000 + b"]"
 
 
 class Unharmed(AssertionError):
-    """The broker did not do what it should about an attack."""
+    """The broker did not respond to an attack as specified."""
 
 
 def demand(holds: bool, what: str) -> None:
     """
-    Demand that something holds.
+    Check a condition.
 
     Raises:
-        Unharmed: It does not.
+        Unharmed: The condition is false.
     """
     if not holds:
         raise Unharmed(what)
@@ -45,12 +45,12 @@ def demand(holds: bool, what: str) -> None:
 @dataclass(frozen=True)
 class Target:
     """
-    The broker that is attacked.
+    The broker under attack.
 
     Attributes:
-        master_port: On this host.
-        slave_port: On this host.
-        pid: Its process.
+        master_port: Port for masters, on this host.
+        slave_port: Port for slaves, on this host.
+        pid: The broker's process id.
         stall_seconds: Its ``--stall-seconds``.
         max_unread_bytes: Its ``--max-unread-bytes``, and ``--max-total-unread-bytes``.
     """
@@ -71,7 +71,7 @@ class Target:
 
 
 def slow_loris(target: Target, connections: int = 200) -> str:
-    """Send a first frame byte by byte, and never to its end: each connection is dropped in its time."""
+    """Send a first frame byte by byte and never finish it: the broker drops each connection at its deadline."""
     sockets = [target.connect(number) for number in range(connections)]
     begun = time.monotonic()
     with selectors.DefaultSelector() as selector:
@@ -96,17 +96,17 @@ def _trickle(connection: Any) -> None:
     try:
         connection.sendall(b"{")
     except OSError:
-        return  # it is being dropped
+        return  # the broker is dropping it
 
 
 def oversize(target: Target, times: int = 100) -> str:
-    """Announce 4 GiB: refused with the typed error before any of it is there, and closed."""
+    """Announce 4 GiB: the broker replies with the typed error before the payload arrives, and closes."""
     _refused(target, times, struct.pack(">I", 2**32 - 1) + b"x" * 1000, "size_error")
     return f"{times} frames of 4 GiB announced: size_error and closed"
 
 
 def deep_json(target: Target, times: int = 20) -> str:
-    """Nest 100,000 lists: a typed error, not a crash, and the connection works on."""
+    """Nest 100,000 lists: the broker replies with a typed error, and the connection stays usable."""
     with Peer(target.connect(0)) as peer:
         for _ in range(times):
             peer.socket.sendall(struct.pack(">I", len(DEEP)) + DEEP)
@@ -118,13 +118,13 @@ def deep_json(target: Target, times: int = 20) -> str:
 
 
 def invalid_utf8(target: Target, times: int = 100) -> str:
-    """Hide bytes that are no text in a body, where they would break a slave."""
+    """Put invalid UTF-8 in a body, where it would break a slave."""
     _refused(target, times, struct.pack(">I", len(NOT_UTF8)) + NOT_UTF8, "invalid_json")
     return f"{times} bodies that are not UTF-8: invalid_json and closed"
 
 
 def tls_on_a_plain_port(target: Target, times: int = 20) -> str:
-    """Begin TLS where none is spoken: the handshake fails at once."""
+    """Start TLS on a plain port: the handshake fails at once."""
     context = ssl.create_default_context()
     for number in range(times):
         connection = target.connect(number)
@@ -139,7 +139,10 @@ def tls_on_a_plain_port(target: Target, times: int = 20) -> str:
 
 
 def plain_on_a_tls_port(target: Target, trusting: ssl.SSLContext, times: int = 20) -> str:
-    """Send plain frames, half a handshake and noise to a TLS port: closed unheard, beside good TLS peers."""
+    """Send plain frames, half a handshake and noise to a TLS port: the broker closes without a reply.
+
+    TLS peers keep working meanwhile.
+    """
 
     def secure(number: int) -> Peer:
         return Peer(trusting.wrap_socket(target.connect(number), server_hostname="localhost"))
@@ -169,7 +172,7 @@ def _until_closed(connection: socket.socket) -> bytes:
         while data := connection.recv(1000):
             heard += data
     except ConnectionError:
-        pass  # that is closed, too
+        pass  # the broker closes that one, too
     except TimeoutError:
         raise Unharmed("the connection stays open") from None
     return heard
@@ -194,7 +197,7 @@ def _is_closed(connection: socket.socket) -> bool:
 
 
 def collisions(target: Target, times: int = 1000) -> str:
-    """Submit an id that is in flight again and again: refused each time, and the first job is untouched."""
+    """Resubmit an id in flight: the broker refuses it each time and leaves the first job untouched."""
     job = {"action": "submit", "id": "one of two", "type": "collide", "body": 1}
     with ExitStack() as peers:
         first, second, slave = (peers.enter_context(Peer(target.connect(number))) for number in (0, 0, 1))
@@ -221,7 +224,7 @@ def _served(slave: Peer) -> Any:
 
 
 def many_types(target: Target, types: int = 100_000) -> str:
-    """Use 100,000 job types, twice: what the first round took serves the second."""
+    """Use 100,000 job types, twice: the second round reuses the memory of the first."""
     begun = resident_bytes(target.pid)
     grown = []
     for turn in range(2):
@@ -243,7 +246,7 @@ def _use_types(target: Target, types: int, turn: int) -> None:
 
 
 def many_connections(target: Target, connections: int = 10_000) -> str:
-    """Open 10,000 connections, ask over each, and close them: the broker gives every descriptor back."""
+    """Open 10,000 connections, send a request on each, and close them: the broker closes every descriptor."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     before, memory = descriptors(target.pid), resident_bytes(target.pid)
@@ -265,7 +268,7 @@ def _open(target: Target, count: int) -> Iterator[list[socket.socket]]:
     try:
         for number in range(count):
             sockets.append(target.connect(number))
-        # The kernel accepts before the broker does: a reply on the last one says that it has them all.
+        # The kernel accepts before the broker does. A reply on the last connection proves that the broker has them all.
         demand(Peer(sockets[-1]).ask({"action": "no"})["error"] == "unknown_action", "the last is not heard")
         demand(Peer(sockets[-2]).ask({"action": "no"})["error"] == "unknown_action", "the last is not heard")
         yield sockets
@@ -275,7 +278,7 @@ def _open(target: Target, count: int) -> Iterator[list[socket.socket]]:
 
 
 def too_many_connections(target: Target, allowed: int) -> str:
-    """Go beyond ``--max-connections``: each of those beyond is told so and closed, and there is room again later."""
+    """Exceed ``--max-connections``: each excess connection gets an error and is closed; capacity returns later."""
     refused = 0
     with ExitStack() as peers:
         for number in range(2 * allowed):
@@ -304,7 +307,7 @@ def _await(holds: Any, what: str) -> None:
 
 
 def slow_reader(target: Target, seconds: float = 5.0, answer_bytes: int = 64 * 1024, drip_bytes: int = 0) -> str:
-    """Submit, and read nothing, or a drop for each answer: dropped at the bound, again and again; memory is bounded."""
+    """Submit and read nothing, or a few bytes per answer: dropped at the bound, repeatedly; memory is bounded."""
     ending, dropped, grown, before = time.monotonic() + seconds, 0, 0, resident_bytes(target.pid)
     with Peer(target.connect(1)) as slave:
         demand(slave.ask({"action": "join", "type": "slow"}) == OK, "join was refused")
@@ -320,7 +323,7 @@ def slow_reader(target: Target, seconds: float = 5.0, answer_bytes: int = 64 * 1
 
 
 def _deaf(target: Target) -> socket.socket:
-    """Return a connection of a master for which the kernel keeps little."""
+    """Return a master's connection with a small receive buffer in the kernel."""
     connection = socket.socket()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 1024)
     connection.connect(("127.0.0.1", target.master_port))
@@ -328,10 +331,10 @@ def _deaf(target: Target) -> socket.socket:
 
 
 def _pile_up(target: Target, master: Peer, slave: Peer, answer_bytes: int, turn: int, drip_bytes: int) -> int:
-    """Have answers pile up for *master* until it is dropped; return the broker's memory at its largest."""
+    """Let answers pile up for *master* until the broker drops it; return the broker's peak memory."""
     respond = json.dumps({"action": "respond", "body": "x" * answer_bytes}).encode()
     frame = struct.pack(">I", len(respond)) + respond
-    # All of them at once: later the broker does not read from this master any more.
+    # Submit everything at once: the broker stops reading from this master later.
     jobs = 2 * (target.max_unread_bytes + 8 * MIB) // answer_bytes
     for number in range(jobs):
         master.send({"action": "submit", "id": f"slow {turn} {number}", "type": "slow", "body": 0})
@@ -339,7 +342,7 @@ def _pile_up(target: Target, master: Peer, slave: Peer, answer_bytes: int, turn:
     try:
         while answered < jobs:
             slave.receive()
-            # When it is dropped, its queued jobs go, and no other comes.
+            # Dropping the master removes its queued jobs, so the slave receives no other.
             slave.socket.settimeout(0.5)
             slave.socket.sendall(frame)
             demand(slave.receive() == OK, "an answer was refused")

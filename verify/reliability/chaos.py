@@ -1,10 +1,10 @@
 """
 Chaos with real processes: ``python -m verify.reliability.chaos --seconds 60``.
 
-Slaves and the broker are killed, stopped and cut off while masters submit all
-the time. Each job must have exactly one outcome, and that the right answer.
-`verify.reliability.faults` has the faults of hosts: what stands still, a bad network,
-clocks that jump, no descriptors, a full disk.
+Slaves and the broker are killed, stopped and cut off while masters submit
+continuously. Each job must have exactly one outcome, and the correct answer.
+`verify.reliability.faults` covers host faults: stopped processes, a bad network,
+clock jumps, exhausted descriptors, a full disk.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from verify.reliability.network import NotPermitted, OtherHost
 from verify.reliability.nursery import Nursery, environment
 
 KILL_EVERY_SECONDS = 0.1
-# For the clocks of two processes and a loaded machine, beyond the heartbeat that was agreed.
+# Margin over the agreed heartbeat, for the timers of two processes and a loaded machine.
 LATE_SECONDS = 0.5
-# Keepalive of 30 s + 3 x 10 s, and some.
+# Keepalive of 30 s + 3 x 10 s, and a margin.
 KEEPALIVE_SECONDS = 65.0
 FINISH_SECONDS = 30.0
 
@@ -51,7 +51,7 @@ def _tick(reactor: Any, seconds: float) -> Deferred[None]:
 
 
 async def storm(reactor: Any, broker: Daemon, seconds: float, slaves: int = 6) -> list[str]:
-    """Kill a slave every 100 ms, and start another; return what did not hold."""
+    """Kill a slave every 100 ms and start another; return the failures."""
     load, chance, killed, longest = Load(reactor, _address(broker.master_port), window=16), random.Random(1), 0, 0.0
     with Nursery(broker.slave_port) as nursery:
         nursery.start(slaves)
@@ -72,7 +72,7 @@ async def storm(reactor: Any, broker: Daemon, seconds: float, slaves: int = 6) -
 
 
 async def restarts(reactor: Any, broker: Daemon, times: int, slaves: int = 4, pause_seconds: float = 1.0) -> list[str]:
-    """Kill the broker so many *times* and start it on the same ports; return what did not hold."""
+    """Kill the broker so many *times*, restarting it on the same ports; return the failures."""
     load, away = Load(reactor, _address(broker.master_port), window=16), list[float]()
     with Nursery(broker.slave_port) as nursery:
         nursery.start(slaves)
@@ -94,7 +94,7 @@ async def restarts(reactor: Any, broker: Daemon, times: int, slaves: int = 4, pa
 
 
 async def stopped(reactor: Any, broker: Daemon, heartbeat_seconds: float) -> list[str]:
-    """Stop a slave with SIGSTOP; return a failure if its job is not elsewhere within the heartbeat."""
+    """Stop a slave with SIGSTOP; fail unless another slave answers its job within the heartbeat."""
     address = _address(broker.slave_port)
     with _holder(address, heartbeat_seconds) as holder:
 
@@ -108,10 +108,10 @@ async def stopped(reactor: Any, broker: Daemon, heartbeat_seconds: float) -> lis
 
 async def half_open(reactor: Any, directory: Path, heartbeat_seconds: float) -> list[str]:
     """
-    Cut a slave's host off; as `stopped`. A heartbeat of 0 leaves it to TCP keepalive.
+    Cut a slave's host off; as `stopped`. A heartbeat of 0 leaves detection to TCP keepalive.
 
     Raises:
-        NotPermitted: This process may make no network.
+        NotPermitted: This process may not create a network.
     """
     limit = heartbeat_seconds or KEEPALIVE_SECONDS
     with OtherHost() as other:
@@ -149,7 +149,7 @@ async def _until_rescued(
     host: str,
     most_seconds: float,
 ) -> float:
-    """Give *holder* a job, harm it, and return how long it took until another slave had answered the job."""
+    """Give *holder* a job, harm it, and return the seconds until another slave has answered the job."""
     master = Master(_address(broker.master_port, host), reactor=reactor)
     rescuer = Slave(_address(broker.slave_port, host), HELD, lambda body: body + 1, reactor=reactor)
     master.startService()
@@ -169,13 +169,13 @@ async def _until_rescued(
 
 
 async def everything(reactor: Any, seconds: float, times: int, *, keepalive: bool) -> list[str]:
-    """Do all of it with one broker after the other; return what did not hold."""
+    """Run every scenario, one broker at a time; return the failures."""
     failures = list[str]()
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
 
         async def with_broker(deed: Callable[[Daemon], Coroutine[Any, Any, list[str]]]) -> None:
-            # By default a job that is hit four times fails: that is a promise kept, but not what is counted here.
+            # By default a job fails after four lost attempts. That is specified, but this test does not count it.
             broker = Daemon(directory)
             await deferToThread(broker.start, "--retries=100")
             try:
@@ -197,12 +197,12 @@ async def everything(reactor: Any, seconds: float, times: int, *, keepalive: boo
 
 async def main(reactor: Any) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=60, help="how long slaves are killed")
-    parser.add_argument("--restarts", type=int, default=5, help="how often the broker is killed")
-    parser.add_argument("--quick", action="store_true", help="have processes stand still for 3 s, not for 5 and 30")
+    parser.add_argument("--seconds", type=float, default=60, help="seconds of killing slaves")
+    parser.add_argument("--restarts", type=int, default=5, help="number of times to kill the broker")
+    parser.add_argument("--quick", action="store_true", help="stop processes for 3 s, not for 5 and 30")
     parser.add_argument("--only-faults", action="store_true", help="only the faults of verify.reliability.faults")
-    parser.add_argument("--fault", metavar="TEXT", default="", help="of these, those with TEXT in their names")
-    parser.add_argument("--no-keepalive", action="store_true", help="leave out what takes a minute more")
+    parser.add_argument("--fault", metavar="TEXT", default="", help="of these, only those with TEXT in their names")
+    parser.add_argument("--no-keepalive", action="store_true", help="skip the scenarios that take another minute")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         failures = await deferToThread(faults.everything, Path(name), quick=options.quick, names=options.fault)

@@ -1,4 +1,4 @@
-"""Good peers of each kind, as processes (`verify.reliability.member`), seen from outside."""
+"""Well-behaved peers of each kind, as processes (`verify.reliability.member`), seen from outside."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ SLAVES = ("deferred-slave", "blocking-slave", "raw-slave")
 
 class Member(subprocess.Popen[str]):
     """
-    One of them, as its user sees it.
+    Parent-side handle of one peer process.
 
     Args:
         kind: One of `MASTERS` or `SLAVES`.
-        port: The broker's, on this host.
-        heartbeat_seconds: As the broker is told.
-        prefix: What the command begins with.
+        port: The broker's port, on this host.
+        heartbeat_seconds: The heartbeat announced to the broker.
+        prefix: Start of the command line, before the interpreter.
         names: Additions to its environment.
     """
 
@@ -44,12 +44,12 @@ class Member(subprocess.Popen[str]):
         )
 
     def wait_until_ready(self) -> None:
-        """Wait until it has begun."""
+        """Wait until the peer has started."""
         assert self.stdout is not None
         assert self.stdout.readline() == "ready\n", f"{self.kind} did not begin"
 
     def finish(self) -> dict[str, Any]:
-        """Have a master end; return what it saw."""
+        """Stop a master; return its report."""
         assert self.stdin is not None
         assert self.stdout is not None
         self.stdin.close()

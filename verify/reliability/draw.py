@@ -1,4 +1,4 @@
-"""Choices made from bytes: the same bytes, the same choices, whoever made the bytes up."""
+"""Choices derived from bytes: equal bytes give equal choices, whatever generated them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ Value = TypeVar("Value")
 
 class Draw:
     """
-    Takes choices from *data*; when it is used up, every choice is the first.
+    Derives choices from *data*; once the data is used up, every choice is the first.
 
     Attributes:
-        left: How many bytes there still are.
+        left: Number of bytes left.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -25,7 +25,7 @@ class Draw:
         return len(self._data) - self._at
 
     def number(self, below: int) -> int:
-        """Return one of 0 to *below* - 1; *below* is at most 65536."""
+        """Return an integer from 0 to *below* - 1; *below* is at most 65536."""
         size = 1 if below <= 256 else 2
         return int.from_bytes(self.bytes(size)) % below
 
@@ -38,7 +38,7 @@ class Draw:
         return self.number(times) == times - 1
 
     def bytes(self, count: int) -> bytes:
-        """Return at most *count* of the bytes themselves."""
+        """Return at most *count* raw bytes of the data."""
         taken = self._data[self._at : self._at + count]
         self._at += count if self.left >= count else self.left
         return taken

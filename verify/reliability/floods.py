@@ -1,9 +1,9 @@
 """
-Attacks that want as much of the broker's time as they can have, for some seconds each.
+Attacks that claim as much of the broker's time as they can get, for some seconds each.
 
-They run in a process of their own, on plain sockets. They say things that are
-prepared before, and throw away the replies, so that they cost the broker much
-and the attacker little.
+They run in a separate process, on plain sockets. They send prepared messages
+and discard the replies, so that an attack is expensive for the broker and cheap
+for the attacker.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from typing import Any
 from verify.reliability.attacks import Target
 from verify.reliability.figures import MIB
 
-#: Integers whose Python hash is 0 are the multiples of this.
+#: Modulus of Python's integer hash: its multiples hash to 0.
 HASH_MODULUS = 2**61 - 1
 _LARGE_BYTES = 256 * 1024
-# Slaves that wait for their replies act so many at a time.
+# Number of slaves that act at the same time when they wait for their replies.
 WAVE = 16
 
 Script = Iterator[bytes]
 
 
 def framed(message: Any) -> bytes:
-    """Return *message*, which is bytes or will be JSON, as a frame."""
+    """Return *message* as a frame; a message other than bytes is encoded as JSON."""
     payload = message if isinstance(message, bytes) else json.dumps(message, separators=(",", ":")).encode()
     return struct.pack(">I", len(payload)) + payload
 
@@ -45,12 +45,12 @@ HELLO = framed({"action": "hello", "version": 1})
 @dataclass(frozen=True)
 class Flood:
     """
-    An attack on the broker's time. To do it for 0 seconds is to prepare it.
+    An attack on the broker's time. A run of 0 seconds only prepares it.
 
     Attributes:
-        name: What it is called.
-        connections: How many of its connections want to be served at the same time.
-        act: Does it for so many seconds; returns what it did.
+        name: Name of the attack.
+        connections: Number of its connections that compete for service at the same time.
+        act: Runs the attack for so many seconds; returns a summary.
     """
 
     name: str
@@ -60,15 +60,16 @@ class Flood:
 
 class Blaster:
     """
-    Connections that say what their scripts say, as fast as the broker takes it, and read every reply.
+    Connections that send their scripts as fast as the broker accepts them, and read every reply.
 
-    A connection whose script has ended, or that the broker has closed, is followed by another.
+    A connection is replaced when its script has ended or the broker has closed it.
 
     Args:
         target: The broker.
         port: 0 for masters' connections, 1 for slaves'.
-        count: How many connections at a time.
-        script: Returns what the connection of a number says, piece by piece; after an empty piece it only reads.
+        count: Number of simultaneous connections.
+        script: Returns the data of the connection with a given number, piece by piece;
+            after an empty piece the connection only reads.
     """
 
     def __init__(self, target: Target, port: int, count: int, script: Callable[[int], Iterable[bytes]]) -> None:
@@ -77,7 +78,7 @@ class Blaster:
         self.sent_bytes = self.heard_bytes = self.connections = 0
 
     def run(self, seconds: float) -> str:
-        """Do it for so long, close all, and return the figures."""
+        """Run for so many seconds, close all connections, and return the figures."""
         for number in range(self._count):
             self._open(number)
         ending = time.monotonic() + seconds
@@ -114,18 +115,18 @@ class Blaster:
             self._open(key.data[2])
 
     def _read(self, key: selectors.SelectorKey) -> bool:
-        """Read, and return whether the broker has closed the connection."""
+        """Read; return whether the broker has closed the connection."""
         heard = key.fileobj.recv(_LARGE_BYTES)  # type: ignore[union-attr]
         self.heard_bytes += len(heard)
         return not heard
 
     def _write(self, key: selectors.SelectorKey) -> None:
-        """Say more."""
+        """Send more data."""
         piece, script, _ = key.data
         if not piece:
             said = next(script, None)
             if said is None:
-                # The broker closes when it has heard all of it: not before there is another.
+                # The broker closes after it has read everything, so not before the replacement connection exists.
                 key.fileobj.shutdown(socket.SHUT_WR)  # type: ignore[union-attr]
                 said = b""
             if not said:
@@ -142,12 +143,12 @@ def _close(connection: Any) -> None:
         connection.close()
 
 
-# What they say
+# Messages
 
 
 @cache
 def colliding_batches(batches: int = 12, jobs: int = 5_000) -> list[bytes]:
-    """Return jobs whose ids all have one hash, some thousands in a frame."""
+    """Return jobs whose ids collide in one hash, thousands per frame."""
     ids = iter(range(1, batches * jobs + 1))
     return [
         framed(
@@ -162,7 +163,7 @@ def colliding_batches(batches: int = 12, jobs: int = 5_000) -> list[bytes]:
 
 @cache
 def new_types(batches: int = 40, jobs: int = 1_000) -> list[bytes]:
-    """Return jobs that have a new type each."""
+    """Return jobs with a new type each."""
     names = (f"new type {number}" for number in range(batches * jobs))
     return [
         framed({"action": "submit_many", "jobs": [{"id": f"of {name}", "type": name, "body": 0} for name in few]})
@@ -172,7 +173,7 @@ def new_types(batches: int = 40, jobs: int = 1_000) -> list[bytes]:
 
 @cache
 def bombs(kind: int) -> bytes:
-    """Return JSON that is costly to read: 0 an object of a million keys, 1 brackets, 2 a deep value of objects."""
+    """Return JSON that is expensive to parse: 0 an object of a million keys, 1 brackets, 2 deeply nested objects."""
     if kind == 0:
         body = b"{" + b",".join(b'"%d":0' % number for number in range(1_000_000)) + b"}"
     elif kind == 1:
@@ -193,20 +194,20 @@ def long_hello() -> bytes:
 
 @cache
 def empty_batch() -> bytes:
-    """Return a submission of 10,000 jobs without anything."""
+    """Return a submission of 10,000 empty jobs."""
     return framed({"action": "submit_many", "jobs": [{}] * 10_000})
 
 
 @cache
 def joins_of_many_types(slaves: int = 3_000, types: int = 100) -> list[bytes]:
-    """Return what each slave says to join types of its own, leave them and join them again."""
+    """Return the messages of slaves that join types of their own, leave them and rejoin."""
     joins = [framed({"action": "join", "types": [f"type {n} of {one}" for n in range(types)]}) for one in range(slaves)]
     return [HELLO + join + framed({"action": "leave"}) + join for join in joins]
 
 
 @cache
 def joins_of_long_types(slaves: int = 400, types: int = 1_000) -> list[bytes]:
-    """Return what each slave says to join types of its own, of 200 characters each."""
+    """Return the messages of slaves that join types of their own, of 200 characters each."""
     return [
         HELLO + framed({"action": "join", "types": [f"{one} {n} ".ljust(200, "x") for n in range(types)]})
         for one in range(slaves)
@@ -214,7 +215,7 @@ def joins_of_long_types(slaves: int = 400, types: int = 1_000) -> list[bytes]:
 
 
 def then_again(first: bytes, *pieces: bytes) -> Callable[[int], Script]:
-    """Return a script that says *first*, and then *pieces* again and again."""
+    """Return a script that sends *first*, then repeats *pieces* forever."""
 
     def script(_: int) -> Script:
         yield first
@@ -224,7 +225,7 @@ def then_again(first: bytes, *pieces: bytes) -> Callable[[int], Script]:
 
 
 def once(first: bytes, pieces: Iterable[bytes]) -> Callable[[int], Script]:
-    """Return a script that says *first* and *pieces*, and ends."""
+    """Return a script that sends *first* and *pieces*, and ends."""
 
     def script(_: int) -> Script:
         yield first
@@ -237,17 +238,17 @@ def _many(message: Any, times: int) -> bytes:
     return framed(message) * times
 
 
-# What they do
+# Attacks
 
 
 def colliding_ids(target: Target, seconds: float) -> str:
-    """Submit batches of 5,000 jobs, whose ids all have one hash in a dict of Python."""
+    """Submit batches of 5,000 jobs with ids that all collide in one hash of a Python dict."""
     batches = colliding_batches()
     return Blaster(target, 0, 1, once(HELLO, batches)).run(seconds)
 
 
 def lorises_now_and_then(target: Target, seconds: float) -> str:
-    """Hold 2,000 connections that send a byte of a long frame each fifth of a second: 10,000 reads a second."""
+    """Hold 2,000 connections that send a byte of a long frame every 0.2 s: 10,000 reads a second."""
     return _drip(target, seconds, 0.2)
 
 
@@ -257,7 +258,7 @@ def lorises_without_pause(target: Target, seconds: float) -> str:
 
 
 def _drip(target: Target, seconds: float, pause_seconds: float, connections: int = 2_000) -> str:
-    """Send a byte on each connection, round after round: of a first frame, which is long."""
+    """Send one byte of a long first frame on each connection, round after round."""
     enough_descriptors(connections)
     sockets = [_first_byte(target) for _ in range(connections)]
     ending, rounds, ended = time.monotonic() + seconds, 0, 0
@@ -286,67 +287,67 @@ def _first_byte(target: Target) -> socket.socket:
 
 
 def submits_of_new_types(target: Target, seconds: float) -> str:
-    """Submit 1,000 jobs of new types with one frame, and again."""
+    """Submit 1,000 jobs of new types per frame, repeatedly."""
     batches = new_types()
     return Blaster(target, 0, 1, once(HELLO, batches)).run(seconds)
 
 
 def junk_responds(target: Target, seconds: float) -> str:
-    """Answer jobs that were never given, without pause."""
+    """Answer jobs that were never assigned, without pause."""
     return Blaster(target, 1, 1, then_again(HELLO, _many({"action": "respond", "body": 1}, 5_000))).run(seconds)
 
 
 def many_pings(target: Target, seconds: float) -> str:
-    """Send 100,000 pings in one write, and again."""
+    """Send 100,000 pings in one write, repeatedly."""
     return Blaster(target, 0, 1, then_again(HELLO, _many({"action": "ping"}, 100_000))).run(seconds)
 
 
 def json_bombs(target: Target, seconds: float) -> str:
-    """Have three connections send a million keys, 16 MiB of brackets, and a thousand values of 900 levels."""
+    """Let three connections send a million keys, 16 MiB of brackets, and a thousand values of 900 levels."""
     kinds = [bombs(kind) for kind in range(3)]
     return Blaster(target, 0, 3, lambda number: repeat(kinds[number])).run(seconds)
 
 
 def unknown_actions(target: Target, seconds: float) -> str:
-    """Have 64 connections ask for what there is not, and read the errors."""
+    """Let 64 connections send unknown actions, and read the errors."""
     return Blaster(target, 0, 64, then_again(HELLO, _many({"action": "x"}, 1_000))).run(seconds)
 
 
 def empty_jobs(target: Target, seconds: float) -> str:
-    """Submit 10,000 jobs that are empty objects with one frame, and again."""
+    """Submit 10,000 jobs that are empty objects per frame, repeatedly."""
     return Blaster(target, 0, 1, then_again(HELLO, empty_batch())).run(seconds)
 
 
 def long_accepts(target: Target, seconds: float) -> str:
-    """Have eight connections say hello with 15 MiB of names to accept, and stay."""
+    """Let eight connections send a hello with 15 MiB of names to accept, and stay connected."""
     hello = long_hello()
 
     def script(_: int) -> Script:
         yield hello
-        # What was kept of it stays with the connection.
+        # The broker keeps the accepted names as long as the connection.
         yield b""
 
     return Blaster(target, 0, 8, script).run(seconds)
 
 
 def slaves_of_many_types(target: Target, seconds: float) -> str:
-    """Have 3,000 slaves of 100 types join, leave, join and close, some at a time."""
+    """Let 3,000 slaves of 100 types join, leave, rejoin and close, some at a time."""
     return Waves(target, joins_of_many_types(), 4).run(seconds)
 
 
 def slaves_of_long_types(target: Target, seconds: float) -> str:
-    """Have 400 slaves join 1,000 types of 200 characters each, and close."""
+    """Let 400 slaves join 1,000 types of 200 characters each, and close."""
     return Waves(target, joins_of_long_types(), 2).run(seconds)
 
 
 class Waves:
     """
-    Slaves that say one thing each, wait for its replies and stay; then all of them close, and it begins anew.
+    Slaves that each send one message, wait for its replies and stay; then all of them close, and the cycle repeats.
 
     Args:
         target: The broker.
-        said: What each says.
-        replies: How many replies that has.
+        said: The message of each slave.
+        replies: Number of replies to that message.
     """
 
     def __init__(self, target: Target, said: list[bytes], replies: int) -> None:
@@ -371,7 +372,7 @@ class Waves:
     def _wave(self, said: list[bytes]) -> list[socket.socket]:
         slaves = [self._target.connect(1) for _ in said]
         for slave in slaves:
-            # With Python's time limit, recv would not wait for all that it is asked for.
+            # With a Python timeout, recv would not wait for all the bytes requested.
             slave.settimeout(None)
             slave.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 10, 0))
         for slave, data in zip(slaves, said, strict=True):
@@ -388,10 +389,10 @@ class Waves:
 
 def enough_descriptors(connections: int) -> None:
     """
-    Allow this process so many connections.
+    Raise this process's descriptor limit to allow so many connections.
 
     Raises:
-        OSError: The system does not.
+        OSError: The system does not allow it.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < connections + 100:

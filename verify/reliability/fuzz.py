@@ -1,9 +1,9 @@
 """
 Fuzzing of messages and whole sessions: ``python -m verify.reliability.fuzz --inputs 1000000``.
 
-An input is one frame, or one piece of bytes, given to a decoder or to a port.
-A seeded generator makes the bytes up; `verify.reliability.guided` leaves that to
-libFuzzer. A failure prints the bytes that replay it.
+An input is one frame, or one piece of bytes, passed to a decoder or sent to a port.
+A seeded generator produces the bytes; in `verify.reliability.guided`, libFuzzer
+does. A failure prints the bytes that reproduce it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from verify.reliability.sessions import Session, Violation
 
 HANG_SECONDS = 60
 SLOW_SECONDS = 5.0
-# Frames of Python below a client's call: of a program, and nearly all that a stack has.
+# Depths of the Python stack below a client's call: that of a typical program, and almost the recursion limit.
 STACKS = (20, 100, 700)
 LEAST_FRAME_BYTES = 1024
 MOST_GROWTH_BYTES = 16 * MIB
@@ -45,10 +45,10 @@ VOCABULARIES = [Vocabulary(role, extended=extended) for role in (MASTER, SLAVE) 
 
 def fuzz_messages(data: bytes) -> int:
     """
-    Give what *data* says to every decoder; return the number of inputs.
+    Pass messages derived from *data* to every decoder; return the number of inputs.
 
     Raises:
-        Exception: A decoder raised something else than it says.
+        Exception: A decoder raised an undocumented exception.
     """
     draw, inputs = Draw(data), 0
     while draw.left:
@@ -73,7 +73,7 @@ def fuzz_messages(data: bytes) -> int:
 
 
 def _check_stacks(draw: Draw, frame: bytes) -> None:
-    """Hold a client's reading and writing of a body on a deep stack against what it does on this one."""
+    """Check that a client reads and writes a body on a deep stack exactly as on this one."""
     here, there = _body_of(frame), _on_stack_of(draw.of(STACKS), frame)
     if here != there:
         raise Violation(f"whether a body is read depends on the stack: {here[:100]!r} and {there[:100]!r}")
@@ -84,7 +84,7 @@ def _on_stack_of(frames: int, frame: bytes) -> str:
 
 
 def _body_of(frame: bytes) -> str:
-    """Return what a client makes of a body, and of the value when it sends it again, as text that can be compared."""
+    """Return a client's reading of a body, and its re-encoding, as comparable text."""
     try:
         value: Any = decode_body(frame)
     except BodyError:
@@ -96,7 +96,7 @@ def _body_of(frame: bytes) -> str:
 
 
 def _check_failure(draw: Draw) -> None:
-    """Have a slave's function raise what harms a program that tells of it."""
+    """Let a slave's function raise exceptions that are hostile to the code that reports them."""
     try:
         raise draw.of(hostile_exceptions.KINDS)
     except Exception as error:
@@ -114,7 +114,7 @@ def _check_words(error: ProtocolError) -> None:
 
 
 def run(data: bytes) -> int:
-    """Do what *data* says: its first byte chooses between messages and a session; return the number of inputs."""
+    """Fuzz with *data*; its first byte selects messages or a session. Return the number of inputs."""
     begun = monotonic()
     inputs = fuzz_messages(data[1:]) if data[:1] < b"\x30" else Session(data[1:]).run()
     if monotonic() - begun > SLOW_SECONDS:
@@ -124,16 +124,16 @@ def run(data: bytes) -> int:
 
 class Fuzzer:
     """
-    Counts inputs, and stops at a failure or when there were enough.
+    Counts inputs, and stops at a failure or at the wanted number.
 
     Args:
-        wanted: How many inputs are enough.
-        ends_hangs: Whether a run that hangs ends the process, with a traceback.
+        wanted: Number of inputs to reach.
+        ends_hangs: Whether a hanging run ends the process, with a traceback.
 
     Attributes:
-        inputs: How many there were.
-        runs: In how many runs.
-        failures: What did not hold.
+        inputs: Number of inputs so far.
+        runs: Number of runs so far.
+        failures: The failures.
     """
 
     def __init__(self, wanted: int, *, ends_hangs: bool = False) -> None:
@@ -161,7 +161,7 @@ class Fuzzer:
         return bool(self.failures) or self.inputs >= self.wanted
 
     def report(self, how: str) -> int:
-        """Show the figures, and return the exit status."""
+        """Print the figures, and return the exit status."""
         if self._ends_hangs:
             faulthandler.cancel_dump_traceback_later()
         seconds, growth = monotonic() - self._begun, resident_bytes() - (self._early_bytes or resident_bytes())
@@ -175,7 +175,7 @@ class Fuzzer:
 
 
 def fuzz_at_random(inputs: int, seed: int, longest_bytes: int = 1500, *, ends_hangs: bool = False) -> int:
-    """Run bytes of a seeded generator; return the exit status."""
+    """Run with the bytes of a seeded generator; return the exit status."""
     fuzzer, chance = Fuzzer(inputs, ends_hangs=ends_hangs), random.Random(seed)
     while not fuzzer.is_done:
         fuzzer.one(chance.randbytes(chance.randrange(longest_bytes)))

@@ -7,20 +7,20 @@ from typing import Any
 
 from verify.reliability.draw import Draw
 
-# Few ids and types, so that they meet.
+# Few ids and types, so that they collide.
 IDS: tuple[Any, ...] = ("a", "a", "a", "b", "b", "c", 1, 1, 2, -1, "1", 2**63, "x" * 255)
 TYPES: tuple[Any, ...] = ("t", "t", "t", "t", "u", "u", None, "v" * 255)
 BODIES: tuple[Any, ...] = (1, None, "é", {"a": [1, 2.5, {}]}, [], "x" * 300, 1e308, "\u0000", {"id": "a"})
 SECONDS: tuple[Any, ...] = (0.5, 0, 3, None, 1e9)
 TOKEN = "a token of the fuzzer"
 
-#: What a field may hold when it is to be wrong, or only odd.
+#: Values for a field that is to be wrong, or merely unusual.
 ODD: tuple[Any, ...] = (
     None, True, False, 0, -1, 1.5, 1e999, -(2**63), 2**64, "", "x" * 256, "\ud800", "\u0000", [], [1], [[]], {},
     {"a": {}}, "NaN", ["t"] * 1001, 10**400, -(10**4299), 10**4299, -0.0, "a\n\x1b[2J", "\u202e", "submit", "t",
 )  # fmt: skip
 
-# Around the depth that a message may have, and what hides a bracket or a quote from a count.
+# Depths around the limit of a message, and strings that hide a bracket or a quote from a depth counter.
 DEPTHS = (1, 899, 900, 901, 902, 903, 904, 980, 1100, 5000)
 FILLERS = ("", '"[[",', '"\\\\",', '"\\"[",', '{"]":"}"},', "[],", '"\\u005b",')
 
@@ -43,7 +43,7 @@ NOT_MESSAGES = [
 
 
 def message(draw: Draw, is_slave: bool) -> dict[str, Any]:
-    """Return a message that one of the ports takes, mostly the one that is asked about."""
+    """Return a message valid on one of the ports, mostly on the port given."""
     if draw.once_in(32):
         is_slave = not is_slave
     verbs = _SLAVE_VERBS if is_slave else _MASTER_VERBS
@@ -51,7 +51,7 @@ def message(draw: Draw, is_slave: bool) -> dict[str, Any]:
 
 
 def payload(draw: Draw, is_slave: bool, tameness: int = 16) -> bytes:
-    """Return a frame's payload; of *tameness* of them, some eight have something wrong."""
+    """Return a frame's payload; about eight in *tameness* are malformed."""
     kind = draw.number(tameness)
     if kind == 0:
         return draw.of(NOT_MESSAGES) if draw.once_in(2) else draw.bytes(draw.number(60))
@@ -72,13 +72,13 @@ def greeting(draw: Draw) -> bytes:
 
 
 def about(draw: Draw, id: Any, is_slave: bool) -> bytes:
-    """Return a valid message about a job that the peer has: what ends it, or says how it gets on."""
+    """Return a valid message about a job of the peer: one that ends it, or reports its progress."""
     verb = draw.of((_respond, _respond, _respond, _fail, _progress)) if is_slave else _cancel
     return json.dumps(verb(draw) | {"id": id}).encode()
 
 
 def beginning(draw: Draw) -> bytes:
-    """Return a valid join of the type that most jobs have."""
+    """Return a valid join of the most common job type."""
     return json.dumps({"action": "join", "type": "t", "slots": 1 + draw.number(3)}).encode()
 
 
@@ -92,7 +92,7 @@ def _with_something_odd(draw: Draw, fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def deep_value(draw: Draw) -> bytes:
-    """Return a value that is nested about as deeply as a body may be, or not."""
+    """Return a value nested close to the depth limit of a body, on either side of it."""
     levels, filler = draw.of(DEPTHS), draw.of(FILLERS)
     if draw.once_in(2):
         return f"{'[' * levels}{filler}1{']' * levels}".encode()
@@ -104,12 +104,12 @@ def _with_something_deep(draw: Draw, data: bytes) -> bytes:
     value = deep_value(draw)
     if name == b"jobs":
         value = b'[{"id":"a","type":"t","body":' + value + b'},{"id":"b","type":"t","body":1}]'
-    # The last of two keys counts.
+    # Of two equal keys, the last counts.
     return data[:-1] + b',"' + name + b'":' + value + b"}"
 
 
 def _with_escapes(draw: Draw, data: bytes) -> bytes:
-    """Spell a letter of a key, or of anything else in quotes, as an escape."""
+    """Spell one letter of a key, or of another string, as an escape."""
     word = draw.of((b"action", b"token", b"hello", b"submit", b"body", b"type"))
     at = draw.number(len(word))
     return data.replace(b'"' + word + b'"', b'"%b\\u%04x%b"' % (word[:at], word[at], word[at + 1 :]))
@@ -126,7 +126,7 @@ def _damaged(draw: Draw, data: bytes) -> bytes:
     return data + draw.of([b" ", b"\n\t", b"\x00", b"{}", b","])
 
 
-# The verbs of each port
+# Messages of each port
 
 
 def _hello(draw: Draw) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """
-Fuzzing led by the branches that inputs reach: ``python -m verify.reliability.guided --inputs 100000``.
+Fuzzing guided by branch coverage: ``python -m verify.reliability.guided --inputs 100000``.
 
-As `verify.reliability.fuzz`, with the bytes made up by libFuzzer, through atheris. A
-program of its own, since what is to be watched must not have been imported before.
+As `verify.reliability.fuzz`, with bytes from libFuzzer, through atheris. It is a separate
+program, because atheris must instrument modules before their first import.
 """
 
 from __future__ import annotations

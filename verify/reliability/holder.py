@@ -1,7 +1,7 @@
 """
 A slave that takes one job and never answers: ``python -m verify.reliability.holder HOST:PORT HEARTBEAT_SECONDS``.
 
-It prints ``in hand`` when it has it. A heartbeat of 0 is none.
+It prints ``in hand`` when it has received the job. A heartbeat of 0 means none.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from verify.reliability.jobs import HELD
 
 
 def hold(body: Any) -> Deferred[None]:
-    """Answer never."""
+    """Never answer."""
     sys.stdout.write("in hand\n")
     sys.stdout.flush()
     return Deferred()

@@ -1,11 +1,11 @@
 """
-Hostile peers beside good ones: ``python -m verify.reliability.hostile``.
+Hostile peers beside well-behaved ones: ``python -m verify.reliability.hostile``.
 
-One attack after the other. Beside each, a master and slaves that behave are
-served all the time: each of their jobs has its answer, and beside the master
+The attacks run one after the other. During each, the broker keeps serving a
+well-behaved master and its slaves: each of their jobs gets its answer. Beside the master
 that does not read they keep at least 0.8 of their throughput. Beside the floods
-(`verify.reliability.floods`), which want all of the broker's time, they keep at least
-half of an equal share of it (`verify.reliability.shares` says how that is computed).
+(`verify.reliability.floods`), which claim all of the broker's time, they keep at least
+half of an equal share of it (`verify.reliability.shares` defines the share).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ OPTIONS = (
     f"--max-total-unread-bytes={MAX_UNREAD_BYTES}",
 )
 LEAST_SHARE = 0.8
-# What a dripping master reads for each answer of 64 KiB.
+# Bytes that a slow master reads per answer of 64 KiB.
 DRIP_BYTES = 1024
 FINISH_SECONDS = 20.0
 
@@ -49,7 +49,7 @@ Attack = Callable[[Target], str]
 
 
 def target_of(broker: Daemon) -> Target:
-    """Return *broker*, started with `OPTIONS`, as what is attacked."""
+    """Return *broker*, started with `OPTIONS`, as a target."""
     return Target(broker.master_port, broker.slave_port, broker.pid, STALL_SECONDS, MAX_UNREAD_BYTES)
 
 
@@ -57,18 +57,18 @@ async def beside_good_peers(
     reactor: Any, broker: Daemon, attack: Attack, *, quiet_seconds: float = 1.0, least_share: float = 0.0
 ) -> list[str]:
     """
-    Attack *broker* while good peers use it.
+    Attack *broker* while well-behaved peers use it.
 
     Args:
         reactor: Clock and sockets.
         broker: Started with `OPTIONS`.
-        attack: What is done to it, in a process of its own: it is to take time from the broker, not from
-            the good master that is in this one.
-        quiet_seconds: For how long the good peers' throughput is measured before.
-        least_share: Which part of it they must keep.
+        attack: The attack. It runs in a separate process, so that it takes time from the broker and not from
+            the well-behaved master, which runs in this one.
+        quiet_seconds: Seconds for which the peers' throughput is measured before the attack.
+        least_share: The part of that throughput that the peers must keep.
 
     Returns:
-        What did not hold.
+        The failures.
     """
     load = Load(reactor, f"127.0.0.1:{broker.master_port}", masters=1, window=8)
     failures: list[str] = []
@@ -77,7 +77,7 @@ async def beside_good_peers(
         ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as attacker,
     ):
         nursery.start(2, job_seconds=0.001)
-        await deferToThread(_call, attacker, name_of, attack)  # now it has started, and imported all it needs
+        await deferToThread(_call, attacker, name_of, attack)  # the attacker has imported its modules
         await load.start()
         before = await _answers_a_second(reactor, load, deferLater(reactor, quiet_seconds, lambda: None))
         act = partial(_call, attacker, attack, target_of(broker))
@@ -92,7 +92,7 @@ async def beside_good_peers(
 
 
 def _call(attacker: Executor, function: Callable[[Any], str], argument: Any) -> str:
-    """Return what *function* returns in the process of *attacker*, and raise what it raises there."""
+    """Call *function* in the process of *attacker*; return its result, or raise its exception."""
     return attacker.submit(function, argument).result()
 
 
@@ -104,7 +104,7 @@ async def _done(name: str, act: Callable[[], str], failures: list[str]) -> None:
 
 
 def name_of(attack: Callable[..., str]) -> str:
-    """Return what *attack* is called."""
+    """Return the name of *attack*."""
     return str(getattr(attack, "func", attack).__name__)
 
 
@@ -126,25 +126,25 @@ ATTACKS: tuple[Attack, ...] = (
 
 
 async def beside_a_slow_reader(reactor: Any, broker: Daemon, seconds: float, drip_bytes: int = 0) -> list[str]:
-    """Have one master read nothing, or a drop now and then; good peers must keep their share of throughput."""
+    """Let one master read nothing, or a little now and then; the other peers must keep their share of throughput."""
     attack = partial(attacks.slow_reader, seconds=seconds, drip_bytes=drip_bytes)
     return await beside_good_peers(reactor, broker, attack, quiet_seconds=seconds, least_share=LEAST_SHARE)
 
 
 async def too_many(reactor: Any, broker: Daemon, allowed: int) -> list[str]:
-    """Take more connections than a *broker* with ``--max-connections`` of *allowed* gives."""
+    """Open more connections than a *broker* with ``--max-connections`` of *allowed* admits."""
     return await beside_good_peers(reactor, broker, partial(attacks.too_many_connections, allowed=allowed))
 
 
 def with_certificate(directory: Path) -> tuple[list[str], ssl.SSLContext]:
-    """Return the options of a broker with TLS, and what a client that trusts it uses."""
+    """Return the options of a broker with TLS, and those of a client that trusts it."""
     authority = Authority(directory)
     certificate, key = authority.issue("broker", "broker")
     return [f"--tls-cert={certificate}", f"--tls-key={key}"], ssl.create_default_context(cafile=str(authority.file))
 
 
 async def plain_beside_tls(directory: Path) -> list[str]:
-    """Send plain bytes to a broker that speaks TLS; good TLS peers are among the attack's own."""
+    """Send plain bytes to a broker with TLS; the attack brings well-behaved TLS peers of its own."""
     options, trusting = with_certificate(directory)
     failures: list[str] = []
     broker = Daemon(directory)
@@ -158,7 +158,7 @@ async def plain_beside_tls(directory: Path) -> list[str]:
 
 
 async def everything(reactor: Any, seconds: float) -> list[str]:
-    """Do all of it; return what did not hold."""
+    """Run every attack; return the failures."""
     failures: list[str] = []
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
@@ -169,7 +169,7 @@ async def everything(reactor: Any, seconds: float) -> list[str]:
                 failures += await beside_good_peers(reactor, broker, attack)
             failures += await beside_a_slow_reader(reactor, broker, seconds)
             failures += await beside_a_slow_reader(reactor, broker, seconds, DRIP_BYTES)
-            # Last, since the memory that it took would hide what the others take.
+            # Last, because its memory use would hide that of the other attacks.
             failures += await beside_good_peers(reactor, broker, attacks.many_types)
         finally:
             broker.kill()
@@ -183,7 +183,7 @@ async def everything(reactor: Any, seconds: float) -> list[str]:
 
 
 async def floods(reactor: Any, seconds: float, names: str = "") -> list[str]:
-    """Flood a broker in every way that has *names* in its name, for so long each; return what did not hold."""
+    """Run every flood with *names* in its name, for so many seconds each; return the failures."""
     failures: list[str] = []
     for flood in (one for one in FLOODS if names in one.name):
         with tempfile.TemporaryDirectory() as name:
@@ -200,8 +200,8 @@ async def floods(reactor: Any, seconds: float, names: str = "") -> list[str]:
 
 async def main(reactor: Any) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=10, help="how long one master does not read")
-    parser.add_argument("--flood-seconds", type=float, default=4, help="how long each flood takes")
+    parser.add_argument("--seconds", type=float, default=10, help="seconds for which one master does not read")
+    parser.add_argument("--flood-seconds", type=float, default=4, help="seconds of each flood")
     parser.add_argument("--flood", metavar="TEXT", help="only the floods with TEXT in their names")
     options = parser.parse_args()
     failures = await floods(reactor, options.flood_seconds, options.flood or "")

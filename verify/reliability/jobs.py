@@ -1,6 +1,6 @@
-"""What the jobs of these commands are; apart, so that a slave need not load a master."""
+"""The jobs of these commands; separate from the masters, so that a slave need not import one."""
 
-#: The type of the jobs that are many: their answer is one more than their body.
+#: Type of the ordinary jobs: the answer is the body plus one.
 TYPE = "increment"
-#: The type of the job that is held for ever.
+#: Type of the job that its slave holds forever.
 HELD = "hold"

@@ -1,4 +1,4 @@
-"""Masters that keep a broker busy, and count what becomes of each job."""
+"""Masters that keep a broker busy, and count the outcome of each job."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from gloom.client.deferred.connection import BrokerConnection
 from gloom.client.session import Event, Outcome
 from verify.reliability.jobs import TYPE
 
-# How fine the steps of a steady rate are.
+# Resolution of a steady rate.
 STEP_SECONDS = 0.01
 
 
 class CountingMaster(Master):
     """
-    A master that also counts what comes over the wire.
+    A master that also counts the messages on the wire.
 
     Attributes:
-        outcomes: How many outcomes came of each job on each connection.
+        outcomes: Number of outcomes of each job on each connection.
     """
 
     outcomes: Counter[tuple[int, str | int]]
@@ -36,23 +36,23 @@ class CountingMaster(Master):
 
 class Load:
     """
-    Jobs without end: a window of them for each master, or a steady rate over all masters.
+    Endless jobs: a window of them for each master, or a steady rate over all masters.
 
     Args:
         reactor: Clock and sockets.
         address: The broker's master port.
-        masters: How many masters there are.
-        window: How many jobs each keeps unanswered; or None.
-        rate: How many jobs there are a second, answered or not; or None.
-        counts_wire: Whether outcomes are counted on the wire too, which takes memory for each job.
-        heartbeat_seconds: Of each master.
+        masters: Number of masters.
+        window: Number of jobs that each master keeps in flight; or None.
+        rate: Jobs submitted per second, answered or not; or None.
+        counts_wire: Whether to count outcomes on the wire too, which takes memory for each job.
+        heartbeat_seconds: Heartbeat of each master.
 
     Attributes:
-        submitted: How many jobs were submitted.
-        answered: How many have the right answer.
-        wrong: How many have another answer.
-        failed: The errors of the others, with how often each came.
-        seconds: How long each answer took, since `take_seconds`.
+        submitted: Number of submitted jobs.
+        answered: Number of jobs with the correct answer.
+        wrong: Number of jobs with another answer.
+        failed: Number of jobs per error.
+        seconds: Latency of each answer since `take_seconds`.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Load:
         self._finished: Deferred[None] | None = None
 
     async def start(self) -> None:
-        """Connect, and begin."""
+        """Connect, and start submitting."""
         for master in self.masters:
             master.startService()
             await master.when_connected()
@@ -98,7 +98,7 @@ class Load:
                 self._submit(master)
 
     async def finish(self, within_seconds: float) -> list[str]:
-        """Submit no more, wait for what is unanswered, disconnect, and return what did not hold."""
+        """Stop submitting, wait for the jobs in flight, disconnect, and return the failures."""
         self._stopping = True
         if self._pacing.running:
             self._pacing.stop()
@@ -112,16 +112,16 @@ class Load:
 
     @property
     def unanswered(self) -> int:
-        """How many jobs have no outcome."""
+        """Number of jobs without an outcome."""
         return self.submitted - self.answered - self.wrong - self.failed.total()
 
     def take_seconds(self) -> list[float]:
-        """Return how long the answers since the last call took."""
+        """Return the latencies of the answers since the last call."""
         seconds, self.seconds = self.seconds, []
         return seconds
 
     def summary(self) -> str:
-        """Return the figures in a line."""
+        """Return the figures as one line."""
         return (
             f"{self.submitted} submitted, {self.answered} answered, {self.wrong} wrong, "
             f"{self.failed.total()} failed, {self.unanswered} unanswered"

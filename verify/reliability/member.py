@@ -1,9 +1,9 @@
 """
-A good peer of some kind: ``python -m verify.reliability.member KIND PORT HEARTBEAT_SECONDS``.
+A well-behaved peer of some kind: ``python -m verify.reliability.member KIND PORT HEARTBEAT_SECONDS``.
 
-A master submits until its input ends, waits for what is unanswered, and prints
-what it saw as a line of JSON. A slave serves until it is killed. All of them
-connect again when a connection ends. A heartbeat of 0 is none; blocking peers
+A master submits until its standard input ends, waits for the jobs in flight, and prints
+its report as a line of JSON. A slave serves until it is killed. Every peer
+reconnects when its connection ends. A heartbeat of 0 means none; blocking peers
 have none.
 """
 
@@ -25,7 +25,7 @@ from itertools import count
 from threading import Event, Thread
 from typing import Any, NoReturn
 
-# What a kind needs is imported there: a plain socket is to start as fast as it can.
+# Each kind imports its own dependencies, so that a plain socket starts as fast as it can.
 from verify.reliability.jobs import TYPE
 
 WINDOW = 8
@@ -48,10 +48,10 @@ def increment(body: int) -> int:
 
 class Account:
     """
-    What became of each job of a master: numbers in, one outcome each.
+    Outcome of each job of a master: numbers in, one outcome each.
 
     Attributes:
-        stopped: Is set when no more are to be submitted.
+        stopped: Set when the master is to stop submitting.
     """
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ class Account:
         self.stopped.set()
 
     def new(self) -> int:
-        """Return the number of one more job."""
+        """Return the number of a new job."""
         number = next(self._numbers)
         self.submitted += 1
         self.unanswered[number] = None
@@ -87,7 +87,7 @@ class Account:
             self.wrong += 1
 
     def report(self) -> None:
-        """Print what was seen."""
+        """Print the report."""
         failures = [
             *([f"{len(self.unanswered)} jobs have no outcome"] if self.unanswered else []),
             *([f"{self.wrong} jobs have a wrong answer"] if self.wrong else []),
@@ -97,7 +97,7 @@ class Account:
 
 
 def blocking_master(port: int, _: float) -> None:
-    """Keep a window of jobs with `do_many`; submit again, with new ids, what a lost connection left."""
+    """Keep a window of jobs with `do_many`; after a lost connection resubmit the rest, with new ids."""
     from gloom.client import blocking
     from gloom.errors import BodyError, GloomError, ServerError
 
@@ -126,7 +126,7 @@ def blocking_master(port: int, _: float) -> None:
 
 
 class _Late:
-    """Tells when a time has passed since something became so."""
+    """Tells when so many seconds have passed since a condition became true."""
 
     def __init__(self, begun: Callable[[], bool]) -> None:
         self._begun = begun
@@ -139,7 +139,7 @@ class _Late:
 
 
 class RawConnection:
-    """One connection on a plain socket, that pings all the time and never drops the broker."""
+    """One connection on a plain socket, which always pings and never drops the broker."""
 
     def __init__(self, port: int, heartbeat_seconds: float, name: str) -> None:
         self._socket = socket.create_connection(("127.0.0.1", port), 10)
@@ -155,7 +155,7 @@ class RawConnection:
         self._socket.sendall(struct.pack(">I", len(payload)) + payload)
 
     def hear(self, seconds: float) -> list[dict[str, Any]]:
-        """Return what came within so many seconds, at least; ping when it is time."""
+        """Return the messages received within so many seconds; ping when due."""
         now = time.monotonic()
         if now >= self._next_ping:
             self._next_ping = now + self._every
@@ -174,12 +174,12 @@ class RawConnection:
         return messages
 
     def close(self) -> None:
-        """Close it."""
+        """Close the connection."""
         self._socket.close()
 
 
 def raw_master(port: int, heartbeat_seconds: float) -> None:
-    """Keep a window of jobs; after a lost connection submit again with ``attach``."""
+    """Keep a window of jobs; after a lost connection, resubmit with ``attach``."""
     account, late = Account(), _Late(lambda: account.stopped.is_set())
     _say("ready")
     while (account.unanswered or not account.stopped.is_set()) and not late.is_now():
@@ -265,7 +265,7 @@ async def deferred_slave(reactor: Any, port: int, heartbeat_seconds: float) -> N
     from gloom.client.deferred import Slave
 
     async def later(body: int) -> int:
-        # No timer of the reactor: those stand still when the wall clock is set back, in any program.
+        # Not a reactor timer: reactor timers stall when the wall clock is set back.
         return body + 1
 
     slave = Slave(

@@ -1,4 +1,4 @@
-"""A host that can be cut off: a network namespace and a cable to it (needs root, and Linux)."""
+"""A host that can be cut off: a network namespace and a virtual link to it (needs root, and Linux)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NUMBERS = count()
 
 
 class NotPermitted(Exception):
-    """This process may make no network; the text says why."""
+    """This process may not create a network; the text says why."""
 
 
 class OtherHost:
@@ -23,16 +23,16 @@ class OtherHost:
 
     Attributes:
         here: This host's address on the link.
-        prefix: What a command begins with to run there.
+        prefix: Command prefix that runs a command in the namespace.
 
     Raises:
         NotPermitted: From entering it.
     """
 
     def __init__(self) -> None:
-        # A namespace that is deleted keeps its link for a moment: the next one needs names of its own.
+        # A deleted namespace keeps its link for a moment, so the next one needs names of its own.
         number = (os.getpid() * _MOST_A_PROCESS + next(_NUMBERS) % _MOST_A_PROCESS) % 16384
-        # 198.18.0.0/15 is for such tests (RFC 2544), and each has four addresses of it.
+        # 198.18.0.0/15 is reserved for such tests (RFC 2544). Each namespace uses four of its addresses.
         self.here, self._there = (f"198.18.{number // 64}.{number % 64 * 4 + end}" for end in (1, 2))
         self._name = f"gloom{number}"
         self._link, self._far_link = f"gl{number}a", f"gl{number}b"
@@ -59,11 +59,11 @@ class OtherHost:
         self._remove()
 
     def cut(self) -> None:
-        """Cut the cable: no packet arrives any more on either side, and nobody is told."""
+        """Cut the link: packets are lost in both directions, and neither side is notified."""
         _ip("-netns", self._name, "link", "set", self._far_link, "down")
 
     def _remove(self) -> None:
-        # The link goes with its namespace.
+        # Deleting the namespace removes its link.
         subprocess.run(["ip", "netns", "delete", self._name], capture_output=True, check=False)
 
 

@@ -1,10 +1,10 @@
 """
-Slaves as processes that cost little to start: ``python -m verify.reliability.nursery HOST:PORT``.
+Slave processes that are cheap to start: ``python -m verify.reliability.nursery HOST:PORT``.
 
-For each line on standard input, which is how long a job takes in seconds, it
-forks one slave and prints its process id.
-At the end of the input all of them are killed. A slave's death is nobody's
-business here: it may be killed at any time.
+Each line on standard input is the duration of a job, in seconds. For each line the
+nursery forks one slave and prints its process id.
+At the end of the input it kills all of them. The nursery ignores the death of a
+slave: a slave may be killed at any time.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from gloom.client.blocking import Slave
 from gloom.errors import GloomError
 from verify.reliability.jobs import TYPE
 
-# Long enough that a slave has nearly always a job in hand when it dies.
+# Long enough that a slave almost always has a job in hand when it dies.
 JOB_SECONDS = 0.002
 RETRY_SECONDS = 0.05
 _PR_SET_PDEATHSIG = 1
 
 
 def environment() -> dict[str, str]:
-    """Return this process's, in which ``python -m reliability...`` is found from everywhere."""
+    """Return this process's environment, with ``python -m reliability...`` importable from every directory."""
     paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
     return os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
 
 
 class AskedProcess:
     """
-    A process of ``python -m MODULE`` that answers lines with lines, as its user sees it.
+    Parent-side handle of a ``python -m MODULE`` process that answers lines with lines.
 
-    Use it as a context manager, which kills it.
+    Use it as a context manager, which kills the process.
 
     Args:
-        module: The module that it runs.
+        module: The module to run.
         arguments: Its arguments.
     """
 
@@ -74,7 +74,7 @@ class AskedProcess:
         Return the line that answers *question*.
 
         Raises:
-            OSError: It has ended; its traceback is on standard error.
+            OSError: The process has ended; its traceback is on standard error.
         """
         assert self._process.stdin is not None
         self._process.stdin.write(question + "\n")
@@ -90,7 +90,7 @@ class AskedProcess:
 
 class Nursery(AskedProcess):
     """
-    The process that forks slaves, as its user sees it; use it as a context manager.
+    Parent-side handle of the process that forks slaves; use it as a context manager.
 
     Args:
         slave_port: The broker's slave port on this host.
@@ -104,23 +104,23 @@ class Nursery(AskedProcess):
         super().__init__("verify.reliability.nursery", str(slave_port))
 
     def start(self, count: int = 1, job_seconds: float = JOB_SECONDS) -> None:
-        """Start *count* more slaves; each job takes them so long."""
+        """Start *count* more slaves; each job takes them so many seconds."""
         for _ in range(count):
             self.pids.append(int(self._ask(str(job_seconds))))
 
     def kill(self, number: int) -> None:
-        """Kill the slave at a place of `pids`."""
+        """Kill the slave at an index of `pids`."""
         os.kill(self.pids.pop(number), signal.SIGKILL)
 
     def _end(self) -> None:
-        # At the end of its input it ends, and its slaves with it.
+        # The process exits at the end of its input, and its slaves with it.
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait(10)
 
 
 def serve(slave_port: int, job_seconds: float) -> NoReturn:
-    """Be a slave that comes back for ever, until the nursery dies."""
+    """Run a slave that reconnects forever, until the nursery dies."""
 
     def increment(body: int) -> int:
         if job_seconds:
@@ -139,7 +139,7 @@ def serve(slave_port: int, job_seconds: float) -> NoReturn:
 
 
 def main() -> None:
-    # The dead are not waited for.
+    # Ignored, so that dead slaves leave no zombies.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     slave_port = int(sys.argv[1])
     while line := sys.stdin.readline():

@@ -1,10 +1,10 @@
 """
-Measure a broker from outside, in a process of its own: ``python -m verify.reliability.observer NOTIFY_SOCKET``.
+Measure a broker from outside, in a separate process: ``python -m verify.reliability.observer NOTIFY_SOCKET``.
 
-It pings the broker as a good peer would, receives the watchdog's datagrams as
-systemd would, and reads the broker's memory. A round trip, or a timer, counts
-without the time for which the broker waited for a processor: that time is the
-machine's. Linux tells it in ``/proc/PID/schedstat``.
+The observer pings the broker as a well-behaved peer would, receives the watchdog's datagrams as
+systemd would, and reads the broker's memory. Each round trip and each timer is also counted
+without the time for which the broker waited for a processor: that wait is the
+machine's, not the broker's. Linux reports it in ``/proc/PID/schedstat``.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ PING_EVERY_SECONDS = 0.005
 TIMER_SECONDS = 0.02
 _PING = b'{"action":"ping"}'
 _HELLO = b'{"action":"hello","version":1}'
-# systemd's time limit; the broker pings three times within it.
+# systemd's time limit; the broker notifies it three times per limit.
 _WATCHDOG = {"WATCHDOG_USEC": str(int(3e6 * TIMER_SECONDS))}
 
 
 @dataclass
 class Seen:
     """
-    What was measured between two questions.
+    Measurements between two questions.
 
     Attributes:
-        pings: How many round trips there were.
+        pings: Number of round trips.
         ping_seconds: The longest round trip, by the clock.
-        ping_net_seconds: The longest one without waiting for a processor.
-        timer_seconds: The latest timer of the broker, by the clock.
-        timer_net_seconds: The latest one without waiting for a processor.
-        most_bytes: The broker's memory at its largest.
-        dropped: How often the observer's connection ended.
+        ping_net_seconds: The longest round trip, without the wait for a processor.
+        timer_seconds: The longest delay of a broker's timer, by the clock.
+        timer_net_seconds: The longest delay, without the wait for a processor.
+        most_bytes: The broker's peak memory.
+        dropped: Number of times that the observer's connection ended.
     """
 
     pings: int = 0
@@ -57,7 +57,7 @@ class Seen:
     dropped: int = 0
 
     def summary(self) -> str:
-        """Return the figures in a line."""
+        """Return the figures as one line."""
         return (
             f"longest ping {1000 * self.ping_net_seconds:.0f} ms ({1000 * self.ping_seconds:.0f} by the clock), "
             f"latest timer {1000 * self.timer_net_seconds:.0f} ms ({1000 * self.timer_seconds:.0f}), "
@@ -67,7 +67,7 @@ class Seen:
 
 @dataclass
 class Lap:
-    """One time that is taken: by the clock, and how long the broker waited for a processor in it."""
+    """One measured interval: by the clock, and the broker's wait for a processor within it."""
 
     broker: int
     begun: float = field(default_factory=time.monotonic)
@@ -77,17 +77,17 @@ class Lap:
         self.waited = waited_seconds(self.broker)
 
     def take(self) -> tuple[float, float]:
-        """Return the seconds since it began, and how many of them the broker did not wait for a processor."""
+        """Return the seconds since the start, and that time without the broker's wait for a processor."""
         seconds = time.monotonic() - self.begun
         return seconds, seconds - (waited_seconds(self.broker) - self.waited)
 
 
 class Observer(AskedProcess):
     """
-    The observing process, as its user sees it; use it as a context manager.
+    Parent-side handle of the observer process; use it as a context manager.
 
     Args:
-        directory: Where its socket is made.
+        directory: Directory of its socket.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -98,7 +98,7 @@ class Observer(AskedProcess):
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Have a broker that is started meanwhile ping its watchdog here."""
+        """Direct the watchdog of a broker that starts within this context to the observer."""
         names = _WATCHDOG | {"NOTIFY_SOCKET": str(self._path)}
         os.environ.update(names)
         try:
@@ -108,16 +108,16 @@ class Observer(AskedProcess):
                 del os.environ[name]
 
     def observe(self, master_port: int, pid: int) -> None:
-        """Begin with a broker."""
+        """Start observing a broker."""
         self._ask(f"{master_port} {pid}")
 
     def take(self) -> Seen:
-        """Return what was seen since `observe`; this is the end of it."""
+        """Stop observing; return the measurements since `observe`."""
         return Seen(**json.loads(self._ask("take")))
 
 
 class Watch:
-    """The loop of the observing process, over the questions, the watchdog's datagrams and one connection."""
+    """The observer's loop, over the questions, the watchdog's datagrams and one connection."""
 
     def __init__(self, notify: socket.socket) -> None:
         self._seen = Seen()
@@ -133,7 +133,7 @@ class Watch:
         self._ended = False
 
     def run(self) -> None:
-        """Answer questions until there are no more."""
+        """Answer questions until the input ends."""
         while not self._ended:
             for key, _ in self._selector.select(PING_EVERY_SECONDS):
                 key.data()
@@ -141,7 +141,7 @@ class Watch:
                 self._send_ping(self._peer)
 
     def _asked(self) -> None:
-        # Unbuffered: a selector sees no line that Python holds already.
+        # Unbuffered: a selector does not see a line that is already in Python's buffer.
         question = os.read(0, 1000).decode().strip()
         if not question:
             self._ended = True
@@ -198,7 +198,7 @@ class Watch:
             self._timer = Lap(self._broker)
 
     def _take_laps(self) -> None:
-        """Count what has not come yet, too: a broker that answers nothing any more is late."""
+        """Count the intervals still open, too: a broker that no longer answers is late."""
         if self._ping is not None:
             self._ping_ended(self._ping)
         if self._timer is not None:
@@ -227,7 +227,7 @@ def _say(line: Any) -> None:
 
 
 def main() -> None:
-    # It sleeps nearly always, and is to be punctual; who may not have that goes without.
+    # The observer sleeps almost always but must be punctual. Without permission it keeps its priority.
     with suppress(PermissionError):
         os.setpriority(os.PRIO_PROCESS, 0, -10)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:

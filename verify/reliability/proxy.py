@@ -22,33 +22,33 @@ Send = Callable[[socket.socket, bytes], None]
 
 
 def whole(to: socket.socket, data: bytes) -> None:
-    """Pass on what came as it came."""
+    """Forward data unchanged."""
     to.sendall(data)
 
 
 def split(to: socket.socket, data: bytes) -> None:
-    """Pass on each byte in a packet of its own."""
+    """Forward each byte in a packet of its own."""
     for place in range(len(data)):
         to.sendall(data[place : place + 1])
 
 
 def delayed(to: socket.socket, data: bytes) -> None:
-    """Pass on what came a tenth of a second later."""
+    """Forward data 0.1 s later."""
     time.sleep(_DELAY_SECONDS)
     to.sendall(data)
 
 
 class Proxy:
     """
-    A port of this host that leads to another; use it as a context manager.
+    A port of this host that forwards to another; use it as a context manager.
 
     Args:
-        port: Where it leads.
+        port: The destination.
 
     Attributes:
-        port: Where to connect.
-        send: How bytes are passed on: `whole`, `split` or `delayed`; may be set at any time.
-        merges: Whether bytes are collected for a twentieth of a second before.
+        port: The port to connect to.
+        send: Forwarding mode: `whole`, `split` or `delayed`; may be set at any time.
+        merges: Whether to collect bytes for 0.05 s before forwarding.
     """
 
     def __init__(self, port: int) -> None:
@@ -64,21 +64,21 @@ class Proxy:
         self.port: int = self._listener.getsockname()[1]
 
     def stall(self) -> None:
-        """Pass on nothing, until `flow`."""
+        """Stop forwarding, until `flow`."""
         self._flows.clear()
 
     def flow(self) -> None:
-        """Pass on again what came meanwhile, and what comes."""
+        """Resume forwarding, starting with the data received meanwhile."""
         self._flows.set()
 
     def reset(self) -> None:
-        """Reset all connections, on both sides; new ones are welcome."""
+        """Reset all connections, on both sides; new ones are accepted."""
         with self._lock:
             sockets = list(self._sockets)
         for one in sockets:
             with suppress(OSError):
                 one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-                # What is blocked in a thread is not woken by a close.
+                # A close does not wake a thread that is blocked on the socket.
                 one.shutdown(socket.SHUT_RD)
 
     def __enter__(self) -> Self:
@@ -124,7 +124,7 @@ class Proxy:
                         data += source.recv(1 << 20, socket.MSG_DONTWAIT)
                 self._flows.wait()
                 self.send(to, data)
-        # The other direction ends with this one: half a connection is of no use here.
+        # End both directions: half a connection is of no use here.
         for one in (source, to):
             with suppress(OSError):
                 one.shutdown(socket.SHUT_RD)

@@ -1,9 +1,9 @@
 """
-A whole session made from bytes: a broker in memory, some peers, whatever they send; and what must hold.
+A whole session derived from bytes: an in-memory broker, some peers, arbitrary input; and the invariants.
 
-After every step: no bug is answered, every frame has its one reply (or its
-connection is closed), a master gets an outcome for what was accepted and
-nothing else. At the end: with the peers gone nothing of them is left.
+After every step: no error reports a bug, every frame has its one reply (or its
+connection is closed), and a master receives outcomes for its accepted jobs and
+nothing else. At the end, with the peers gone, the broker holds no state of them.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ CLOSING = {"invalid_json", "size_error", "unauthorized", "busy"}
 
 
 class Violation(AssertionError):
-    """A promise that did not hold."""
+    """A broken invariant."""
 
 
 class Peer:
     """
-    One connection, with what it has sent and heard counted apart from the broker's own code.
+    One connection; its sent and received frames are counted independently of the broker's code.
 
     Attributes:
         raw: The connection.
-        is_slave: Which port it is on.
-        jobs: The ids of the jobs that it was given, or that were accepted from it; some may have ended.
+        is_slave: Whether it is on the slave port.
+        jobs: The ids of the jobs assigned to it, or accepted from it; some may have ended.
     """
 
     def __init__(self, gloom: MemoryGloom, is_slave: bool) -> None:
@@ -58,7 +58,7 @@ class Peer:
         return not self.raw.lost
 
     def send(self, data: bytes) -> None:
-        """Send *data*, and note which frames end in it."""
+        """Send *data*, and note the frames completed by it."""
         self.raw.transport.write(data)
         self._unframed += data
         while len(self._unframed) >= 4 and not self._oversize:
@@ -73,10 +73,10 @@ class Peer:
 
     def check(self) -> None:
         """
-        Hold what has come against what was sent.
+        Check the received messages against the sent frames.
 
         Raises:
-            Violation: It does not fit.
+            Violation: They do not match.
         """
         for frame in self.raw.frames:
             _demand(TOKEN.encode() not in frame, "a token is shown", frame)
@@ -91,7 +91,7 @@ class Peer:
                 self._replied(said)
         self.raw.frames.clear()
         if self.is_open and not self._is_paused:
-            # A last reply that closes may answer an oversize frame, or a connection too many, and no whole frame.
+            # A final reply before a close may answer an oversize frame or an excess connection, not a whole frame.
             left = [request for request in self._asked if not self._may_be_silent(request)]
             _demand(not self._oversize, "an oversize frame has no reply", "")
             _demand(len(left) <= self._surplus, "a frame has no reply", left[:1])
@@ -117,7 +117,7 @@ class Peer:
         else:
             request = self._asked.popleft()
             if self._may_be_silent(request):
-                # Whether it was refused, or this is the reply to a later one, cannot be told: only counted.
+                # The session cannot tell a refusal from the reply to a later frame, so it only counts replies.
                 self._surplus += 1
             elif error is None and not self.is_slave:
                 self._accepted(request, said)
@@ -138,7 +138,7 @@ class Peer:
 
 def _parsed(payload: bytes) -> Any:
     try:
-        # No value that is accepted is deeper.
+        # No accepted value is deeper.
         return with_room(json.loads, cut(payload, MESSAGE_LEVELS + 2))
     except (ValueError, RecursionError):
         return None
@@ -151,10 +151,10 @@ def _demand(holds: bool, what: str, said: Any) -> None:
 
 class Session:
     """
-    Peers and a broker, doing what *data* says.
+    Peers and a broker, driven by *data*.
 
     Attributes:
-        inputs: How many frames and pieces of bytes were sent.
+        inputs: Number of frames and pieces of bytes sent.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -166,12 +166,12 @@ class Session:
 
     def run(self) -> int:
         """
-        Do all of it; return the number of inputs.
+        Run the session; return the number of inputs.
 
         Raises:
-            Violation: A promise did not hold.
+            Violation: An invariant was broken.
         """
-        # With one of each kind from the start, jobs meet a slave more often.
+        # One peer of each kind from the start: jobs reach a slave more often.
         for is_slave in (False, True):
             self._connect(is_slave)
         while self._draw.left:
@@ -209,7 +209,7 @@ class Session:
     def _send(self, peer: Peer, kind: int) -> None:
         draw = self._draw
         if kind == 3:
-            # Most lengths are over the limit; some promise a frame that others then complete.
+            # Most lengths exceed the limit; some announce a frame that later pieces complete.
             data = draw.bytes(1 + draw.number(12))
         elif kind == 4:
             frames = [payload(draw, peer.is_slave, self._tameness) for _ in range(1 + draw.number(6))]

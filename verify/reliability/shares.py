@@ -1,27 +1,27 @@
 """
-How much of a broker good peers keep beside an attack, as a fact about the broker.
+The share of a broker that well-behaved peers keep beside an attack, independent of the machine.
 
-**The equal share.** N connections of the attacker want to be served at the same
-time, and G of the good peers. A broker that gives each connection the same time
+**The equal share.** N connections of the attacker compete for service, and G of
+the good peers. A broker that gives each connection the same time
 gives the good ones ``G / (G + N)`` of its time; more, if the attacker takes less
-than its own part; and never more than they ask for. So, in jobs a second::
+than its own part; and never more than they request. So, in jobs a second::
 
     equal share = least of (asked, greatest of (G / (G + N) * time, time - taken) / cost)
 
-- *cost* is the broker's processor time for a good job, measured before the
-  attack, with nobody else there.
+- *cost* is the broker's processor time per good job, measured before the
+  attack, with no other peer connected.
 - *time* is the part of each second for which the broker had a processor or
-  needed none. What it did not get of the machine is not counted against it.
-- *taken* is the processor time that it took in each second of the attack, less
-  *cost* for each good job: what the attacker had.
+  needed none. Processor time that the machine did not give it does not count against it.
+- *taken* is the attacker's part: the broker's processor time in each second of
+  the attack, less *cost* for each good job.
 - *asked* is the rate of the same good peers with another broker, beside
-  processes that do nothing but take as much processor time as the attacker and
-  *taken* together: what that costs the good peers' own processes on two cores
-  is no fact about the broker.
+  processes that only consume processor time, as much as the attacker and
+  *taken* together. The cost of that to the good peers' own processes, on two
+  cores, says nothing about the broker.
 
-A job passes the broker four times, and each time it waits for a processor on a
-machine that is busy with other things: beyond `MOST_WAITED` of the time the
-share is shown, and not judged.
+A job passes through the broker four times, and each time it waits for a processor on a
+machine that is busy with other things. If the broker waited for more than `MOST_WAITED`
+of the time, the share is printed, and not judged.
 
 Good peers must keep `LEAST_SHARE` of the equal share. No ping of a good peer and
 no timer of the broker may be later than `LATE_SECONDS` (`verify.reliability.observer`).
@@ -51,14 +51,14 @@ from verify.reliability.observer import Observer, Seen
 LEAST_SHARE = 0.5
 LATE_SECONDS = 0.1
 MOST_WAITED = 0.5
-# What the broker may keep, beyond what it had, when the attacker has gone.
+# Memory growth that the broker may keep after the attacker has gone.
 MOST_KEPT_BYTES = 64 * MIB
 SLAVES = 2
 # The master, and its slaves.
 GOOD = 1 + SLAVES
 WINDOW = 8
 FINISH_SECONDS = 15.0
-# In which an attacker's connections end, memory comes back, and good peers are still watched.
+# Seconds after the attack: its connections end, memory is freed, and the good peers are still observed.
 AFTER_SECONDS = 2.0
 _START_SECONDS = 0.3
 NOT_JUDGED = ": the machine is too busy, and the share is not judged"
@@ -72,11 +72,11 @@ class Stretch:
     Some seconds of good peers' work.
 
     Attributes:
-        seconds: How long it was.
-        jobs: How many jobs were answered in it.
-        p99_seconds: How long 99 in 100 answers took at most.
-        broker_seconds: The processor time that the broker had.
-        waited_seconds: How long the broker waited for a processor.
+        seconds: Duration.
+        jobs: Number of answered jobs.
+        p99_seconds: The 99th percentile of the latency.
+        broker_seconds: The broker's processor time.
+        waited_seconds: The broker's wait for a processor.
     """
 
     seconds: float
@@ -92,13 +92,13 @@ class Stretch:
 
     @property
     def cost_seconds(self) -> float:
-        """The broker's time for a job, if there was nothing else."""
+        """The broker's time per job, if it did no other work."""
         return self.broker_seconds / max(1, self.jobs)
 
 
 @dataclass(frozen=True)
 class Share:
-    """What came out beside one attack; see the head of this module."""
+    """The result of one attack; the head of this module defines the terms."""
 
     flood: Flood
     alone: Stretch
@@ -122,11 +122,11 @@ class Share:
 
     @property
     def part(self) -> float:
-        """The part of the equal share that they kept."""
+        """The part of the equal share that the good peers kept."""
         return self.beside.rate / max(1e-9, self.equal)
 
     def failures(self, least_share: float = LEAST_SHARE, late_seconds: float = LATE_SECONDS) -> list[str]:
-        """Return what did not hold."""
+        """Return the failures."""
         seen, name = self.seen, self.flood.name
         return [
             *(f"{name}: {one}" for one in self.lost),
@@ -168,11 +168,11 @@ async def beside(
     quiet_seconds: float = 1.5,
     after_seconds: float = AFTER_SECONDS,
 ) -> Share:
-    """Attack a broker of its own for so many *seconds*, and return what came out."""
+    """Attack a separate broker for so many *seconds*, and return the result."""
     with Observer(directory) as observer, Attacker() as attacker, Attacker() as spinner:
         async with _good_peers(reactor, directory, observer) as (broker, load, lost):
             target = Target(broker.master_port, broker.slave_port, broker.pid)
-            # For no time: so that it has imported and made all that it needs.
+            # For 0 seconds: imports and prepares the data.
             await _attack(attacker, flood, target, 0)
             alone, _ = await _stretch(reactor, broker, load, _pause(reactor, quiet_seconds))
             observer.observe(broker.master_port, broker.pid)
@@ -193,7 +193,7 @@ async def beside(
 async def _good_peers(
     reactor: Any, directory: Path, observer: Observer
 ) -> AsyncIterator[tuple[Daemon, Load, list[str]]]:
-    """Have a broker with a master and slaves at work; fill the list with what did not hold, at the end."""
+    """Run a broker with a master and slaves at work; at the end, add the failures to the list."""
     broker, lost = Daemon(directory), list[str]()
     with observer.watched():
         await deferToThread(broker.start)
@@ -210,7 +210,7 @@ async def _good_peers(
 
 
 def taken(alone: Stretch, attacked: Stretch) -> float:
-    """Return which part of a processor the broker took for the attacker."""
+    """Return the part of a processor that the broker spent on the attacker."""
     return max(0.0, attacked.broker_seconds - attacked.jobs * alone.cost_seconds) / attacked.seconds
 
 

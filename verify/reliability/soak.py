@@ -1,9 +1,9 @@
 """
-A steady load for long: ``python -m verify.reliability.soak --minutes 10 --rate R``.
+A long steady load: ``python -m verify.reliability.soak --minutes 10 --rate R``.
 
-Every ten seconds it notes the broker's memory, its file descriptors and how
-long answers took. It passes when, after the first minute, memory grew by less
-than 5 %, the descriptors stayed what they were, and the p99 stayed flat: its
+Every ten seconds it records the broker's memory, its file descriptors and the
+latencies. It passes if, after the first minute, memory grew by less
+than 5 %, the number of descriptors did not change, and the p99 stayed flat: its
 median over the last third at most 1.5 times that over the first.
 """
 
@@ -36,16 +36,16 @@ FINISH_SECONDS = 30.0
 @dataclass(frozen=True)
 class Sample:
     """
-    What one sample says.
+    One sample.
 
     Attributes:
-        at: Seconds since the beginning.
+        at: Seconds since the start.
         resident: The broker's memory, bytes.
         descriptors: The broker's open files.
-        cpu: The part of a core that it had.
-        answers: How many answers a second came.
-        p50: Half of them took no longer, seconds.
-        p99: Of a hundred, 99 took no longer.
+        cpu: The broker's CPU use, as a part of a core.
+        answers: Answers per second.
+        p50: Median latency, seconds.
+        p99: 99th percentile of the latency, seconds.
     """
 
     at: float
@@ -68,7 +68,7 @@ HEADING = "     s   RSS MiB    fds  CPU %  answers/s   p50 ms   p99 ms"
 
 
 def judge(samples: Sequence[Sample]) -> list[str]:
-    """Return what did not stay as it was; *samples* are those after the warm-up."""
+    """Return the figures that changed too much; *samples* are those after the warm-up."""
     if len(samples) < 3:
         return [f"{len(samples)} samples after the first minute are too few to judge: run longer"]
     first, last = samples[0], samples[-1]
@@ -88,7 +88,7 @@ def judge(samples: Sequence[Sample]) -> list[str]:
 
 
 async def soak(reactor: Any, broker: Daemon, seconds: float, rate: float, slaves: int = 8) -> list[str]:
-    """Submit *rate* jobs a second for so long; return what did not hold."""
+    """Submit *rate* jobs a second for so long; return the failures."""
     load = Load(reactor, f"127.0.0.1:{broker.master_port}", rate=rate, counts_wire=False)
     samples: list[Sample] = []
     with Nursery(broker.slave_port) as nursery:

@@ -1,4 +1,4 @@
-"""``python -m verify.simulation``: run it, print what happened, and how to run the same once more."""
+"""``python -m verify.simulation``: run it, print a summary, and the command that repeats a failed run."""
 
 from __future__ import annotations
 

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 class MirrorJob:
-    """A job that was accepted and has no outcome."""
+    """An accepted job without an outcome."""
 
     def __init__(self, id: Any, type: str | None, rank: tuple[int, int], size: int, terms: Any, now: float) -> None:
         self.id = id
         self.type = type
-        self.rank = rank  # smaller is served first
+        self.rank = rank  # a smaller number is served first
         self.size = size
         self.terms = terms
         self.submitted = now
@@ -60,7 +60,7 @@ class MirrorMaster:
 
     @property
     def is_gone(self) -> bool:
-        """Whether it has gone: the broker may tell it of a job until it has forgotten it, and nobody hears that."""
+        """Whether it has disconnected: the broker may address it until it has removed it; those messages go nowhere."""
         return self.record is None
 
     def answered(self, id: Any, body: Any, receipt: Any) -> None:
@@ -90,7 +90,7 @@ class MirrorSlave:
         self.types: tuple[str | None, ...] = ()
         self.slots = 1
         self.is_blocked = False
-        # None for an attempt that was ended and is still in hand.
+        # None for an attempt that was ended but is still in the slave's hand.
         self.hand: dict[Any, MirrorJob | None] = {}
 
     @property

@@ -1,5 +1,5 @@
 """
-Bounds of what must end: a loop in virtual time that goes on for ever takes real time only, and says nothing.
+Bounds on loops that must end: an endless loop in virtual time would hang the run without a message.
 """
 
 from __future__ import annotations
@@ -8,14 +8,14 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-#: Calls of timers, rounds of sending and looks at the time, all at one moment of virtual time: some 300 are usual.
+#: Calls of timers, send rounds and clock reads at one moment of virtual time: about 300 are usual.
 MOST_AT_A_MOMENT = 10_000
-#: Seconds of the processor for one epoch, with all that happens until its broker is gone: some thirty times the usual.
+#: Processor seconds for one epoch, until its broker is gone: about thirty times the usual.
 MOST_CPU_SECONDS = 120.0
 
 
 class Endless(AssertionError):
-    """Something that must end has gone on for too long."""
+    """A bounded loop has run too long."""
 
 
 class Bound:
@@ -23,8 +23,8 @@ class Bound:
     Counts the rounds of a loop.
 
     Args:
-        what: The loop, for the text of the failure.
-        most: How many rounds it may have.
+        what: Name of the loop, for the failure text.
+        most: The allowed number of rounds.
     """
 
     def __init__(self, what: str, most: int) -> None:
@@ -36,7 +36,7 @@ class Bound:
         Count a round.
 
         Raises:
-            Endless: There were too many.
+            Endless: The loop exceeded its bound.
         """
         self._left -= 1
         if self._left < 0:
@@ -45,14 +45,14 @@ class Bound:
 
 class Watchdog:
     """
-    Ends a loop within gloom itself, in which no virtual time passes and nothing of the simulation is called.
+    Ends a loop within gloom itself, in which virtual time stands still and no code of the simulation runs.
 
-    The one real time that enters here: it decides nothing before it ends the run.
+    It is the only use of real time here, and it affects a run only by ending it.
     """
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Watch what happens meanwhile, from each `begin` on."""
+        """Watch each epoch from its `begin` on, within this context."""
         before = signal.signal(signal.SIGVTALRM, self._end)
         try:
             yield
@@ -61,8 +61,8 @@ class Watchdog:
             signal.signal(signal.SIGVTALRM, before)
 
     def begin(self) -> None:
-        """An epoch begins."""
-        # Again and again after that: what is raised in a verb may be caught there, and logged.
+        """Start an epoch."""
+        # The signal repeats: gloom may catch and log an exception raised within a verb.
         signal.setitimer(signal.ITIMER_VIRTUAL, MOST_CPU_SECONDS, 1.0)
 
     def _end(self, number: int, frame: object) -> None:

@@ -1,9 +1,9 @@
 """
-Which of the broker's objects live, held against those that can be reached from the broker.
+Live objects of the broker, compared with those reachable from the broker.
 
-Something that was forgotten and lives all the same is a leak, whether the garbage
-collector would find it or not: it does not follow jobs and lines (decision 14), so what
-one refers to, its master and its connection, would live as long as the process.
+An object that the broker has removed but that is still alive is a leak, whether or not
+the garbage collector would find it. The collector does not track jobs and lines (decision 14),
+so the objects that one refers to, its master and its connection, would live as long as the process.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ from gloom.broker.records import Crew, Job, Line, Master, Slave
 
 from .mirror import Mirror
 
-#: After so many steps all that lives is counted.
+#: Number of steps between two counts of all live objects.
 CENSUS_STEPS = 100
 
 
 class Census:
     """
-    All objects of a run that live.
+    All live objects of a run.
 
-    Only objects that are made within `taken` are counted, of the broker's records;
-    a connection is counted when it is told of by `born`.
+    Of the broker's records, it counts only objects created within `taken`;
+    it counts a connection once `born` has registered it.
     """
 
     def __init__(self) -> None:
         self._living: dict[type, WeakSet[Any]] = {kind: WeakSet() for kind in (Crew, Master, Slave)}
-        # Nothing may refer weakly to what the collector does not follow.
+        # Objects that the collector does not track allow no weak references.
         self._unfollowed: Counter[type] = Counter()
         self._connections: WeakSet[Any] = WeakSet()
 
     @contextmanager
     def taken(self) -> Iterator[None]:
-        """Count what is made meanwhile."""
+        """Count the objects created within this context."""
         modules: tuple[Any, ...] = (gloom.broker.memory, gloom.broker.lines, gloom.broker.crews)
         known = [(module, name, getattr(module, name)) for module in modules for name in _names_in(module)]
         for module, name, kind in known:
@@ -85,10 +85,10 @@ class Census:
         return connection
 
     def check(self, mirror: Mirror, factories: Any) -> None:
-        """Compare what lives with what the broker and the factories know."""
+        """Compare the live objects with those known to the broker and the factories."""
         problem = self._problem(mirror, factories)
         if problem:
-            # The traceback of a refusal may be in a circle with what it was raised for.
+            # The traceback of a refusal may form a reference cycle with the refused object.
             gc.collect()
             problem = self._problem(mirror, factories)
         assert not problem, problem
@@ -111,11 +111,11 @@ class Census:
                 return f"{len(strays)} of {kind.__name__} live, and the broker has forgotten them"
         around = factories[0].around
         known_connections = {peer for factory in factories for peer in (*factory.peers, *factory.turned_away)}
-        # A turn that has not come yet would have sent something to these.
+        # A pending turn would still send to these.
         known_connections.update(around.flushes._waiting, around.answers._waiting)
-        # Or would have passed over these.
+        # A pending turn would still skip these.
         known_connections.update(peer for _, _, peer, _ in around.turns._waiting)
-        # Their jobs are forgotten in steps.
+        # The broker removes their jobs in bounded steps.
         known_connections.update(cast(Any, master.peer).peer for master in broker._gone_masters)
         left = set(self._connections) - known_connections
         return f"{len(left)} connections live that have ended" if left else None

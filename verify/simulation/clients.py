@@ -17,7 +17,7 @@ from tests.support import hostile_exceptions
 
 from .raw import MORE_TYPES, TYPES
 
-# Not draining: then it goes to the next broker. Not cancelled: the Deferred says that itself.
+# Not draining: the client then resubmits to the next broker. Not cancelled: the Deferred reports that itself.
 _FAILURES = ("job_failed", "timeout", "expired")
 
 _TERMS: dict[str, tuple[Any, ...]] = {
@@ -30,7 +30,7 @@ _TERMS: dict[str, tuple[Any, ...]] = {
 
 
 class OrderedSet(dict[Any, None]):
-    """Stands for a set of objects, whose order would be that of their addresses: no run would be like the other."""
+    """Replaces a set of objects: its order would depend on their addresses, and runs would not be reproducible."""
 
     def add(self, item: Any) -> None:
         self[item] = None
@@ -44,10 +44,10 @@ class OrderedSet(dict[Any, None]):
 
 class _Master(Master):
     """
-    A master whose connections all can be read.
+    A master with all its connections accessible.
 
     Attributes:
-        broke: The errors of those that could not: everything here names the job that it is about.
+        broke: The errors of messages that could not be read: every message here names its job.
     """
 
     broke: list[Any]
@@ -59,13 +59,13 @@ class _Master(Master):
 
 class _Slave(Slave):
     def describe(self, job: Any, failure: Failure) -> Fail:
-        # A traceback names files, and the length of their names would have each directory run in its own way.
+        # A traceback contains file names; their length would make a run depend on its directory.
         return failure_of(cast(BaseException, failure.value), job.id, lambda: failure.getTraceback() and "a traceback")
 
 
 class ClientMaster:
     """
-    Submits, and gives some jobs up.
+    Submits jobs, and cancels some.
 
     Attributes:
         waiting: The Deferreds that have not fired.
@@ -84,7 +84,7 @@ class ClientMaster:
             receipts=self._has_receipts,
         )
         self._service.broke = world.broke
-        # In place of a random one: a trace shows the same ids each time.
+        # Replaces a random prefix, so that a trace shows the same ids each time.
         self._service._id_prefix = f"client{number}-"
         self._service.startService()
         self._is_running = True
@@ -114,7 +114,7 @@ class ClientMaster:
         return True
 
     def stop(self) -> None:
-        """Stop it; what it has unanswered fails at once."""
+        """Stop it; its unanswered jobs fail at once."""
         self._is_running = False
         self._service.stopService()
         assert not self.waiting, "a stopped master left a Deferred"
@@ -164,7 +164,7 @@ class ClientMaster:
         if isinstance(error, JobFailed):
             assert error.error in _FAILURES, error
         elif isinstance(error, RequestRefused):
-            assert error.error in ("busy", "no_slaves"), error  # draining waits for the next broker
+            assert error.error in ("busy", "no_slaves"), error  # a refused job waits for the next broker while draining
         elif isinstance(error, BodyError):
             assert unique in self._world.unreadable, f"an answer that can be read is said not to be: {error}"
         else:
@@ -232,6 +232,6 @@ class ClientSlave:
         return True
 
     def stop(self) -> None:
-        """Stop it; it waits for what is in hand."""
+        """Stop it; it finishes the jobs in hand first."""
         self._is_running = False
         self._service.stopService()

@@ -1,4 +1,4 @@
-"""Virtual time: as `twisted.internet.task.Clock`, with a heap, and calls that happen at their own moment."""
+"""Virtual time: like `twisted.internet.task.Clock`, with a heap, and with each call at its exact time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _no_reset(call: Any) -> None:
 
 class VirtualTime:
     """
-    What all clocks of one world share.
+    State shared by all clocks of one world.
 
     Attributes:
         now: The time; each moment of it must end.
@@ -39,10 +39,10 @@ class VirtualTime:
 
     def count(self, what: object) -> None:
         """
-        Count something that happens now.
+        Count an event at the present moment.
 
         Raises:
-            Endless: So much does at this moment that time stands still for ever.
+            Endless: Too many events at this moment: time would never advance.
         """
         if self.now != self._moment:
             self._moment, self._at_this_moment = self.now, 0
@@ -72,28 +72,28 @@ class VirtualTime:
         return made
 
     def hold(self, owner: Clock) -> None:
-        """Make none of *owner*'s calls until `release`: its program stands still."""
+        """Hold back *owner*'s calls until `release`: its program is stopped."""
         self._held = [entry for entry in self._heap if entry[3] is owner]
         self._heap = [entry for entry in self._heap if entry[3] is not owner]
         heapify(self._heap)
 
     def release(self) -> None:
-        """Make the calls again that were held."""
+        """Make the held calls."""
         for entry in self._held:
             heappush(self._heap, entry)
         self._held = []
 
     def left(self, owner: Clock) -> list[DelayedCall]:
-        """Return what *owner* has still to call."""
+        """Return *owner*'s pending calls."""
         return [call for _, _, call, whose in self._heap if whose is owner and not call.cancelled]
 
 
 @implementer(IReactorTime)
 class Clock:
     """
-    The reactor of one program: its calls can be told from those of others.
+    The reactor of one program: its calls are distinguishable from those of other programs.
 
-    A program that dies takes its calls along: what it left is found before that.
+    The calls of a program vanish when it dies; a check for leftover calls comes before that.
     """
 
     def __init__(self, time: VirtualTime) -> None:
@@ -108,7 +108,7 @@ class Clock:
     def getDelayedCalls(self) -> list[DelayedCall]:
         return self.time.left(self)
 
-    # What gloom.server.service asks of a reactor besides
+    # Other reactor methods that gloom.server.service needs
 
     def callWhenRunning(self, callable: Callable[..., object], *args: object) -> None:
         callable(*args)

@@ -1,4 +1,4 @@
-"""What gloom and Twisted log: errors, and dropped connections, held against what the network knows of them."""
+"""Log events of gloom and Twisted: errors, and dropped connections, checked against the simulated network."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gloom.server.peers import PeerProtocol
 
 from .network import Network
 
-# As in gloom.transport.sending: the bytes that a transport sends count when it has sent them all.
+# As in gloom.transport.sending: bytes count as sent only when the transport has sent all of them.
 _PROBE_BYTES = 4096
 _ROUNDING_SECONDS = 1e-6
 
@@ -20,11 +20,11 @@ _ROUNDING_SECONDS = 1e-6
 @implementer(ILogObserver)
 class Log:
     """
-    Hears of what gloom and Twisted would only log.
+    Observes events that gloom and Twisted would only log.
 
     Attributes:
-        dropped: How many peers the broker has dropped, by reason.
-        wrong: Those that it should not have dropped: an exception would not come out of here.
+        dropped: Number of peers dropped by the broker, by reason.
+        wrong: Drops without a valid reason. A log observer cannot raise: its exceptions are swallowed.
     """
 
     def __init__(self, network: Network) -> None:
@@ -38,12 +38,12 @@ class Log:
             self.events.append(event)
         elif isinstance(event["log_source"], PeerProtocol) and "reason" in event:
             self._judge(event["log_source"], event["reason"])
-        # Twisted keeps events until a log begins, and with them the connections that logged.
+        # Twisted buffers events until logging starts, and thus keeps the connections that logged alive.
         event.pop("log_source", None)
         event.pop("log_logger", None)
 
     def check(self) -> None:
-        """Raise AssertionError if something is wrong."""
+        """Raise AssertionError if there was an error or a wrong drop."""
         if self.events:
             raise AssertionError("an error was logged")
         assert not self.wrong, f"dropped by the broker: {self.wrong}"
@@ -69,23 +69,23 @@ class Log:
     def _did_not_read(self, peer: Any) -> bool:
         end, settings, now = peer.transport, peer._settings, self._network.time.now
         taken = end.taken_since(now - settings.unread_seconds)
-        # While the broker stood still it sent nothing that could have been taken.
+        # While stopped, the broker sent nothing, so the peer could read nothing.
         ran = self._network.ran_since(end.full_since)
         return bool(taken < settings.least_read_bytes + _PROBE_BYTES and ran >= settings.unread_seconds / 2)
 
     def _was_silent(self, peer: Any) -> bool:
         end, since = peer.transport, self._network.time.now - peer._heartbeat.heartbeat_seconds + _ROUNDING_SECONDS
-        # One that is not read from cannot be heard, and must take something instead.
+        # A peer that the broker does not read from cannot prove that it is alive by sending; it must read instead.
         takes = peer.paused and end.taken_since(since) > _PROBE_BYTES
         return end.heard < since and not self._has_unread(end) and not takes
 
     def _stood_half_way(self, peer: Any) -> bool:
         end, since = peer.transport, self._network.time.now - peer._settings.stall_seconds + _ROUNDING_SECONDS
-        # Of the first frame the whole time counts, and of others the time in which nothing came.
+        # For a first frame the whole time counts; for others, the time without new data.
         return not self._has_unread(end) and (end.heard if not peer.is_new else end.born) < since
 
     def _has_unread(self, end: Any) -> bool:
-        # What has arrived before is in the socket, though the broker stood still: that counts as heard.
+        # Data that arrived earlier is in the socket, though the broker was stopped: it counts as received.
         return bool(end.is_readable() and end.inbox)
 
 

@@ -1,13 +1,13 @@
 """
 An account of every job, kept between the protocols and the broker, that must always agree with the broker.
 
-`Mirror` stands where the broker stands: protocols call it, it calls the
-broker, and what the broker tells a peer passes it too. It knows what the
-protocol promises and none of the broker's data; what it cannot explain is an
-AssertionError. It looks at every verb, so at every step.
+`Mirror` takes the broker's place: protocols call it, it calls the
+broker, and the broker's messages to a peer pass through it. It knows the
+guarantees of the protocol and none of the broker's data; it raises AssertionError
+for anything that it cannot explain. It checks every verb, so every step.
 
-Where the broker works in bounded steps (decision 20), how far it has come is the
-one thing that is asked of it; what it has not come to yet must come in the end.
+Where the broker works in bounded steps (decision 20), the mirror asks it only for
+its progress. The remaining work must be done eventually.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from gloom.wire.messages import key_of
 from .accounts import MirrorJob, MirrorMaster, MirrorSlave
 from .memory import Memory
 
-# Of a sum of floats.
+# Rounding error of a sum of floats.
 _ROUNDING_SECONDS = 1e-6
 
 
@@ -46,13 +46,13 @@ class Mirror:
     The account.
 
     Attributes:
-        jobs: Those in flight, by id.
-        forsaken: The broker's own records of jobs that nobody waits for, and that it has not forgotten yet.
-        postponed: The slaves that are to be served in a later step.
-        idle: The slaves that could take one more job, idle longest first.
-        bytes: Of all jobs in flight.
-        accepted: How many jobs were accepted.
-        outcomes: How many outcomes were told, by kind.
+        jobs: The jobs in flight, by id.
+        forsaken: The broker's own records of jobs without a master, not yet removed by the broker.
+        postponed: The slaves to be served in a later step.
+        idle: The slaves that could take one more job, longest idle first.
+        bytes: Total bytes of the jobs in flight.
+        accepted: Number of accepted jobs.
+        outcomes: Number of outcomes sent, by kind.
     """
 
     def __init__(self, broker: IBroker, settings: Settings, memory: Memory | None = None) -> None:
@@ -76,9 +76,9 @@ class Mirror:
         self._now = 0.0
         self._asked: Any = None
         self._replies = 0
-        # What the present verb has ended, with the masters that were not told yet.
+        # Jobs ended by the present verb, with the masters not notified yet.
         self._ended: dict[Any, tuple[MirrorJob, list[MirrorMaster]]] = {}
-        # What time puts back or starts, one job after the other: among them there is no order.
+        # Jobs requeued or started by a timer, in any order.
         self._moving: set[MirrorJob] = set()
 
     @property
@@ -127,11 +127,11 @@ class Mirror:
 
     @property
     def is_ending(self) -> bool:
-        """Whether a shutdown has jobs left to end."""
+        """Whether a shutdown still has jobs to end."""
         return bool(self.broker._ending)
 
     def reply(self, peer: Any) -> None:
-        """*peer* is told that its request was accepted."""
+        """The broker accepts the request of *peer*."""
         assert peer is self._asked[0], "somebody else got the reply"
         assert not self._replies, "two replies to one request"
         assert not self._ended, "an outcome came before the reply"
@@ -153,7 +153,7 @@ class Mirror:
                 self._drop(job)
                 self.forsaken[job.id] = self.broker._jobs[job.id]
         self._begin("master_lost", now)
-        # Each refers to the other: what lives then is only what the broker keeps alive.
+        # The two records refer to each other. Break the cycle, so that only the broker keeps objects alive.
         record, master.record = master.record, None
         self.broker.master_lost(record, now)
         del record
@@ -182,7 +182,7 @@ class Mirror:
         return isinstance(error, NoSlaves) and terms.require_slave and not self._has_slave(type)
 
     def _is_over(self, master: MirrorMaster, size: int, *, forsaken: bool = False) -> bool:
-        """Return whether one more job is too many; *forsaken*: those that nobody waits for count, too."""
+        """Return whether one more job exceeds a limit; *forsaken*: jobs without a master count, too."""
         settings, share = self.settings, self.settings.master_share
         jobs = len(self.jobs) + len(self.forsaken) * forsaken
         return (
@@ -196,7 +196,7 @@ class Mirror:
         return any(type in slave.types for slave in self.slaves)
 
     def submit_accepted(self, master: MirrorMaster) -> None:
-        """The submit of *master* is told to be accepted."""
+        """The broker accepts the submit of *master*."""
         self.reply(master)
         _, id, type, priority, size, terms = self._asked
         job = self.jobs.get(id)
@@ -227,7 +227,7 @@ class Mirror:
         self._finish(replies=1)
 
     def cancel_accepted(self, master: MirrorMaster, running: bool) -> None:
-        """The cancel of *master* is told to be accepted."""
+        """The broker accepts the cancel of *master*."""
         self.reply(master)
         assert running == (master.jobs[self._asked[1]].slave is not None), "cancel told a wrong state"
 
@@ -260,7 +260,7 @@ class Mirror:
         self._finish()
 
     def must_wait(self, slave: MirrorSlave) -> None:
-        """*slave* has not taken what waits for it: it is given nothing before `slave_ready`."""
+        """*slave* has unread data: it gets no job before `slave_ready`."""
         slave.is_blocked = True
         self.idle.pop(slave, None)
 
@@ -288,7 +288,7 @@ class Mirror:
         self._finish(replies=1)
 
     def _are_too_many(self, types: Sequence[str | None]) -> bool:
-        # The places are recounted elsewhere. A new crew has a place of its own.
+        # `recount` checks the places. A new crew has a place of its own.
         return self.broker._pairing.places + len(set(types)) + 1 > self.settings.max_joined_types
 
     def leave(self, slave: MirrorSlave) -> None:
@@ -346,12 +346,12 @@ class Mirror:
         self._finish()
 
     def progress_told(self, master: MirrorMaster, id: Any) -> None:
-        """*master* is told how the job *id* gets on."""
+        """The broker sends *master* the progress of the job *id*."""
         assert self._verb == "progress" and id == self._asked[1]
         self._asked[0].remove(master)
 
     def assigned(self, slave: MirrorSlave, payload: bytes) -> None:
-        """*slave* is given the job of *payload*."""
+        """The broker assigns the job of *payload* to *slave*."""
         job = self.jobs[key_of(_read_payload(payload).id)]
         assert job.slave is None, "a job in two hands"
         assert job.masters, "nobody waits for the job"
@@ -393,7 +393,7 @@ class Mirror:
             self.idle.setdefault(slave)
 
     def revoked(self, slave: MirrorSlave, id: Any) -> None:
-        """*slave*'s attempt at the job *id* is ended."""
+        """The broker ends *slave*'s attempt at the job *id*."""
         job = slave.hand[id]
         assert job is not None, "an attempt was ended twice"
         assert self._verb in ("cancel", "deadline_passed", "abandon"), f"an attempt was ended by {self._verb}"
@@ -414,7 +414,7 @@ class Mirror:
     # Outcomes
 
     def outcome(self, master: MirrorMaster, id: Any, failure: Any, body: Any) -> None:
-        """*master* is told the outcome of the job *id*."""
+        """The broker sends *master* the outcome of the job *id*."""
         if id in self.jobs:
             job = self.jobs[id]
             self._ended[id] = job, list(job.masters)
@@ -461,7 +461,7 @@ class Mirror:
         following = self.broker.deadline_passed(now)
         for job in self._moving:
             real = self.broker._jobs.get(job.id)
-            # One that is due may have its turn in the next step.
+            # A due call may run in the next step.
             job.is_delayed = job.is_delayed and real is not None and not real.queued and real.slave is None
         self._follow_postponed()
         self._finish()
@@ -471,7 +471,7 @@ class Mirror:
         return following
 
     def _follow_postponed(self) -> None:
-        # As they are served: the last one first.
+        # In the order of service: the last first.
         for slave in reversed(list(self.postponed)):
             if slave.record not in self.broker._pairing.postponed:
                 del self.postponed[slave]
@@ -498,18 +498,18 @@ class Mirror:
 
 
 def expiry(job: MirrorJob) -> float:
-    """Return when *job* may wait no longer."""
+    """Return the time at which *job* expires."""
     seconds = job.terms.expires_seconds
     return float("inf") if seconds is None else float(job.submitted + job.terms.delay_seconds + seconds)
 
 
 def master_asked(asked: Any, job: MirrorJob) -> bool:
-    """Return whether it is *job* that a master asked to cancel."""
+    """Return whether a master asked to cancel *job*."""
     return bool(asked[1] == job.id and asked[0] in job.masters)
 
 
 def _is_not_held(error: ProtocolError, slave: MirrorSlave, id: Any) -> bool:
-    """Return whether *error* is what the slave must be told, for letting go what it has not."""
+    """Return whether *error* is the correct one for a slave that lets go of a job it does not hold."""
     if id is None and len(slave.hand) > 1:
         return isinstance(error, MissingField)
     return isinstance(error, InvalidState) and id not in slave.hand and not (id is None and slave.hand)

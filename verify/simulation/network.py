@@ -1,10 +1,10 @@
 """
-TCP in memory: bytes arrive in pieces, late or never, and always in order.
+In-memory TCP: bytes arrive in pieces, late or never, and always in order.
 
-Each end has a socket with a buffer of its own size. As in Twisted, what the
-socket does not take waits in the transport, a transport aborts in a later
-turn, and a pull producer is asked for more when all has been sent. So the
-broker runs the path that it runs on a real socket.
+Each end has a socket with a buffer of its own size. As in Twisted, the transport
+buffers the bytes that the socket does not take, aborts in a later
+turn, and asks a pull producer for more when its buffer is empty. So the
+broker runs the same code path as on a real socket.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from .clock import Clock, VirtualTime
 
 
 class _Socket(socket.socket):
-    """What `FrameSender` sends on; not a socket of the system."""
+    """The socket that `FrameSender` sends on; not a socket of the system."""
 
-    family = socket.AF_UNIX  # which takes no options of TCP
+    family = socket.AF_UNIX  # it takes no TCP options
 
     def __init__(self, end: End) -> None:
-        # The base's is not called: it would open one.
+        # No call of the base's __init__: it would open a socket.
         self.send = end.send  # type: ignore[assignment, method-assign]
         self.recv = end.peek  # type: ignore[assignment, method-assign]
 
@@ -48,15 +48,15 @@ class End:
     One end of a connection.
 
     Attributes:
-        inbox: What has arrived in this end's socket and was not read.
-        capacity: How much the socket holds.
-        ended: Why nothing arrives after the inbox; None while something may.
-        stalled_until: Before that time nothing reaches the program.
-        lost: Whether the program was told that it has ended.
-        taken: When the other end's socket took how many bytes of this end's program.
-        born: When it began.
-        heard: When this end's program has read something.
-        full_since: Since when the other end's socket has not taken all that this end's program sent.
+        inbox: Bytes that have arrived in this end's socket, unread.
+        capacity: Size of the socket's buffer.
+        ended: Why nothing arrives after the inbox; None while data may arrive.
+        stalled_until: Until that time no data reaches the program.
+        lost: Whether the program was notified that the connection has ended.
+        taken: Times at which the other end's socket took bytes of this end's program, and how many.
+        born: Time of its creation.
+        heard: Time at which this end's program last read data.
+        full_since: Time since which the other end's socket has not taken all data of this end's program.
     """
 
     def __init__(self, network: Network, near: IPv4Address, far: IPv4Address, capacity: int) -> None:
@@ -91,7 +91,7 @@ class End:
         if self.lost or self._write_closed:
             raise BrokenPipeError
         if other.lost:
-            return len(data)  # this end has not heard of it yet
+            return len(data)  # this end has not been notified yet
         room = other.capacity - len(other.inbox)
         if room < len(data) and not self._is_full:
             self._is_full, self.full_since = True, self.network.time.now
@@ -130,7 +130,7 @@ class End:
             producer.resumeProducing()
 
     def unregisterProducer(self) -> None:
-        # All has been sent.
+        # The buffer is empty.
         self._producer = None
         self._is_full = False
         self.network.wants_to_send(self)
@@ -177,13 +177,13 @@ class End:
     def setTcpKeepAlive(self, enabled: bool) -> None: ...
 
     def taken_since(self, since: float) -> int:
-        """Return how many bytes the other end's socket has taken after *since*."""
+        """Return the number of bytes that the other end's socket took after *since*."""
         return sum(count for when, count in self.taken if when > since)
 
-    # What the network does
+    # The network
 
     def do_write(self) -> None:
-        """Send what waits, as far as the other end has room; then what comes after it."""
+        """Send the buffered data, as far as the other end has room; then the data that follows."""
         if self.lost:
             return
         if self._aborting:
@@ -206,14 +206,14 @@ class End:
             self.other.end_with(ConnectionDone())
 
     def is_readable(self) -> bool:
-        """Return whether the program would read, and what has arrived can reach it."""
+        """Return whether the program would read, and the data in the socket can reach it."""
         return self.reading and not self.lost and self.stalled_until <= self.network.time.now
 
     def has_to_send(self) -> bool:
         return bool(self._unsent) or self._producer is not None
 
     def read(self, most: int) -> int:
-        """Give the program *most* bytes, or the end of them; return how many there were."""
+        """Pass *most* bytes, or the end of the stream, to the program; return their number."""
         inbox = self.inbox
         if not inbox:
             self.lose(self.ended)
@@ -231,7 +231,7 @@ class End:
         return len(data)
 
     def end_with(self, reason: Exception) -> None:
-        """Nothing more will come."""
+        """End the incoming stream."""
         if self.ended is None and not self.lost:
             self.ended = reason
             if not self.listed:
@@ -240,7 +240,7 @@ class End:
                 self.network.wants_to_send(self)
 
     def lose(self, reason: Any) -> None:
-        """The connection ends here; the other end hears of it later, and perhaps not of the last bytes."""
+        """End the connection here; the other end is notified later, and may miss the last bytes."""
         if self.lost:
             return
         self.lost = True
@@ -262,8 +262,8 @@ class Network:
 
     Attributes:
         listeners: The factory that answers on each port.
-        ends: Every end that was not lost when it was last looked at; the client's first.
-        stands_still: Whether the broker's program does: its sockets fill, and nobody can connect.
+        ends: Every end that was not lost at the last check; the client's first.
+        stands_still: Whether the broker's program is stopped: its sockets fill, and connecting fails.
     """
 
     def __init__(self, time: VirtualTime, random: Random) -> None:
@@ -275,15 +275,15 @@ class Network:
         self._senders: deque[End] = deque()
         self._port = 10_000
         self.stands_still = False
-        # When it stood still, and until when, latest last.
+        # Start and end of each pause of the broker, latest last.
         self._gaps: deque[tuple[float, float]] = deque(maxlen=100)
 
     def stood_still(self, since: float) -> None:
-        """The broker's program has stood still from *since* until now."""
+        """Record a pause of the broker's program from *since* until now."""
         self._gaps.append((since, self.time.now))
 
     def ran_since(self, since: float) -> float:
-        """Return for how long the broker's program has run after *since*."""
+        """Return the seconds for which the broker's program has run after *since*."""
         gaps = sum(ended - max(begun, since) for begun, ended in self._gaps if ended > since)
         return self.time.now - since - gaps
 
@@ -295,7 +295,7 @@ class Network:
         self._senders.append(end)
 
     def connect(self, port: int, build: Callable[[Any], Any]) -> End | None:
-        """Connect what *build* makes to *port*; return its end, or None where nobody listens."""
+        """Connect the protocol of *build* to *port*; return its end, or None without a listener."""
         factory = self.listeners.get(port)
         if factory is None or self.stands_still:
             return None
@@ -313,7 +313,7 @@ class Network:
         return client
 
     def turn(self) -> bool:
-        """Let every transport send what it can; return whether one tried."""
+        """Let every transport send; return whether one tried."""
         senders, self._senders = self._senders, deque()
         tried = False
         for end in senders:
@@ -342,11 +342,11 @@ class Network:
         return False
 
     def broker_has_unread(self) -> bool:
-        """Return whether anything is in the broker's sockets that it would read."""
+        """Return whether the broker's sockets hold data that it would read."""
         return any(end.is_brokers and end.is_readable() and (end.inbox or end.ended) for end in self._news)
 
     def broker_reads(self) -> None:
-        """Have the broker read all that is in its sockets, as its poll does."""
+        """Let the broker read all data in its sockets, as its poll does."""
         for end in [end for end in self._news if end.is_brokers]:
             if end.is_readable() and (end.inbox or end.ended):
                 end.read(65536)
@@ -378,7 +378,7 @@ class _Port:
 
 @implementer(IStreamServerEndpoint)
 class ListeningEndpoint:
-    """Where the broker listens."""
+    """The broker's listening endpoint."""
 
     def __init__(self, network: Network, port: int) -> None:
         self._network = network
@@ -391,7 +391,7 @@ class ListeningEndpoint:
 
 @implementer(IStreamClientEndpoint)
 class ConnectingEndpoint:
-    """Where a client of the library connects: after a moment, which it may not live to see."""
+    """A library client's endpoint: it connects after a moment, and the client may be gone by then."""
 
     def __init__(self, network: Network, clock: Clock, port: int) -> None:
         self._network = network

@@ -1,5 +1,5 @@
 """
-Bodies that break a reader: nested too deeply, or as deeply as they may be, numbers without end, frames of odd size.
+Bodies that break a reader: at or beyond the depth limit, endless numbers, frames of unusual size.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from typing import Any
 
 from gloom.wire.nesting import BODY_LEVELS, with_room
 
-# Python reads no integer of more digits; msgspec reads none.
+# Python reads no longer integer; msgspec reads none of this length.
 _UNREADABLE = b"9" * 4301
 _INFINITE = b"1e999"
-# Of what may be read, a frame of this size is the largest that leaves room for any id in front of it.
+# The largest readable frame that leaves room for any id in front of the body.
 _ENVELOPE_BYTES = 200
 
 
 def read(frame: bytes) -> Any:
-    """Return the message in *frame*, which may be poisoned: an integer without end comes as its text."""
+    """Return the message in *frame*, which may be poisoned: an endless integer is returned as its text."""
     try:
         return with_room(json.loads, frame)
     except ValueError:
@@ -40,17 +40,17 @@ def nested(levels: int) -> bytes:
 
 
 def body(unique: int, poison: bytes) -> bytes:
-    """Return a body that says whose it is, and has *poison* in it."""
+    """Return a body that names its owner and contains *poison*."""
     return b'{"u":%d,"x":%b}' % (unique, poison)
 
 
 def too_deep(unique: int) -> bytes:
-    """Return a body that the broker refuses, and nothing else is wrong with."""
+    """Return a body that the broker refuses only because of its depth."""
     return body(unique, nested(BODY_LEVELS))
 
 
 def harmless(random: Random, unique: int, max_frame_bytes: int) -> bytes:
-    """Return an odd body that everybody must be able to read."""
+    """Return an unusual body that every reader must accept."""
     kinds: tuple[Callable[[], bytes], ...] = (
         lambda: nested(BODY_LEVELS - 1),
         lambda: nested(BODY_LEVELS // 2 + 1),
@@ -62,5 +62,5 @@ def harmless(random: Random, unique: int, max_frame_bytes: int) -> bytes:
 
 
 def unreadable(unique: int) -> bytes:
-    """Return a body that the broker takes, and no client of Python can read: only the id beside it."""
+    """Return a body that the broker accepts and that no Python client can read; the id beside it is readable."""
     return body(unique, _UNREADABLE)

@@ -1,8 +1,8 @@
 """
-Peers that write and read frames themselves, behave badly, and check every message that comes.
+Peers that write and read frames themselves, misbehave, and check every message received.
 
-A connection's replies and what is said unasked come in one stream, so what a
-peer must hold at each point of the stream is known exactly.
+A connection carries replies and unsolicited messages in one stream, so the
+state of a peer at each point of the stream is known exactly.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from typing import Any
 from . import poison
 
 _LENGTH = struct.Struct("!I")
-#: What the broker takes at most: enough for an integer that nobody can read.
+#: The broker's frame limit: enough for an unreadable integer.
 MAX_FRAME_BYTES = 6000
-# Stands for a body that is made elsewhere.
+# Placeholder for a body that is built separately.
 POISONED = "(poison)"
 
 TYPES = ("a", "b", "c", None)
-# What no job is of; a slave that joins these too has so many types that it belongs to a crew.
+# Types without jobs; a slave that joins these too has enough types to belong to a crew.
 MORE_TYPES = tuple(f"more{number}" for number in range(20))
-# Of one hash, beyond what fits into a word, below zero; and text that looks like them, which is another id.
+# Ids with equal hashes, beyond a machine word, below zero; and text that looks like them, which is another id.
 STRANGE_IDS = (
     *(sign * k * (2**61 - 1) for k in (1, 2, 3) for sign in (1, -1)),
     *(2**53, 2**63 - 1, -(2**63), 2**63, 2**64, 10**99, -(10**99)),
     *(str(2**61 - 1), str(2**64), str(10**99), str(-(10**99)), "0"),
 )
 
-# What is wrong with it is found before the job and its state are looked at.
+# The broker finds the error in these before it looks at the job and its state.
 _MISTAKES: tuple[tuple[bytes, tuple[str, ...]], ...] = (
     (b'{"action":"dance"}', ("unknown_action",)),
     (b'{"no":"action"}', ("missing_field",)),
@@ -52,7 +52,7 @@ SLAVES_MISTAKES = (
     (b'{"action":"submit","id":"x","body":1}', ("invalid_action",)),
     (b'{"action":"join","type":""}', ("invalid_type",)),
     (b'{"action":"respond"}', ("missing_field",)),
-    # Refused, and it stays in hand.
+    # The answer is refused, and the job stays in hand.
     (b'{"action":"respond","body":%b}' % poison.too_deep(0), ("invalid_type",)),
     (b'{"action":"respond","id":5,"body":%b}' % poison.too_deep(0), ("invalid_type",)),
 )
@@ -71,7 +71,7 @@ class Wire:
     One connection of a raw peer.
 
     Attributes:
-        expected: For each request without a reply, what its reply is given to.
+        expected: For each request without a reply, the callback for its reply.
     """
 
     def __init__(self, peer: RawPeer) -> None:
@@ -122,7 +122,7 @@ class Wire:
             self.peer.of_job(message)
         else:
             if not self.expected:
-                # Refused before it said anything.
+                # Refused before its first message.
                 assert message["error"] == "busy", f"a reply to nothing: {message}"
                 self.is_dying = True
                 return
@@ -139,12 +139,12 @@ class Wire:
 
 class RawPeer:
     """
-    What raw masters and raw slaves have in common.
+    Common part of raw masters and raw slaves.
 
     Args:
         world: Gives `connect(port, protocol)`, `random`, and counts.
-        port: Where it connects.
-        is_extended: Whether it says ``hello``.
+        port: The port to connect to.
+        is_extended: Whether it sends ``hello``.
     """
 
     mistakes: tuple[tuple[bytes, tuple[str, ...]], ...] = ()
@@ -190,7 +190,7 @@ class RawPeer:
         assert message.get("ok") is True and message["version"] == 1, message
 
     def misbehave(self, wire: Wire) -> None:
-        """Do what no client should."""
+        """Break the rules for clients."""
         chance = self.random.random()
         if chance < 0.5:
             frame, errors = self.random.choice(self.mistakes)
@@ -226,7 +226,7 @@ class RawPeer:
     def told(self, message: dict[str, Any]) -> None:
         assert message["action"] == "quiet" and self.is_extended and "quiet" in self.accepts, message
 
-    # What each role does
+    # Overridden by each role
 
     def begin(self) -> None:
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""A master that writes and reads its frames itself, and holds every message against what it has asked."""
+"""A master that writes and reads its frames itself, and checks every message against its requests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class RawMaster(RawPeer):
     Submits, cancels, attaches; checks that each job has one outcome, after its ok.
 
     Attributes:
-        open: Its accepted jobs without an outcome: the body that must come back, or None where it may differ.
+        open: Its accepted jobs without an outcome: the body expected back, or None where it may differ.
     """
 
     mistakes = MASTERS_MISTAKES
@@ -68,7 +68,7 @@ class RawMaster(RawPeer):
         return job, lambda message: self._submit_replied(id, None if attach else unique, attach, message)
 
     def _poisoned(self, job: dict[str, Any]) -> bytes | None:
-        """Now and then put an odd body into *job*; return it."""
+        """Put an unusual body into *job*, sometimes; return it."""
         chance, unique = self.random.random(), job["body"]["u"]
         if chance > 0.03:
             return None
@@ -93,7 +93,7 @@ class RawMaster(RawPeer):
     def _submit_many(self, wire: Wire) -> None:
         jobs = [self._new_job() for _ in range(int(self.random.random() * 5))]
         for job, _ in jobs[1:]:
-            job["body"].pop("x", None)  # more than one would make more than a frame
+            job["body"].pop("x", None)  # two of them would exceed a frame
         poisoned = self._poisoned(jobs[0][0]) if jobs else None
 
         def replied(message: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""A slave that writes and reads its frames itself, and holds every message against what it has in hand."""
+"""A slave that writes and reads its frames itself, and checks every message against the jobs in hand."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from .raw import MAX_FRAME_BYTES, MORE_TYPES, POISONED, SLAVES_MISTAKES, TYPES, 
 
 class RawSlave(RawPeer):
     """
-    Joins, answers early, late, twice and wrongly; checks what it is given.
+    Joins, answers early, late, twice and wrongly; checks the jobs assigned to it.
 
     Attributes:
-        held: What is in its hand at this point of the stream, with the body of each.
+        held: The jobs in its hand at this point of the stream, with the body of each.
     """
 
     mistakes = SLAVES_MISTAKES
@@ -23,11 +23,11 @@ class RawSlave(RawPeer):
         self.held: dict[Any, None] = {}
         self.types: tuple[str | None, ...] = ()
         self.slots = 0
-        # Jobs that are not answered yet, by this slave's own word.
+        # Jobs that this slave has not answered yet, by its own record.
         self._to_answer: dict[Any, int] = {}
         self._has_asked_to_join = False
         self._has_joined_calmly = False
-        # Whether it has answered what it may not have: then it does not know what its answers are for.
+        # Whether it has answered a job that it may not hold: from then on it cannot match its answers to jobs.
         self._is_rogue = False
 
     def work(self, wire: Wire) -> bool:
@@ -79,7 +79,7 @@ class RawSlave(RawPeer):
     def _joined(self, types: tuple[str | None, ...], slots: int, message: dict[str, Any]) -> None:
         if message.get("error") == "busy":
             assert "joined types" in message["reason"], message
-            # It has what it had, and asks again.
+            # It keeps its jobs, and asks again.
             self._has_asked_to_join = self._has_joined_calmly = False
             return
         self._is_ok(message)
@@ -100,7 +100,7 @@ class RawSlave(RawPeer):
             failure = {"action": "fail", "reason": "no", "retry": chance < 0.1, "kind": "ValueError"}
             self._say(wire, failure, named)
         else:
-            # With slots, and not by name, it may be for another job than this slave believes.
+            # With slots, and without a job id, the answer may be for another job than this slave believes.
             is_rogue = self._is_rogue or (self.is_extended and not names_it)
             poisoned = None if is_rogue else self._poisoned(unique)
             body: Any = {"u": unique, "rogue": True} if is_rogue else {"u": unique}
@@ -108,12 +108,12 @@ class RawSlave(RawPeer):
                 body["x"] = "x" * int(random.random() * 2500)
             self._say(wire, {"action": "respond", "body": POISONED if poisoned else body}, named, poisoned)
         if not self.is_calm and random.random() < 0.03:
-            # Once more, which is then for nothing, or for the next job.
+            # Answer once more: for no job, or for the next one.
             self._say(wire, {"action": "respond", "body": {"u": unique, "rogue": True}}, named)
             self._is_rogue = True
 
     def _poisoned(self, unique: int) -> bytes | None:
-        """Return an odd answer, now and then."""
+        """Return an unusual answer, sometimes."""
         chance = self.random.random()
         if chance > 0.06:
             return None

@@ -1,4 +1,4 @@
-"""The broker's own counters and places, counted once more and held against the mirror's account."""
+"""The broker's own counters and places, recounted and compared with the mirror's account."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Thing = TypeVar("Thing")
 
 
 def check_quickly(mirror: Mirror) -> None:
-    """After every step: sums agree, and nothing waits for what waits for it."""
+    """After every step: sums agree, and no job waits while a slave waits for it."""
     broker = mirror.broker
     assert len(broker._jobs) == len(mirror.jobs) + len(mirror.forsaken), "jobs in flight"
     assert broker._bytes == mirror.bytes + mirror.forsaken_bytes, "bytes in flight"
@@ -31,7 +31,7 @@ def check_quickly(mirror: Mirror) -> None:
 
 
 def _idle(line: Line) -> list[Slave]:
-    """Return all that wait in *line*, idle longest first."""
+    """Return all slaves waiting in *line*, longest idle first."""
     slaves = [*line.idle, *(slave for crew in line.crews for slave in crew.idle)]
     return sorted(slaves, key=lambda slave: slave.turn)
 
@@ -47,7 +47,7 @@ def _is_forsaken(job: Any) -> bool:
 
 
 def recount(mirror: Mirror, around: Any, now: float, is_due: bool, factories: Any) -> None:
-    """After every step, or so many: all of it, from nothing. *is_due*: calls are, so the broker may be late."""
+    """Recount everything from scratch. *is_due*: calls are due, so the broker may be late."""
     check_quickly(mirror)
     broker = mirror.broker
     assert broker._jobs.keys() == mirror.jobs.keys() | mirror.forsaken.keys(), "jobs"
@@ -104,7 +104,7 @@ def _check_lines(mirror: Mirror) -> None:
     pairing = mirror.broker._pairing
     crews = Counter(line for slave in mirror.slaves for line in slave.record.lines if isinstance(line, Crew))
     assert {crew: crew.joined for crew in pairing.crews.by_types.values()} == crews, "crews"
-    # Those that all slaves have left stand in some of their lines yet.
+    # Crews that all slaves have left still stand in some lines.
     standing = [*crews, *pairing.crews.deserted]
     places = sum(len(slave.record.lines) for slave in mirror.slaves) + sum(len(crew.lines) for crew in standing)
     assert pairing.places == places, "places of joined types"
@@ -150,7 +150,7 @@ def _check_limits(mirror: Mirror) -> None:
 
 
 def _check_unread(mirror: Mirror, around: Any, factories: Any) -> None:
-    """Each byte that waits for a peer is counted, and a slave is blocked while some wait for it."""
+    """Check that each byte buffered for a peer is counted, and that a slave with buffered bytes is blocked."""
     peers = [peer for factory in factories for peer in (*factory.peers, *factory.turned_away)]
     for peer in peers:
         assert peer.waiting_bytes == peer._given_bytes + sum(map(len, peer._backlog)), "bytes that wait for a peer"
@@ -164,7 +164,7 @@ def _check_unread(mirror: Mirror, around: Any, factories: Any) -> None:
 
 
 def check_empty(mirror: Mirror, around: Any, factories: Any) -> None:
-    """After all peers have gone: nothing is left of anything."""
+    """After all peers have gone: the broker holds no state."""
     broker = mirror.broker
     assert not mirror.jobs and not broker._jobs and not mirror.masters and not mirror.slaves and not mirror.idle
     assert not len(broker._lines) and not broker._bytes and not len(broker._deadlines), "something leaks"

@@ -1,4 +1,4 @@
-"""How much the broker does at once, of what it does in bounded steps: drawn anew for each broker."""
+"""Step sizes of the broker's bounded work: drawn anew for each broker."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gloom.broker import memory as broker
 from gloom.server import protocols
 from gloom.wire import framereader
 
-# What is sent here is small, so that the steps must be.
+# Messages are small here, so the steps must be.
 _STEPS: tuple[tuple[Any, str, tuple[int, ...]], ...] = (
     (framereader, "STEP_BYTES", (20, 20, 1024)),
     (protocols, "JOBS_A_STEP", (1, 1, 4)),
@@ -25,7 +25,7 @@ _STEPS: tuple[tuple[Any, str, tuple[int, ...]], ...] = (
 
 @contextmanager
 def kept() -> Iterator[None]:
-    """Put all of them back in the end."""
+    """Restore all sizes in the end."""
     before = [getattr(module, name) for module, name, _ in _STEPS]
     try:
         yield
@@ -35,6 +35,6 @@ def kept() -> Iterator[None]:
 
 
 def draw(random: Random) -> None:
-    """Have the next broker do as much at once as chance says."""
+    """Draw the step sizes of the next broker."""
     for module, name, values in _STEPS:
         setattr(module, name, random.choice(values))

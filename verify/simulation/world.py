@@ -1,9 +1,9 @@
 """
-What happens, and in which order: all of it drawn from one seed.
+The events and their order, all drawn from one seed.
 
 A step is one act of one peer, one delivery of bytes, or one advance of time.
-Epochs follow each other; each begins a broker with other limits and ends in
-calm: what is open must end, all must go, and nothing may be left.
+A run is a series of epochs. Each starts a broker with other limits and ends in
+calm: open jobs must end, all peers leave, and no state may remain.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from .rawmaster import RawMaster
 from .rawslave import RawSlave
 from .recount import check_empty, check_quickly, recount
 
-#: After so many steps everything is counted anew.
+#: Number of steps between two full recounts.
 RECOUNT_STEPS = 16
 _EPOCH_STEPS = 20_000
 _CALM_TURNS = 40_000
-# Of what must end: many times what it has taken in a million steps.
+# Bounds of loops that must end: many times their maximum in a million steps.
 _MOST_TRIES = 1_000
 _MOST_DRAIN_STEPS = 100_000
 _MOST_MOMENTS = 100_000
@@ -50,12 +50,12 @@ _MOST_FORGETTING = 100_000
 
 
 class SimulationFailed(AssertionError):
-    """A promise was broken; the text says with which seed and at which step."""
+    """A guarantee was broken; the text names the seed and the step."""
 
 
 @dataclass
 class Figures:
-    """What has happened."""
+    """Counts of events."""
 
     steps: int = 0
     jobs: int = 0
@@ -74,10 +74,10 @@ class Figures:
 
 class World:
     """
-    A broker, its peers and the net between them.
+    A broker, its peers and the network between them.
 
     Args:
-        seed: Everything follows from it.
+        seed: Determines the whole run.
     """
 
     def __init__(self, seed: int) -> None:
@@ -89,15 +89,15 @@ class World:
         self.bodies = 0
         self.drops = 0
         self.client_answers = 0
-        #: The bodies to which somebody has given an answer that no client can read.
+        #: Bodies of jobs that received an answer unreadable to every client.
         self.unreadable: set[int] = set()
-        #: The errors for which clients have given connections up.
+        #: Errors for which clients have given connections up.
         self.broke: list[Any] = []
         self.memory = Memory()
         self.clients_clock = Clock(self.time)
         self.master_endpoint = ConnectingEndpoint(self.network, self.clients_clock, MASTER_PORT)
         self.slave_endpoint = ConnectingEndpoint(self.network, self.clients_clock, SLAVE_PORT)
-        #: What raw peers said and heard last: step, who, direction, message.
+        #: The latest messages of raw peers: step, peer, direction, message.
         self.trace: deque[tuple[Any, ...]] = deque(maxlen=40)
         self._worked_seconds = 0.0
         self._log = Log(self.network)
@@ -106,14 +106,14 @@ class World:
 
     def run(self, steps_wanted: int, begin_epoch: Callable[[], None] = lambda: None) -> Figures:
         """
-        Let so many steps happen, and some more until there is calm.
+        Run so many steps, and then more until the world is calm.
 
         Args:
-            steps_wanted: How many.
-            begin_epoch: Called when an epoch begins.
+            steps_wanted: Number of steps.
+            begin_epoch: Called at the start of each epoch.
 
         Raises:
-            SimulationFailed: A promise was broken.
+            SimulationFailed: A guarantee was broken.
         """
         begun = process_time()
         state = global_random.getstate()
@@ -138,7 +138,7 @@ class World:
         return figures
 
     def _state(self) -> list[str]:
-        """Return what is open, in some lines of text."""
+        """Return the open work, in some lines of text."""
         ends, calls = self.network.alive(), self.broker_clock.getDelayedCalls()
         return [
             f"at {self.time.now!r} s of virtual time, next call at {self.time.next()!r}; "
@@ -163,22 +163,22 @@ class World:
         self.client_masters = [ClientMaster(self, number) for number in range(2)]
         self.client_slaves = [ClientSlave(self, number) for number in range(3)]
         self._actors: list[Any] = [*self.raw_masters, *self.raw_slaves, *self.client_masters, *self.client_slaves]
-        # In the calm they make room for one that takes all types, where few connections are allowed.
+        # In the calm, where few connections are allowed, they make room for a slave that takes all types.
         self._retiring = self.raw_slaves[1:]
 
     # The broker's life
 
     def start_broker(self) -> None:
-        """Begin a broker that knows nothing, with limits of its own."""
+        """Start a broker without state, with limits of its own."""
         settings = self._settings()
         steps.draw(self.random)
         self.broker_clock = Clock(self.time)
         self.around = memory_surroundings(settings, self.broker_clock)
         turns = self.around.turns
         turns.seconds = self._seconds_of_work
-        # The processor's time too, or no seed replays exactly.
+        # The processor clock, too: otherwise no seed would replay exactly.
         turns._cpu_seconds = self._seconds_of_work
-        # As with a real clock: before anybody is judged, what is in the sockets is read.
+        # As with the real poller: the broker reads its sockets before it judges any peer.
         turns._is_real = True
         turns.look = lambda turns: self.network.broker_reads()
         turns.is_unread = self.network.broker_has_unread
@@ -197,7 +197,7 @@ class World:
         self._memory_alarm.startService()
 
     def _seconds_of_work(self) -> float:
-        """Return the broker's time within a turn: now and then its work takes longer than a slice."""
+        """Return the broker's time within a turn: sometimes its work takes longer than a slice."""
         self.time.count("a look at the time")
         if self.random.random() < 0.3:
             self._worked_seconds += 1.5 * SLICE_SECONDS
@@ -222,14 +222,14 @@ class World:
             linger_seconds=choose((0.3, 1.0)),
             drain_seconds=choose((0.0, 1.0, 30.0)),
         )
-        # So little that the small jobs here reach it: a broker's own options begin higher.
+        # Low enough for the small jobs here; the broker's own options have a higher minimum.
         object.__setattr__(settings, "max_queued_bytes", choose((4000, 100_000)))
         object.__setattr__(settings, "max_unread_bytes", choose((1000, 16_000)))
         object.__setattr__(settings, "max_total_unread_bytes", choose((2500, 1_000_000)))
         return settings
 
     def crash(self) -> None:
-        """End the broker as SIGKILL does, as far as its peers can tell, and begin another."""
+        """End the broker as SIGKILL does, as its peers see it, and start another."""
         self.figures.restarts += 1
         for port in (MASTER_PORT, SLAVE_PORT):
             self.network.listeners.pop(port, None)
@@ -241,7 +241,7 @@ class World:
 
     def _broker_is_gone(self) -> None:
         self._turn()
-        # Its alarm, stopped by now, may have waited for the sockets: what is forgotten in steps is forgotten here.
+        # Its alarm, stopped by now, may have waited for the sockets; finish the stepwise removal here.
         forgetting = Bound("forgetting in steps", _MOST_FORGETTING)
         while (following := self.mirror.deadline_passed(self.time.now)) is not None and following <= self.time.now:
             forgetting.count()
@@ -256,7 +256,7 @@ class World:
         self.start_broker()
 
     def drain(self) -> None:
-        """End the broker as SIGTERM does; `_step` begins another when it has stopped."""
+        """End the broker as SIGTERM does; `_step` starts another when it has stopped."""
         if self._stopping is None:
             self.figures.drains += 1
             self._stopping = self.service.stopService()
@@ -305,7 +305,7 @@ class World:
         trying = Bound("the search for something that can happen", _MOST_TRIES)
         while not self._try_something():
             trying.count()
-        # A reactor reads from and writes to several connections before it makes its calls.
+        # A reactor serves several connections before it makes its calls.
         chance = self.random.random()
         if chance < 0.5:
             self._turn()
@@ -313,7 +313,7 @@ class World:
             self.network.turn()
 
     def _try_something(self) -> bool:
-        """Return whether something happened: a peer may have nothing to do, the net nothing to deliver."""
+        """Return whether something happened: a peer may have nothing to do, the network nothing to deliver."""
         chance = self.random.random()
         if chance < 0.5:
             return self.network.deliver()
@@ -327,7 +327,7 @@ class World:
         return True
 
     def _advance(self) -> None:
-        """Let time pass: mostly little, and sometimes more than anyone waits."""
+        """Advance time: mostly a little, sometimes beyond every deadline."""
         chance = self.random.random()
         longest = 0.1 if chance < 0.95 else 2.0 if chance < 0.995 else 60.0
         self._advance_to(self.time.now + longest * self.random.random())
@@ -361,7 +361,7 @@ class World:
             self.random.choice(ends).stalled_until = self.time.now + self.random.choice((0.1, 1, 10, 100))
 
     def _stand_still(self) -> None:
-        """Stop the broker, as SIGSTOP does, while its peers go on and its sockets fill; its timers come first then."""
+        """Stop the broker, as SIGSTOP does. Its peers go on and its sockets fill; afterwards its timers run first."""
         self.figures.gaps += 1
         begun = self.time.now
         self.time.hold(self.broker_clock)
@@ -387,12 +387,12 @@ class World:
     # The end
 
     def _calm_down(self) -> None:
-        """No more faults and no new jobs: everything that is open must end."""
+        """Stop faults and new jobs: all open work must end."""
         self.memory.free_bytes = memory.MOST_BYTES
         for actor in self._actors:
             actor.is_calm = True
         for peer in [*self.raw_masters, *self.raw_slaves]:
-            # One that has closed and reads no more is ended by TCP_USER_TIMEOUT.
+            # TCP_USER_TIMEOUT ends the connection of a peer that has closed and no longer reads.
             if peer.wire is not None and (peer in self._retiring or peer.wire.is_dying):
                 peer.wire.end.abortConnection()
         self._live_calmly()

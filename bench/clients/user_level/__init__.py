@@ -3,9 +3,9 @@ gloom beside Celery, RQ, Dramatiq, Huey and dask.distributed, each through its o
 
     python -m bench.clients.user_level
 
-`__main__` is the command; `systems` says what is compared and `report` what is
-shown; `environment` is where the others are installed. Of each system a
-process of its own (`driver`) starts what it needs (`farm`, an ``on_`` module),
-measures (`meter`), and stops it again. What runs there has nothing but that
-system and the standard library to import.
+`__main__` is the command; `systems` lists the systems compared, and `report` prints the
+results; `environment` installs the other systems. For each system a separate
+process (`driver`) starts the system's processes (`farm`, an ``on_`` module),
+measures (`meter`), and stops them. That process can import only its
+system and the standard library.
 """

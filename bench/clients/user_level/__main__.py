@@ -4,11 +4,11 @@ Compare gloom with Celery, RQ, Dramatiq, Huey and dask.distributed, each through
     python -m bench.clients.user_level [--rounds N] [--seconds N] [--systems NAME,NAME] [--json FILE] [--markdown FILE]
 
 An echo job of 100 bytes and its answer: one at a time, and 64 in flight. Every
-system has two worker processes, else the settings that its documentation
-shows (gloom is measured once more with as many jobs at once as Dramatiq's two
-processes have), and shares two CPUs with its client. The systems take turns, and are
-started anew for each round. CPU time is that of all processes of a system,
-its client's included.
+system has two worker processes, and otherwise the settings of its documentation
+(gloom is measured a second time with as many concurrent jobs as Dramatiq's two
+processes run), and shares two CPUs with its client. The systems take turns, and are
+restarted for each round. CPU time is the total of all processes of a system,
+including its client.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ _PLAIN_COLUMNS = 150
 
 
 class Failed(Exception):
-    """A driver did not print figures; the text is one line that says why."""
+    """A driver printed no figures; the text gives the reason in one line."""
 
 
 def main() -> int:
-    """Run what the command line says, and return the exit status."""
+    """Run the command line, and return the exit status."""
     arguments = _arguments()
     for stopping in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stopping, exit_at)
@@ -72,13 +72,13 @@ def _arguments() -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--rounds", type=int, default=3, help="how often each system is measured; default: 3")
+    parser.add_argument("--rounds", type=int, default=3, help="number of rounds; default: 3")
     parser.add_argument(
-        "--seconds", type=float, default=4, help="how long each of the two measurements of a round is; default: 4"
+        "--seconds", type=float, default=4, help="seconds of each of the two measurements of a round; default: 4"
     )
     parser.add_argument("--systems", type=_names, default=list(SYSTEMS), help=f"of {','.join(SYSTEMS)}; default: all")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured to FILE")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables of a document to FILE")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all measurements to FILE")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables to FILE, as Markdown")
     arguments = parser.parse_args()
     if arguments.rounds < 1 or arguments.seconds <= 0:
         parser.error("--rounds must be 1 or more, and --seconds over 0")
@@ -94,7 +94,7 @@ def _names(text: str) -> list[str]:
 
 
 def _interpreters(names: Iterable[str], skipped: dict[str, str]) -> dict[str, str]:
-    """Return the Python that has each system; what cannot be measured goes to *skipped*."""
+    """Return the Python interpreter for each system; add the systems that cannot be measured to *skipped*."""
     found = {}
     for name in names:
         if SYSTEMS[name].redis and shutil.which("redis-server") is None:
@@ -120,12 +120,12 @@ def _skip(skipped: dict[str, str], name: str, why: str) -> None:
 
 
 def _drive(python: str, name: str, seconds: float) -> report.Round:
-    """Have one system measured once, by a process that has its library."""
+    """Measure one system once, in a process with its library."""
     options = (f"--seconds={seconds}", f"--workers={_WORKERS}", f"--window={_WINDOW}")
     driver = subprocess.Popen(
         [python, "-m", "bench.clients.user_level.driver", name, *options],
         cwd=ROOT,
-        # Its own processes run in another folder, and find the job too.
+        # The system's processes run in another directory, and must be able to import the job too.
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -147,13 +147,13 @@ def _drive(python: str, name: str, seconds: float) -> report.Round:
 
 
 def _end(driver: subprocess.Popen[str]) -> None:
-    """End *driver* if it has not ended: politely, so that it ends what it has started, and then all of them."""
+    """End *driver* if it still runs: first with a signal that lets it stop its children, then with the whole group."""
     if driver.poll() is None:
         driver.terminate()
         with suppress(subprocess.TimeoutExpired):
             driver.communicate(timeout=STARTING_SECONDS)
     if driver.poll() is None:
-        # Its process group, which is named by its id.
+        # Its process group has the same id.
         os.killpg(driver.pid, signal.SIGKILL)
         driver.communicate()
 

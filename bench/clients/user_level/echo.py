@@ -1,16 +1,16 @@
 """
-The job that every system does, and what it is given.
+The job that every system runs, and its body.
 """
 
 BODY = "x" * 98
 """100 bytes, as JSON."""
 
 WAIT_SECONDS = 30
-"""How long a client waits for one answer before it gives up."""
+"""Seconds that a client waits for one answer before it gives up."""
 
 
 class WrongAnswer(Exception):
-    """A system answered something else than it was given."""
+    """The answer differs from the body."""
 
 
 def echo(body: str) -> str:
@@ -20,10 +20,10 @@ def echo(body: str) -> str:
 
 def check(answer: object) -> None:
     """
-    Make sure that *answer* is what the job was given.
+    Check that *answer* equals the job's body.
 
     Raises:
-        WrongAnswer: It is not.
+        WrongAnswer: It does not.
     """
     if answer != BODY:
         raise WrongAnswer(f"expected {BODY!r}, got {answer!r}")

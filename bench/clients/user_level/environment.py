@@ -1,5 +1,5 @@
 """
-The environment of the systems that are not gloom: made at first use, beside the checkout's own.
+The environment of the systems other than gloom: created at first use, beside the checkout's own.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ DIRECTORY = ROOT / ".bench" / "user_level"
 
 
 class EnvironmentFailed(Exception):
-    """It could not be made; the text is one line that says why."""
+    """Creating it failed; the text gives the reason in one line."""
 
 
 def interpreter(directory: Path = DIRECTORY) -> Path:
     """
-    Return the environment's Python; make the environment first, unless it has what is required.
+    Return the environment's Python; first create the environment, unless it has the required packages.
 
     Raises:
-        EnvironmentFailed: That did not work.
+        EnvironmentFailed: Creating it failed.
     """
     python, installed = directory / "bin" / "python", directory / "installed.txt"
     required = _REQUIREMENTS.read_text()
@@ -38,7 +38,7 @@ def interpreter(directory: Path = DIRECTORY) -> Path:
 
 
 def versions() -> dict[str, str]:
-    """Return the version that requirements.txt pins of each package."""
+    """Return the pinned version of each package in requirements.txt."""
     lines = [line for line in _REQUIREMENTS.read_text().splitlines() if "==" in line]
     return {name: version for name, _, version in (line.partition("==") for line in lines)}
 

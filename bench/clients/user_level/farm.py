@@ -1,5 +1,5 @@
 """
-The processes of one system: started, awaited, their CPU time read, ended by their ids.
+The processes of one system: start them, wait for them, read their CPU time, end them by their ids.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class FarmBroken(Exception):
-    """A process did not come up; the text has what it said last."""
+    """A process did not start; the text has its last output."""
 
 
 class Farm:
     """
-    Processes that end when the farm is left.
+    Processes that end when the farm's context ends.
 
     Args:
-        directory: Where they run and write their logs.
+        directory: Their working directory, which also holds their logs.
 
     Attributes:
         directory: The same.
-        redis_port: Where `start_redis` makes Redis listen; known before, for modules that name it.
+        redis_port: Port of `start_redis`; known beforehand, for modules that name it.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -51,7 +51,7 @@ class Farm:
         self.stop()
 
     def start(self, name: str, *command: str) -> None:
-        """Start *command*; *name* is what its CPU time and its log go by."""
+        """Start *command*; *name* labels its CPU time and its log."""
         with self._log(name).open("wb") as log:
             self._processes[name] = subprocess.Popen(
                 command, cwd=self.directory, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
@@ -62,7 +62,7 @@ class Farm:
         self.start(name, sys.executable, *arguments)
 
     def start_redis(self) -> None:
-        """Start Redis with the persistence that it has by default, and wait until it listens."""
+        """Start Redis with its default persistence, and wait until it listens."""
         port = str(self.redis_port)
         self.start("redis", "redis-server", "--port", port, "--bind", "127.0.0.1", "--dir", str(self.directory))
         self.wait_for_port(self.redis_port)
@@ -83,7 +83,7 @@ class Farm:
         raise FarmBroken(f"nothing listens on port {port} after {STARTING_SECONDS} s")
 
     def cpu_seconds(self) -> dict[str, float]:
-        """Return what each process has used, with all that it has started, and what this one has ("client")."""
+        """Return the CPU time of each process with its descendants, and of this process ("client")."""
         times = os.times()
         used = {"client": times.user + times.system}
         table = _process_table()
@@ -92,7 +92,7 @@ class Farm:
         return used
 
     def stop(self) -> None:
-        """End every process, the last one first: politely, and those that take too long with all they started."""
+        """End every process, the last one first, with SIGTERM; kill slow ones with all their descendants."""
         while self._processes:
             _, process = self._processes.popitem()
             tree = list(_tree(_process_table(), process.pid))
@@ -123,7 +123,7 @@ class Farm:
 
 
 def free_port() -> int:
-    """Return a loopback port that nobody listens on."""
+    """Return a free loopback port."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
@@ -131,11 +131,11 @@ def free_port() -> int:
 
 
 def _process_table() -> dict[int, tuple[int, int]]:
-    """Return, by process id, the parent's id and the ticks used by a process and by its children that have ended."""
+    """Return, by process id, the parent's id and the ticks used by a process and its ended children."""
     table = {}
     for directory in Path("/proc").iterdir():
         if directory.name.isdecimal():
-            with suppress(OSError):  # it has ended meanwhile
+            with suppress(OSError):  # it has just ended
                 fields = (directory / "stat").read_text().rpartition(")")[2].split()
                 table[int(directory.name)] = int(fields[1]), sum(map(int, fields[11:15]))
     return table

@@ -1,5 +1,5 @@
 """
-Counts answers while a load runs, and says when it is enough.
+Counts answers while a load runs, and tells when to stop.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ Cpu = Callable[[], dict[str, float]]
 
 class Meter:
     """
-    One measurement: a first answer, a warm-up, and the time that counts.
+    One measurement: a first answer, a warm-up, and the measured time.
 
-    The first answer is not counted, since it waits for workers to start.
+    The first answer is not counted, because it includes the start of the workers.
 
     Args:
-        warm_seconds: How long the warm-up is.
-        seconds: How long the time that counts is.
-        cpu: Returns the CPU seconds that each part of the system has used so far.
+        warm_seconds: Duration of the warm-up.
+        seconds: Duration of the measured time.
+        cpu: Returns the CPU seconds used so far by each part of the system.
 
     Attributes:
-        figures: What was measured, once `answered` has returned False.
+        figures: The results, once `answered` has returned False.
     """
 
     def __init__(self, warm_seconds: float, seconds: float, cpu: Cpu) -> None:
@@ -44,10 +44,10 @@ class Meter:
         Count an answer.
 
         Args:
-            began: When its job was submitted, by `time.perf_counter`, where that is measured.
+            began: Time of the job's submit, by `time.perf_counter`, if latency is measured.
 
         Returns:
-            Whether another one is wanted.
+            Whether to go on.
         """
         now = perf_counter()
         self._jobs += 1
@@ -82,12 +82,12 @@ class Meter:
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """Return the least of *values* that *percent* of them do not exceed (nearest rank)."""
+    """Return the *percent* percentile of *values* (nearest rank)."""
     return sorted(values)[max(math.ceil(len(values) * percent / 100), 1) - 1]
 
 
 def one_at_a_time(call: Callable[[str], object], meter: Meter) -> None:
-    """Have *call* do jobs, each when the one before is answered, until *meter* has enough."""
+    """Let *call* do jobs one after the other until *meter* has enough."""
     more = True
     while more:
         began = perf_counter()
@@ -101,9 +101,9 @@ def in_order(submit: Callable[[str], Any], wait: Callable[[Any], object], window
 
     Args:
         submit: Submits a job with a body, and returns a handle.
-        wait: Returns the answer of a handle's job when it is there.
-        window: How many jobs are in flight.
-        meter: Counts.
+        wait: Waits for the answer of a handle's job, and returns it.
+        window: Number of jobs in flight.
+        meter: Counts the answers.
     """
     in_flight = deque(submit(BODY) for _ in range(window))
     more = True

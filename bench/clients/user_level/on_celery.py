@@ -1,5 +1,5 @@
 """
-Celery: Redis as its broker and its result backend, and workers that it forks ahead (its default).
+Celery: Redis as its broker and its result backend, and preforked workers (its default).
 """
 
 from __future__ import annotations

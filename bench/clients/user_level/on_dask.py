@@ -38,5 +38,5 @@ def measure(one: Meter, many: Meter, window: int) -> None:
 
 
 def _submit(client: Any, body: str) -> Any:
-    # A pure function's job with the same arguments would be done only once.
+    # dask would run a pure function only once for equal arguments.
     return client.submit(echo, body, pure=False)

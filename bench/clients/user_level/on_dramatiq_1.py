@@ -1,5 +1,5 @@
 """
-Dramatiq with one job at a time in each process, as the other systems have it here.
+Dramatiq with one job at a time in each process, like the other systems here.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """
-gloom with as many jobs at once as Dramatiq has by default: two processes of 8 threads.
+gloom with Dramatiq's default concurrency: two processes of 8 threads.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """
-Huey: worker processes, and results that clients are told of.
+Huey: worker processes, and results that notify clients.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from bench.clients.user_level.echo import WAIT_SECONDS, echo
 from bench.clients.user_level.farm import Farm
 from bench.clients.user_level.meter import Meter, in_order, one_at_a_time
 
-# Without notify_result clients ask again, first after 50 ms and then ever more seldom.
+# Without notify_result clients poll, first after 50 ms and then at growing intervals.
 huey = RedisHuey("bench", url=os.environ["BENCH_REDIS_URL"], notify_result=True)
 job = huey.task()(echo)
 

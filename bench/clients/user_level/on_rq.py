@@ -1,5 +1,5 @@
 """
-RQ: its pool of workers, each of which forks a process a job (its default).
+RQ: its worker pool, each worker forking one process per job (its default).
 """
 
 from __future__ import annotations

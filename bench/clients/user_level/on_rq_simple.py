@@ -1,5 +1,5 @@
 """
-RQ with its other worker, which does jobs in its own process.
+RQ with its other worker class, which runs jobs in its own process.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """
-What the rounds come to: medians and ranges, what gloom shall reach, a table and lines about it.
+Summary of the rounds: medians and ranges, gloom's targets, a table and lines about it.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from rich.table import Table
 from bench.clients.user_level.systems import GLOOMS, SYSTEMS, System
 
 Summary = Mapping[str, Mapping[str, float]]
-"""What `summary` returns for one system."""
+"""Figures of one system, as `summary` returns them."""
 
 Round = Mapping[str, Mapping[str, Any]]
-"""What a driver has printed: the figures of ``one`` and ``many``."""
+"""Output of a driver: the figures of ``one`` and ``many``."""
 
 WANTED_JOBS_PER_SECOND = 8_000
 WANTED_TIMES = 10
@@ -34,7 +34,7 @@ _FIGURES = (
 
 
 def summary(rounds: Sequence[Round]) -> dict[str, dict[str, float]]:
-    """Return, of each figure, the median and the range over *rounds*, by a name such as ``many.jobs_per_second``."""
+    """Return the median and the range of each figure over *rounds*, by a name such as ``many.jobs_per_second``."""
     figures = {}
     for load, figure in _FIGURES:
         values = [one_round[load][figure] for one_round in rounds]
@@ -43,7 +43,7 @@ def summary(rounds: Sequence[Round]) -> dict[str, dict[str, float]]:
 
 
 def table(summaries: Mapping[str, Summary], window: int) -> Table:
-    """Return the table of *summaries*, by the name of the system."""
+    """Return the table of *summaries*, by system name."""
     drawn = Table(title="An echo job and its answer: medians (least-most)")
     drawn.add_column("", no_wrap=True)
     for heading in _headings(summaries, window):
@@ -54,7 +54,7 @@ def table(summaries: Mapping[str, Summary], window: int) -> Table:
 
 
 def markdown(summaries: Mapping[str, Summary], window: int, machine: str) -> str:
-    """Return the same as a document has it: where it was measured, the table, what must be known, and the bars."""
+    """Return the report as Markdown: the machine, the table, the notes, and the targets."""
     headings = _headings(summaries, window)
     lines = [f"{machine}. Medians (least-most).", ""]
     lines += [f"| | {' | '.join(headings)} |", "|---" + "|--:" * len(headings) + "|"]
@@ -66,7 +66,7 @@ def markdown(summaries: Mapping[str, Summary], window: int, machine: str) -> str
 
 
 def rates(summaries: Mapping[str, Summary]) -> dict[str, float]:
-    """Return the jobs a second of each way to run gloom that was measured."""
+    """Return the jobs a second of each measured gloom configuration."""
     return {name: summaries[name]["many.jobs_per_second"]["median"] for name in GLOOMS if name in summaries}
 
 
@@ -82,14 +82,14 @@ def _headings(summaries: Mapping[str, Summary], window: int) -> list[str]:
 
 
 def row(figures: Summary, gloom_rates: Mapping[str, float]) -> list[str]:
-    """Return the cells of one system's *figures*; *gloom_rates* has what `rates` returns."""
+    """Return the cells of one system's *figures*; *gloom_rates* is the result of `rates`."""
     rate, *others = figures.values()
     times = [f"{gloom / rate['median']:.1f}" for gloom in gloom_rates.values()]
     return [_cell(rate, ",.0f"), *times, *(_cell(values, ".3g") for values in others)]
 
 
 def bars(summaries: Mapping[str, Summary]) -> list[dict[str, Any]]:
-    """Return what gloom shall reach beside what it reached: ``what``, ``wanted``, ``measured`` and ``met``."""
+    """Return gloom's targets with the measured values: ``what``, ``wanted``, ``measured`` and ``met``."""
     found = []
     for name, rate in rates(summaries).items():
         title, p50 = SYSTEMS[name].title, summaries[name]["one.p50_ms"]["median"]
@@ -111,19 +111,19 @@ def _times_bars(title: str, rate: float, summaries: Mapping[str, Summary]) -> li
 
 
 def bar_line(bar: Mapping[str, Any]) -> str:
-    """Return one of `bars` for people."""
+    """Return one of `bars` as text."""
     measured = bar["measured"]
     shown = f"{measured:,.0f}" if measured >= _WHOLE_FROM else f"{measured:.4g}"
     return f"{'met   ' if bar['met'] else 'missed'} {bar['what']}: {shown} (wanted: {bar['wanted']})"
 
 
 def note(system: System) -> str:
-    """Return what a reader must know of *system*."""
+    """Return the facts about *system* that a reader must know."""
     return f"{system.title}: keeps {system.keeps}. Jobs: {system.jobs}. Answers: {system.answers}."
 
 
 def skip_line(name: str, why: str) -> str:
-    """Return the line for a system that is not measured, or not further."""
+    """Return the line for a system that is skipped, from the start or from now on."""
     return f"skipped {SYSTEMS[name].title}: {why}"
 
 

@@ -1,5 +1,5 @@
 """
-What is compared, and what a reader must know of each: what it keeps, and how answers are waited for.
+The systems compared, and the facts a reader must know of each: its persistence, and how clients wait for answers.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ class System:
 
     Attributes:
         title: Its name, for people.
-        packages: What of requirements.txt it is, for versions; none for gloom itself.
-        keeps: What outlives a crash of its server, with the settings measured.
-        jobs: How its workers get jobs and do them.
+        packages: Its packages in requirements.txt, for versions; none for gloom itself.
+        keeps: State that survives a crash of its server, with the settings measured.
+        jobs: How its workers fetch and run jobs.
         answers: How the client waits for an answer.
         redis: Whether it needs redis-server.
-        wanted: Whether gloom shall be ten times as fast.
+        wanted: Whether gloom's target is to be ten times as fast.
     """
 
     title: str
@@ -34,7 +34,7 @@ class System:
 
 
 GLOOMS = ("gloom", "gloom-16")
-"""What the others are compared with, by their keys below."""
+"""The baseline of the comparison; its keys are below."""
 
 SYSTEMS = {
     "gloom": System(

@@ -1,10 +1,10 @@
 """
-Real faults under load: processes that stand still or fork, a bad network, jumping clocks, no descriptors, a full disk.
+Real faults under load: stopped or forking processes, a bad network, clock jumps, no descriptors, a full disk.
 
-Beside each fault good peers of every kind are at work (`verify.reliability.crowd`):
+During each fault, well-behaved peers of every kind are at work (`verify.reliability.crowd`):
 masters and slaves of the Deferred client, of the blocking client and on plain
-sockets. Each job must have one outcome, the right one, and the broker may drop
-no peer that behaves: its log has no such line. `verify.reliability.chaos` runs them all.
+sockets. Each job must have exactly one outcome, the correct one. The broker may not drop
+a well-behaved peer: its log must have no such line. `verify.reliability.chaos` runs all faults.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from verify.reliability.figures import show
 
 
 def everything(directory: Path, *, quick: bool, names: str = "") -> list[str]:
-    """Have all of it happen whose name has *names* in it, with a directory for each; return what did not hold."""
+    """Run every fault with *names* in its name, each in its own directory; return the failures."""
     failures: list[str] = []
     for number, (fault, arguments) in enumerate(all_faults((3.0,) if quick else (5.0, 30.0))):
         if names not in fault.__name__:
@@ -51,7 +51,7 @@ Fault = Callable[..., list[str]]
 
 
 def all_faults(stops: Sequence[float]) -> Iterator[tuple[Fault, tuple[Any, ...]]]:
-    """Yield what happens, with the times in *stops* for processes that stand still."""
+    """Yield the faults; *stops* are the seconds for which processes are stopped."""
     shortest = stops[0]
     for seconds in stops:
         yield stopped_broker, (seconds,)

@@ -1,4 +1,4 @@
-"""Wall clocks that are set forward and back."""
+"""Wall clocks that jump forward and back."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
 
 def clock_jumps(directory: Path, seconds: float, ways: Sequence[str] = ("forward", "back")) -> list[str]:
     """
-    Set the wall clock of all processes forward or back by an hour or two: what was agreed in seconds stays so.
+    Set the wall clock of all processes forward or back by an hour or two: agreed durations do not change.
 
     Raises:
-        NotPossible: There is no libfaketime.
+        NotPossible: libfaketime is not installed.
     """
     if FAKETIME is None:
         raise NotPossible("there is no libfaketime (Debian: faketime)")
@@ -61,7 +61,7 @@ def _set_clock(clock: Path, seconds: int) -> None:
 
 
 class _Timed:
-    """Jobs of no slave, of which one ends after a second and a half and the other does not end here."""
+    """Jobs of a type that no slave serves: one expires after 1.5 s, the other not during the test."""
 
     EXPIRES_SECONDS = 1.5
 

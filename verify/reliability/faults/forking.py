@@ -1,4 +1,4 @@
-"""Jobs that fork: the new processes answer no job, hold no slot, and keep no worker from ending."""
+"""Jobs that fork: the forked processes send no answer, hold no slot, and do not keep a worker from exiting."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from verify.reliability.faults.scene import RETRIES, Crowd, FaultyBroker, among,
 from verify.reliability.figures import show
 from verify.reliability.nursery import environment
 
-# One job of so many leaves a daemon, which lives for longer than all of this.
+# One job in this many leaves a daemon, which outlives the test.
 _JOBS_A_DAEMON = 40
 _DAEMON_SECONDS = 20.0
 _MOST_END_SECONDS = 5.0
-#: What a forked process says in place of the answer: a master that hears it has a wrong answer.
+#: Output of a forked process in place of the answer. A master that receives it counts a wrong answer.
 WRONG = -1
 
 
 def forks(directory: Path, seconds: float) -> list[str]:
-    """Have all jobs of `gloom work` fork: each answer is right, and daemons that keep pipes open hold nothing."""
+    """Let all jobs of `gloom work` fork: each answer is correct, and daemons with open pipes block nothing."""
     name = f"jobs that fork, for {seconds:g} s"
     with FaultyBroker(directory, RETRIES) as broker:
         command = [str(GLOOM), "work", "-c", "2", "--slave", f"127.0.0.1:{broker.slave_port}"]

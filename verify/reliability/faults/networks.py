@@ -1,4 +1,4 @@
-"""A network in between that splits, merges, delays, stalls and resets."""
+"""A network that splits, merges, delays, stalls and resets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from verify.reliability.proxy import Proxy
 def bad_network(
     directory: Path, seconds: float, ways: Sequence[str] = ("splits", "merges", "delays", "stalls", "resets")
 ) -> list[str]:
-    """Have a network in between that splits, merges, delays, stalls and resets."""
+    """Put a proxy between peers and broker that splits, merges, delays, stalls and resets."""
     name = f"a network that {', '.join(ways)}, for {seconds:g} s each"
     with (
         FaultyBroker(directory, RETRIES) as broker,
@@ -40,7 +40,7 @@ def _disturb(way: str, proxies: Sequence[Proxy], seconds: float) -> None:
             if way == "resets":
                 one.reset()
             elif way == "stalls":
-                # Shorter than a third of the heartbeat: nobody has been silent for too long.
+                # Shorter than a third of the heartbeat, so that no peer misses its heartbeat.
                 one.stall()
                 time.sleep(HEARTBEAT_SECONDS / 4)
                 one.flow()

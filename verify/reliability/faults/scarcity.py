@@ -1,4 +1,4 @@
-"""What a system may run out of: descriptors, and room on its disk."""
+"""Scarce resources: descriptors, and disk space."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from verify.reliability.faults.scene import RETRIES, Crowd, FaultyBroker, among,
 
 
 def few_descriptors(directory: Path, seconds: float, limit: int = 64) -> list[str]:
-    """Give the broker 64 descriptors and take all of them for a time; and give the peers 64."""
+    """Limit the broker to 64 descriptors and use them all for a time; then limit the peers to 64."""
     few = ["sh", "-c", f'ulimit -n {limit}; exec "$@"', "sh"]
     with (
         FaultyBroker(directory, RETRIES, prefix=few) as broker,
@@ -30,7 +30,7 @@ def few_descriptors(directory: Path, seconds: float, limit: int = 64) -> list[st
 
 
 def full_disk(directory: Path, seconds: float) -> list[str]:
-    """Let the log be on a full disk: the broker goes on without it."""
+    """Put the log on a full disk: the broker continues without it."""
     with (
         FaultyBroker(directory, RETRIES, "--verbose", log=Path("/dev/full")) as broker,
         Crowd(broker.master_port, broker.slave_port) as crowd,
@@ -39,7 +39,7 @@ def full_disk(directory: Path, seconds: float) -> list[str]:
         def refuse() -> None:
             ending = time.monotonic() + seconds
             while time.monotonic() < ending:
-                is_heard(broker.master_port)  # a line of the log for each
+                is_heard(broker.master_port)  # one log line each
                 time.sleep(0.01)
 
         return among("a full disk for the log", broker, crowd, refuse)

@@ -1,4 +1,4 @@
-"""A broker whose surroundings are not as usual, good peers of every kind at work, and a fault that happens to them."""
+"""A broker in an unusual environment, well-behaved peers of every kind at work, and a fault that hits them."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ from verify.reliability.figures import show
 HEARTBEAT_SECONDS = 2.0
 WARM_SECONDS = 0.5
 STARTING_SECONDS = 30.0
-# Attempts that faults may take from one job: that a job fails after four is a promise kept, and not counted here.
+# Attempts that faults may take from one job. By default a job fails after four; that is specified, not an error.
 RETRIES = "--retries=100"
 
 
 class NotPossible(Exception):
-    """This system has not what a fault needs; the text says what."""
+    """This system lacks a feature that the fault needs; the text names it."""
 
 
 class FaultyBroker:
     """
-    A broker whose surroundings are not as usual; use it as a context manager.
+    A broker in an unusual environment; use it as a context manager.
 
     Args:
-        directory: Where it runs, and its log is.
-        options: Of ``twistd gloom``, without ports.
-        prefix: What the command begins with.
+        directory: Its working directory, which also holds its log.
+        options: Options of ``twistd gloom``, without ports.
+        prefix: Start of the command line, before the interpreter.
         names: Additions to its environment.
-        log: Where it logs; a file of *directory* by default.
+        log: The log file; a file of *directory* by default.
 
     Attributes:
-        master_port: On this host.
-        slave_port: On this host.
+        master_port: Port for masters, on this host.
+        slave_port: Port for slaves, on this host.
         process: The process.
     """
 
@@ -82,7 +82,7 @@ class FaultyBroker:
         self.process.wait()
 
     def dropped(self) -> list[str]:
-        """Return the lines of its log about peers that it dropped, and about its bugs."""
+        """Return the log lines about dropped peers and about bugs."""
         if not self.log.is_file():
             return []
         lines = self.log.read_text(errors="replace").splitlines()
@@ -105,10 +105,10 @@ def is_heard(port: int) -> bool:
 
 def until(holds: Callable[[], object], what: str, seconds: float = STARTING_SECONDS) -> None:
     """
-    Wait until something holds.
+    Wait until a condition holds.
 
     Raises:
-        AssertionError: It does not, in that time; *what* is the text.
+        AssertionError: The condition did not hold in time; *what* is the text.
     """
     late = time.monotonic() + seconds
     while not holds():
@@ -118,18 +118,18 @@ def until(holds: Callable[[], object], what: str, seconds: float = STARTING_SECO
 
 class Crowd:
     """
-    Good peers of every kind, at work; use it as a context manager.
+    Well-behaved peers of every kind, at work; use it as a context manager.
 
     Args:
-        master_port: Where masters connect, on this host.
-        slave_port: Where slaves connect.
-        kinds: Which of `MASTERS` and `SLAVES`; all by default.
-        heartbeat_seconds: Of those that have one.
-        prefix: What each command begins with.
+        master_port: Port for masters, on this host.
+        slave_port: Port for slaves, on this host.
+        kinds: A selection of `MASTERS` and `SLAVES`; all by default.
+        heartbeat_seconds: Heartbeat of the peers that have one.
+        prefix: Start of each command line, before the interpreter.
         names: Additions to each environment.
 
     Attributes:
-        members: By kind.
+        members: The peers, by kind.
     """
 
     def __init__(
@@ -163,7 +163,7 @@ class Crowd:
                 member.kill()
 
     def finish(self, name: str) -> list[str]:
-        """Have the masters end; show what they saw, and return what did not hold."""
+        """Stop the masters, print their reports, and return the failures."""
         seen = {kind: self.members[kind].finish() for kind in self._kinds if kind in MASTERS}
         show(f"{name}: " + ", ".join(f"{one['submitted']} jobs of a {kind}" for kind, one in seen.items()))
         failures = [f"{name}: {kind}: {what}" for kind, one in seen.items() for what in one["failures"]]
@@ -177,14 +177,14 @@ def among(
     name: str, broker: FaultyBroker, crowd: Crowd, fault: Callable[[], object], gone: Sequence[str] = ()
 ) -> list[str]:
     """
-    Have a *fault* happen to peers at work, some time later let them end, and return what did not hold.
+    Apply *fault* to peers at work, stop them some time later, and return the failures.
 
     Args:
-        name: What it is called.
-        broker: The broker that they use.
+        name: Name of the fault, for the report.
+        broker: The broker that the peers use.
         crowd: The peers, at work.
-        fault: Does it, and undoes it.
-        gone: The names of peers that the broker may drop for it.
+        fault: Applies the fault, and reverts it.
+        gone: Names of the peers that the broker may drop because of the fault.
     """
     fault()
     time.sleep(WARM_SECONDS)

@@ -16,7 +16,7 @@ from verify.reliability.nursery import environment
 
 
 def large_answers(directory: Path, slaves: int = 12, answer_bytes: int = 8 * MIB) -> list[str]:
-    """Have twelve slaves answer 8 MiB at once to a master that does nothing but read."""
+    """Let twelve slaves answer 8 MiB at once to a master that only reads."""
     name = f"{slaves} answers of {answer_bytes // MIB} MiB"
     with FaultyBroker(directory) as broker, Peer.tcp(broker.master_port) as master:
         threads = [Thread(target=_answer_one, args=(broker.slave_port, answer_bytes)) for _ in range(slaves)]
@@ -45,7 +45,7 @@ def _answer_one(slave_port: int, answer_bytes: int) -> None:
 
 
 def _read_outcomes(master: socket.socket, count: int) -> tuple[list[int], str]:
-    """Return the sizes of the messages that are no replies."""
+    """Return the sizes of the messages other than replies."""
     master.settimeout(30)
     sizes: list[int] = []
     try:
@@ -71,7 +71,7 @@ def _exactly(source: socket.socket, length: int) -> bytes:
 
 
 def mapped_large_answers(directory: Path, jobs: int = 16, answer_bytes: int = 8 * MIB) -> list[str]:
-    """Have `gloom map` and `gloom work` do jobs with answers of 8 MiB."""
+    """Run jobs with answers of 8 MiB through `gloom map` and `gloom work`."""
     name = f"gloom map and gloom work with {jobs} answers of {answer_bytes // MIB} MiB"
     with FaultyBroker(directory) as broker:
         work_command = [str(GLOOM), "work", "-c", "4", "--slave", f"127.0.0.1:{broker.slave_port}"]

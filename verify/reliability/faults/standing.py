@@ -1,4 +1,4 @@
-"""Processes that stand still."""
+"""Stopped processes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from verify.reliability.nursery import environment
 
 @contextmanager
 def standing_still(pid: int) -> Iterator[None]:
-    """Have a process stand still; a signal alone would let it go on until it has a processor again."""
+    """Stop a process, and wait until it has stopped: the signal alone takes effect only when it is next scheduled."""
     os.kill(pid, signal.SIGSTOP)
     try:
         until(lambda: Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T", "it goes on")
@@ -32,13 +32,13 @@ def standing_still(pid: int) -> Iterator[None]:
 
 
 def stop(pid: int, seconds: float) -> None:
-    """Have a process stand still for so long."""
+    """Stop a process for so many seconds."""
     with standing_still(pid):
         time.sleep(seconds)
 
 
 def stopped_broker(directory: Path, seconds: float) -> list[str]:
-    """Stop the broker: nobody pinged too late, and no answer that was sent in time is late."""
+    """Stop the broker: it must not treat a ping as late, nor an answer that was sent in time."""
     name = f"the broker stopped for {seconds:g} s"
     with FaultyBroker(directory, RETRIES) as broker, Crowd(broker.master_port, broker.slave_port) as crowd:
         failures = among(name, broker, crowd, lambda: stop(broker.pid, seconds))
@@ -46,7 +46,7 @@ def stopped_broker(directory: Path, seconds: float) -> list[str]:
 
 
 def answered_meanwhile(directory: Path, seconds: float) -> list[str]:
-    """Have a job answered, and a slave ping, while the broker stands still for longer than both may take."""
+    """Answer a job, and ping, while the broker is stopped for longer than both deadlines."""
     name = f"an answer sent while the broker stood still for {seconds:g} s"
     limit = seconds / 2
     with (
@@ -60,7 +60,7 @@ def answered_meanwhile(directory: Path, seconds: float) -> list[str]:
         job = {"action": "submit", "id": 1, "type": TYPE, "body": 1, "timeout": limit, "retries": 0}
         assert master.ask(job) == OK
         assert slave.receive()["id"] == 1
-        # By then it waits for a socket or a timer, as a broker does for most of its life.
+        # By now the broker waits for a socket or a timer, its usual state.
         time.sleep(0.05)
         with standing_still(broker.pid):
             slave.send({"action": "respond", "body": 2})
@@ -87,7 +87,7 @@ def _outcome_of(master: Peer) -> Any:
 
 
 def stopped_member(directory: Path, kind: str, seconds: float) -> list[str]:
-    """Stop one peer: the broker drops it within its heartbeat, if it has one, and nobody else."""
+    """Stop one peer: the broker drops it within its heartbeat, if it has one, and drops no other peer."""
     name = f"a {kind} stopped for {seconds:g} s"
     load_name = "load 0" if kind == "deferred-master" else kind
     with FaultyBroker(directory, RETRIES) as broker, Crowd(broker.master_port, broker.slave_port) as crowd:
@@ -95,7 +95,7 @@ def stopped_member(directory: Path, kind: str, seconds: float) -> list[str]:
 
 
 def stopped_slave_with_large_jobs(directory: Path, seconds: float, body_bytes: int = 4 * MIB) -> list[str]:
-    """Have a slave take no byte of large jobs, and be silent: its heartbeat drops it all the same."""
+    """Let a silent slave read none of its large jobs: its heartbeat still expires, and the broker drops it."""
     name, heartbeat_seconds, jobs = f"a silent slave with bodies of {body_bytes // MIB} MiB", 1.0, 8
     answered = 0
     with (
@@ -125,7 +125,7 @@ def stopped_slave_with_large_jobs(directory: Path, seconds: float, body_bytes: i
 
 
 def stopped_child(directory: Path, seconds: float) -> list[str]:
-    """Stop one of the processes of `gloom work`, then the command itself: their jobs are late, and right."""
+    """Stop one process of `gloom work`, then the command itself: their jobs finish late, but correctly."""
     name = f"a child of gloom work stopped for {seconds:g} s, then the command"
     with FaultyBroker(directory, RETRIES) as broker:
         command = [str(GLOOM), "work", "-c", "2", "--slave", f"127.0.0.1:{broker.slave_port}"]
