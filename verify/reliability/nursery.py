@@ -30,7 +30,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def environment() -> dict[str, str]:
-    """Return this process's environment, with ``python -m reliability...`` importable from every directory."""
+    """Return this process's environment, with ``python -m verify.reliability...`` importable from every directory."""
     paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
     return os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
 
